@@ -1,0 +1,19 @@
+//! Frames and the wires they travel on.
+//!
+//! - [`io`]: the [`io::PacketIo`] trait: whole bursts in, whole bursts out. DPDK implements it in `capsule`.
+//! - [`memory`] and [`pcap`]: its twins without DPDK, for tests and tools.
+//! - [`ethernet`], [`arp`], [`ipv4`], [`icmpv4`], [`tcp`], [`udp`]: one file per protocol.
+//! - [`checksum`]: RFC 1071 sums and RFC 1624 updates.
+#![forbid(unsafe_code)]
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmpv4;
+pub mod io;
+pub mod ipv4;
+pub mod memory;
+pub mod pcap;
+pub mod tcp;
+pub mod toeplitz;
+pub mod udp;

@@ -1,0 +1,290 @@
+//! Requests and answers of the control plane's Unix socket.
+//!
+//! A connection carries any number of exchanges: one [`Request`] as JSON on a line, then one [`Reply`] as JSON on a line.
+//! Names are stable; units stand in the names.
+
+use crate::update::{Action, FrontendKind, Mode, Protocol};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Longest request or reply line, in bytes.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// What the CLI asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// Create or change objects. All are validated before any is written.
+    Apply {
+        /// Kubernetes objects as JSON, in the order of the manifest.
+        objects: Vec<serde_json::Value>,
+    },
+    /// Delete objects.
+    Delete {
+        /// Which.
+        objects: Vec<ObjectName>,
+        /// A missing object is no error.
+        ignore_not_found: bool,
+    },
+    /// List objects or resolved state.
+    Get {
+        /// What to list.
+        resource: Resource,
+        /// One namespace; none: all.
+        namespace: Option<String>,
+        /// One name; none: all.
+        name: Option<String>,
+    },
+    /// How the gateway is.
+    Status,
+}
+
+/// Names one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectName {
+    /// `Service`, `Pod`, `Node` or `EndpointSlice`.
+    pub kind: String,
+    /// Empty for a Node.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What `get` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// v1 Service objects.
+    Services,
+    /// The merged endpoints of each Service.
+    Endpoints,
+    /// discovery.k8s.io/v1 EndpointSlice objects.
+    EndpointSlices,
+    /// v1 Pod objects.
+    Pods,
+    /// v1 Node objects.
+    Nodes,
+    /// Every address, port and protocol that is answered ([`FrontendView`]).
+    Frontends,
+    /// Every backend of every Service port ([`BackendView`] with its Service).
+    Backends,
+    /// Gateways of the fleet.
+    Gateways,
+    /// NICs of the dataplane.
+    Ports,
+    /// Workers of the dataplane.
+    Workers,
+}
+
+/// What the control plane answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Apply`] and [`Request::Delete`]: one line per object, in order.
+    Changed {
+        /// What happened to each.
+        results: Vec<Change>,
+    },
+    /// To [`Request::Get`].
+    Items {
+        /// Objects, or [`FrontendView`]s and the like, as JSON.
+        items: Vec<serde_json::Value>,
+    },
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// Refused; nothing was changed.
+    Error {
+        /// Names the thing and the mend; may have several lines.
+        message: String,
+    },
+}
+
+/// What happened to one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The object.
+    pub object: ObjectName,
+    /// `created`, `configured`, `unchanged`, `deleted` or `not found`.
+    pub outcome: String,
+    /// Things that are odd but no errors, e.g. fields Turnpike does not use.
+    pub warnings: Vec<String>,
+}
+
+/// One element of `turnpike get frontends -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendView {
+    /// Of the Service.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The Service port's name, may be empty.
+    pub port_name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Address that is answered.
+    pub address: IpAddr,
+    /// Port that is answered.
+    pub port: u16,
+    /// Which face it is.
+    pub kind: FrontendKind,
+    /// What happens to a packet of no live flow.
+    pub action: Action,
+    /// How packets are carried.
+    pub mode: Mode,
+    /// Who may get them.
+    pub backends: Vec<BackendView>,
+    /// Session affinity by client address, in seconds; 0: none.
+    pub affinity_timeout_s: u32,
+    /// Who may connect; empty: everyone.
+    pub source_ranges: Vec<String>,
+    /// etcd revision of the youngest object this is made from.
+    pub from_revision: i64,
+}
+
+/// One backend of a frontend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's port.
+    pub port: u16,
+    /// `ready` or `terminating`.
+    pub state: crate::update::BackendState,
+    /// Share of new flows.
+    pub weight: u16,
+    /// Kubernetes node, may be empty.
+    pub node: String,
+    /// Topology zone, may be empty.
+    pub zone: String,
+}
+
+/// How the gateway is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's name.
+    pub gateway: String,
+    /// Version of the control plane.
+    pub version: String,
+    /// Cluster mode: `standalone` or `kubernetes`.
+    pub mode: String,
+    /// The source of truth.
+    pub etcd: EtcdStatus,
+    /// What was made of it.
+    pub objects: ObjectsStatus,
+    /// The packet path.
+    pub dataplane: DataplaneStatus,
+}
+
+/// The source of truth.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    /// `connected`, `connecting` or `disconnected`.
+    pub state: String,
+    /// Where.
+    pub endpoints: Vec<String>,
+    /// Whether it is the private etcd.
+    pub private: bool,
+    /// Last revision seen.
+    pub revision: i64,
+    /// Last error, if any.
+    pub last_error: Option<String>,
+    /// Times the watch had to be made anew.
+    pub reconnects: u64,
+    /// Times everything had to be listed anew because history was compacted.
+    pub relists: u64,
+}
+
+/// What was made of etcd's objects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObjectsStatus {
+    /// Service objects.
+    pub services: u64,
+    /// EndpointSlice objects.
+    pub endpoint_slices: u64,
+    /// Pod objects.
+    pub pods: u64,
+    /// Node objects.
+    pub nodes: u64,
+    /// Resolved frontends.
+    pub frontends: u64,
+    /// Resolved backends over all Service ports.
+    pub backends: u64,
+    /// Objects that were skipped: key and reason.
+    pub skipped: Vec<Skipped>,
+}
+
+/// An object in etcd that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// etcd key.
+    pub key: String,
+    /// etcd revision of the value.
+    pub revision: i64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// The packet path as the control plane sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataplaneStatus {
+    /// `serving`, `stale` (no heartbeat) or `absent`.
+    pub state: String,
+    /// Its process, if it runs.
+    pub pid: Option<u32>,
+    /// Last generation sent.
+    pub published_generation: u64,
+    /// etcd revision of it.
+    pub published_revision: i64,
+    /// Last generation adopted by every worker.
+    pub adopted_generation: u64,
+    /// etcd revision of it.
+    pub adopted_revision: i64,
+    /// From published to adopted, of the last generation, in microseconds.
+    pub last_adoption_us: Option<u64>,
+    /// Full snapshots sent since the control plane started.
+    pub snapshots: u64,
+    /// Transactions the dataplane refused.
+    pub refused: u64,
+    /// Last complaint of the dataplane.
+    pub last_complaint: Option<String>,
+    /// Workers, by their counter pages.
+    pub workers: Vec<WorkerStatus>,
+    /// NICs.
+    pub ports: Vec<PortStatus>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// From 0.
+    pub worker: u32,
+    /// CPU core.
+    pub core: u32,
+    /// Generation it has adopted.
+    pub generation: u64,
+    /// Live flows.
+    pub flows: u64,
+    /// Flows it can hold.
+    pub flows_max: u64,
+    /// Every verdict and other counter by name.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// One NIC.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Name in the configuration.
+    pub name: String,
+    /// DPDK device.
+    pub device: String,
+    /// Driver.
+    pub driver: String,
+    /// Ethernet address.
+    pub mac: String,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// How replies find their worker: `rss` or `handoff`.
+    pub steering: String,
+    /// Every counter by name.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}

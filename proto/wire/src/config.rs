@@ -1,0 +1,322 @@
+//! The one TOML file of all three programs: what was typed → what it means, validated.
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+/// Where the file is looked for without `--config`.
+pub const DEFAULT_PATH: &str = "/etc/turnpike/turnpike.toml";
+
+/// Every setting, as it was typed, with defaults filled in. [`Config::load`] and [`Config::parse`] only return valid ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct Config {
+    /// This gateway.
+    pub gateway: Gateway,
+    /// The cluster it serves.
+    pub cluster: Cluster,
+    /// Where the cluster's state is.
+    pub etcd: Etcd,
+    /// The packet path.
+    pub dataplane: Dataplane,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Its name in the fleet; default: the host's name.
+    pub name: String,
+    /// Set: act as this Kubernetes node.
+    pub node_name: String,
+    /// The topology zone.
+    pub zone: String,
+    /// Folder of what must survive a restart (the private etcd).
+    pub state_dir: PathBuf,
+    /// Folder of sockets.
+    pub run_dir: PathBuf,
+    /// Folder under which the shared memory of each gateway has its own folder; a tmpfs.
+    pub shm_dir: PathBuf,
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Who writes the objects.
+    pub mode: ClusterMode,
+    /// Prefix of the Kubernetes objects in etcd.
+    pub registry_prefix: String,
+    /// Prefix of Turnpike's own keys in etcd.
+    pub turnpike_prefix: String,
+    /// Addresses for ClusterIPs (standalone mode).
+    pub service_cidrs: Vec<IpNet>,
+    /// Sources that count as pods of the cluster.
+    pub pod_cidrs: Vec<IpNet>,
+    /// First and last NodePort, as `"30000-32767"`.
+    pub node_port_range: PortRange,
+    /// Addresses for LoadBalancer Services.
+    pub pools: Vec<Pool>,
+}
+
+/// Who writes the objects in etcd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterMode {
+    /// Turnpike's own API (`turnpike apply`).
+    #[default]
+    Standalone,
+    /// A kube-apiserver.
+    Kubernetes,
+}
+
+/// `[[cluster.pools]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Named by the annotation `turnpike.dev/address-pool`.
+    pub name: String,
+    /// Its networks. Every address of a network is used, also the first and the last.
+    pub addresses: Vec<IpNet>,
+}
+
+/// `[etcd]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Etcd {
+    /// URLs of the members, e.g. `https://etcd-1:2379`. Empty: a private etcd in `gateway.state_dir`.
+    pub endpoints: Vec<String>,
+    /// PEM file of the authority that signed the members' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key_file: Option<PathBuf>,
+    /// etcd user.
+    pub user: Option<String>,
+    /// File that holds the user's password on its first line.
+    pub password_file: Option<PathBuf>,
+}
+
+/// `[dataplane]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dataplane {
+    /// CPU cores of the workers, one worker each.
+    pub workers: Vec<u16>,
+    /// Flows each worker can hold.
+    pub flows_per_worker: u32,
+    /// Memory for packets: huge pages where there are, none, or demanded.
+    pub hugepages: Hugepages,
+    /// Packet memory in MiB.
+    pub memory_mb: u32,
+    /// What a worker does when there is nothing to do.
+    pub idle: Idle,
+    /// The NICs.
+    pub ports: Vec<Port>,
+    /// Source addresses towards backends.
+    pub snat: Snat,
+}
+
+/// `dataplane.hugepages`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hugepages {
+    /// Use huge pages when enough are free, else ordinary memory with a warning.
+    #[default]
+    Auto,
+    /// Refuse to start without huge pages.
+    Require,
+    /// Ordinary memory.
+    Never,
+}
+
+/// `dataplane.idle`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Poll, pause, then sleep in short naps of at most 50 µs.
+    #[default]
+    Adaptive,
+    /// Poll without rest.
+    Poll,
+}
+
+/// `[[dataplane.ports]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Its name in listings and logs.
+    pub name: String,
+    /// A DPDK virtual device with its arguments (`net_af_packet0,iface=gw0`) or a PCI address (`0000:01:00.0`).
+    pub device: String,
+    /// The gateway's addresses on this port, with the length of the connected network. The first is the source of ARP requests.
+    pub addresses: Vec<Ipv4Net>,
+    /// Next hop for everything that is on no connected network, if this port leads there.
+    #[serde(default)]
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// `[dataplane.snat]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snat {
+    /// Routed to this gateway by the network; empty: the first address of the first port.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// An inclusive range of ports, written `"30000-32767"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match parsed {
+            Some((first, last)) if first != 0 && first <= last => Ok(Self { first, last }),
+            _ => Err(format!("{text:?} is no port range; write FIRST-LAST, e.g. \"30000-32767\"")),
+        }
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        format!("{}-{}", range.first, range.last)
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            node_name: String::new(),
+            zone: String::new(),
+            state_dir: "/var/lib/turnpike".into(),
+            run_dir: "/run/turnpike".into(),
+            shm_dir: "/dev/shm".into(),
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            mode: ClusterMode::Standalone,
+            registry_prefix: "/registry".into(),
+            turnpike_prefix: "/turnpike".into(),
+            service_cidrs: Vec::new(),
+            pod_cidrs: Vec::new(),
+            node_port_range: PortRange { first: 30000, last: 32767 },
+            pools: Vec::new(),
+        }
+    }
+}
+
+impl Default for Dataplane {
+    fn default() -> Self {
+        Self {
+            workers: Vec::new(),
+            flows_per_worker: 1 << 20,
+            hugepages: Hugepages::Auto,
+            memory_mb: 256,
+            idle: Idle::Adaptive,
+            ports: Vec::new(),
+            snat: Snat::default(),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}; give another with --config FILE")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown setting, or a value of the wrong type; says line and column.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and mend.
+        message: String,
+    },
+    /// A value that cannot work.
+    #[error("{path}: {setting}: {message}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The setting's dotted name.
+        setting: String,
+        /// What is wrong and the mend.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads, parses and validates the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and validates `text`; `path` is named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
+        Ok(config)
+    }
+
+    /// The name of this gateway: `gateway.name`, else the host's name.
+    #[must_use]
+    pub fn gateway_name(&self) -> String {
+        if self.gateway.name.is_empty() {
+            std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "gateway".into(), |n| n.trim().to_owned())
+        } else {
+            self.gateway.name.clone()
+        }
+    }
+
+    /// Folder of this gateway's shared memory: `shm_dir/turnpike-NAME`.
+    #[must_use]
+    pub fn shm_folder(&self) -> PathBuf {
+        self.gateway.shm_dir.join(format!("turnpike-{}", self.gateway_name()))
+    }
+
+    /// The control plane's admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.gateway.run_dir.join("controlplane.sock")
+    }
+
+    /// The addresses on which NodePorts answer: every address of every port.
+    #[must_use]
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.dataplane.ports.iter().flat_map(|p| p.addresses.iter().map(|n| IpAddr::V4(n.addr()))).collect()
+    }
+
+    /// SNAT addresses: as set, else the first address of the first port.
+    #[must_use]
+    pub fn snat_addresses(&self) -> Vec<Ipv4Addr> {
+        if self.dataplane.snat.addresses.is_empty() {
+            self.dataplane.ports.first().and_then(|p| p.addresses.first()).map(|n| n.addr()).into_iter().collect()
+        } else {
+            self.dataplane.snat.addresses.clone()
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The words Turnpike's three programs share.
+//!
+//! - [`update`]: what the control plane tells the dataplane (down the ring), staged until a `Commit`.
+//! - [`event`]: what the dataplane tells the control plane (up the ring).
+//! - [`codec`]: how either becomes the bytes of one ring record, and how hostile bytes are refused.
+//! - [`config`]: the one TOML file, parsed and validated.
+//! - [`admin`]: requests and answers of the control plane's Unix socket.
+//! - [`limits`]: every limit that more than one program must agree on.
+//!
+//! This crate knows words and bytes; it opens no file but the configuration and maps no memory.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod codec;
+pub mod config;
+pub mod event;
+pub mod limits;
+pub mod update;

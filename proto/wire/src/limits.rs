@@ -1,0 +1,28 @@
+//! Limits that more than one program must agree on. One meaning, one place.
+
+/// Largest encoded [`crate::update::Update`] or [`crate::event::Event`], in bytes.
+pub const RECORD_BYTES_MAX: usize = 4096;
+/// Longest [`crate::update::ServiceKey`], in bytes: two DNS labels of 63 and 253, a port name of 63, a protocol, separators.
+pub const SERVICE_KEY_BYTES_MAX: usize = 400;
+/// Most Service ports (namespace, name, port, protocol) one dataplane holds.
+pub const SERVICES_MAX: usize = 65_536;
+/// Most frontends (address, protocol, port) one dataplane holds.
+pub const FRONTENDS_MAX: usize = 262_144;
+/// Most backends of one Service port.
+pub const BACKENDS_PER_SERVICE_MAX: usize = 16_384;
+/// Most backends over all Service ports.
+pub const BACKENDS_MAX: usize = 1_048_576;
+/// Largest weight of a backend (`turnpike.dev/weight`); 0 takes no new flows.
+pub const WEIGHT_MAX: u16 = 256;
+/// Most workers of one dataplane.
+pub const WORKERS_MAX: usize = 64;
+/// Most ports (NICs) of one dataplane.
+pub const PORTS_MAX: usize = 16;
+/// Bytes of the ring that carries updates down.
+pub const UPDATE_RING_BYTES: usize = 8 << 20;
+/// Bytes of the ring that carries events up.
+pub const EVENT_RING_BYTES: usize = 1 << 20;
+/// How often either process beats in the shared region, in milliseconds.
+pub const HEARTBEAT_PERIOD_MS: u64 = 100;
+/// A peer that has not beaten for this long is taken for dead, in milliseconds.
+pub const HEARTBEAT_LOST_MS: u64 = 1000;

@@ -1,0 +1,193 @@
+//! What the control plane tells the dataplane.
+//!
+//! A conversation is a sequence of transactions. Each is any number of `Put…` and `Drop…` records and one [`Update::Commit`];
+//! nothing takes effect before the `Commit`, and then all of it does, for all workers. A transaction that starts with
+//! [`Update::Reset`] is a full snapshot: what it does not put is gone after its `Commit`. The dataplane diffs a snapshot against what it
+//! has by identity ([`ServiceKey`], backend address and port), so a snapshot of what it already knows changes nothing.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// The transport protocols a Service port may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// RFC 9293; IP protocol 6.
+    Tcp,
+    /// RFC 768; IP protocol 17.
+    Udp,
+    /// RFC 9260; IP protocol 132.
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// Identity of one Service port, e.g. `default/web:http/TCP/IPv4` (rule S3: namespace, name, port name, protocol; one per family).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServiceKey(pub String);
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How packets of a Service are carried to its backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Full NAT: destination becomes the backend, source comes from the SNAT pool.
+    #[default]
+    Nat,
+}
+
+/// What a frontend does with a packet of no live flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Choose a backend. With no usable backend it behaves as [`Action::Reject`] (rule N1).
+    Forward,
+    /// Answer ICMP "port unreachable" (rule N1).
+    Reject,
+    /// Drop silently.
+    Drop,
+}
+
+/// Which face of a Service a frontend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrontendKind {
+    /// An address of the Service CIDR.
+    ClusterIp,
+    /// An address of the gateway and a port of the NodePort range.
+    NodePort,
+    /// An address of a load-balancer pool.
+    LoadBalancer,
+    /// An address of `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// What a packet must be addressed to. At most one frontend has a given key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FrontendKey {
+    /// Destination address.
+    pub address: IpAddr,
+    /// Destination port, 1 to 65535.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for FrontendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, SocketAddr::new(self.address, self.port))
+    }
+}
+
+/// A frontend: an address, port and protocol that Turnpike answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frontend {
+    /// What packets are addressed to.
+    pub key: FrontendKey,
+    /// The Service port it belongs to; put in the same or an earlier transaction.
+    pub service: ServiceKey,
+    /// Which face it is.
+    pub kind: FrontendKind,
+    /// What happens to a packet of no live flow.
+    pub action: Action,
+}
+
+/// Whether a backend takes new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendState {
+    /// Takes new flows by its weight.
+    Ready,
+    /// Takes new flows only as the fall-back of rule E2 (the control plane sends it only then); live flows stay.
+    Terminating,
+}
+
+/// One backend of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Backend {
+    /// The pod's address and port. The identity of a backend within its Service port.
+    pub address: SocketAddr,
+    /// Share of new flows relative to the others, 0 to [`crate::limits::WEIGHT_MAX`].
+    pub weight: u16,
+    /// Whether it is ready or terminating.
+    pub state: BackendState,
+}
+
+/// A Service port without its backends and frontends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Identity.
+    pub key: ServiceKey,
+    /// How its packets are carried.
+    pub mode: Mode,
+}
+
+/// Settings that come through etcd, so that every gateway of a fleet has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fleet {
+    /// Key of the hash that chooses Maglev slots; shared, so that every gateway chooses the same backend.
+    pub maglev_key: [u64; 2],
+    /// First and last port of the NodePort range: never used as SNAT ports.
+    pub node_ports: (u16, u16),
+}
+
+/// One record down the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Update {
+    /// Starts a full snapshot: everything not put before the next [`Update::Commit`] is dropped by it.
+    Reset,
+    /// Sets what the whole fleet shares.
+    PutFleet(Fleet),
+    /// Adds or replaces a Service port; its backends stay.
+    PutService(Service),
+    /// Removes a Service port and its backends. Its frontends must be dropped in the same transaction.
+    DropService(ServiceKey),
+    /// Adds or replaces a backend of a Service port put before.
+    PutBackend(ServiceKey, Backend),
+    /// Removes a backend.
+    DropBackend(ServiceKey, SocketAddr),
+    /// Adds or replaces a frontend.
+    PutFrontend(Frontend),
+    /// Removes a frontend.
+    DropFrontend(FrontendKey),
+    /// Makes everything since the last `Commit` take effect at once.
+    Commit(Commit),
+}
+
+/// The end of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Counts transactions of one control plane process, from 1; strictly growing by 1.
+    pub generation: u64,
+    /// The etcd revision this state is of.
+    pub revision: i64,
+    /// Number of records since the previous `Commit`, without this one; a mismatch refuses the transaction.
+    pub records: u64,
+}
