@@ -1,0 +1,1 @@
+//! turnpike-desired: being written.

@@ -1,0 +1,1 @@
+//! turnpike-forward: being written.

@@ -1,0 +1,1 @@
+//! turnpike-shm: being written.
