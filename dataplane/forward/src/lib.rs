@@ -1,1 +1,41 @@
-//! turnpike-forward: being written.
+//! The packet path: NAT and consistent hashing over bursts of frames, free of drivers, clocks and randomness.
+//!
+//! # The packet's walk
+//! `capsule/rx` → [`worker`] → [`parse`] → [`flow_table`], and [`select`] for a packet of no live flow → [`rewrite`] → `capsule/tx`
+//!
+//! # The tables' walk
+//! `proto/shm` ring → the daemon's control thread → [`stage`] → [`service_table`] → [`mailbox`] → [`worker`]
+//!
+//! # What stands beside the walks
+//! [`maglev`] chooses backends, [`port_pool`] source ports, [`steering`] and [`handoff`] the worker, [`neighbour`] Ethernet addresses;
+//! [`track`] knows the states of a flow, [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
+//! bound. [`gateway`] is what stays the same while a dataplane runs.
+//!
+//! # Invariants
+//! - Nothing here allocates, locks, formats or calls the system between two turns of a worker, except to take new tables.
+//! - Every received frame gets exactly one [`verdict::Verdict`], and no frame leaves untranslated.
+//! - Unsafe code is in [`prefetch`] only.
+#![deny(unsafe_code)]
+
+pub mod flow_key;
+pub mod flow_table;
+pub mod gateway;
+pub mod handoff;
+pub mod hash;
+pub mod limits;
+pub mod local;
+pub mod mailbox;
+pub mod maglev;
+pub mod neighbour;
+pub mod parse;
+pub mod port_pool;
+#[allow(unsafe_code)]
+pub mod prefetch;
+pub mod rewrite;
+pub mod select;
+pub mod service_table;
+pub mod stage;
+pub mod steering;
+pub mod track;
+pub mod verdict;
+pub mod worker;

@@ -1,0 +1,489 @@
+//! The flow table of one worker: fixed memory, indices instead of pointers, bounded probes, no growth.
+//!
+//! A *bucket* is one cache line of eight 16-bit tags and eight 32-bit indices. An index names a *session*, also one cache line, that
+//! serves both directions; its top bit says for which direction the entry was made. So a lookup touches two cold lines, and both can be
+//! asked for ahead of time across a burst. An entry that finds its home bucket full lies in one of the next
+//! [`BUCKET_PROBES_MAX`] buckets, and each bucket it passed counts it, so that a lookup stops at the first bucket nobody passed.
+//!
+//! The memory is handed in by the owner, who decides about pages and sharing.
+
+use crate::flow_key::FlowKey;
+use crate::hash::{Secret, scale};
+use crate::limits::BUCKET_PROBES_MAX;
+use crate::prefetch;
+use crate::track::State;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Entries of a bucket.
+const ENTRIES: usize = 8;
+/// The bit of an index that tells the direction.
+const REPLY: u32 = 1 << 31;
+/// The end of the free list.
+const NONE: u32 = u32::MAX;
+
+/// One live flow: 64 bytes for both directions.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Session {
+    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed.
+    pub keys: [FlowKey; 2],
+    /// What each direction adds to the IPv4 header checksum (RFC 1624), the decrement of the TTL included.
+    pub l3_delta: [u16; 2],
+    /// What each direction adds to the TCP or UDP checksum.
+    pub l4_delta: [u16; 2],
+    /// Next hop of each direction, an index of [`crate::neighbour::Neighbours`].
+    pub next_hop: [u16; 2],
+    /// When a packet was last seen, in milliseconds of the worker's clock, modulo 2³².
+    pub last_seen: u32,
+    /// Index of the Service in [`crate::service_table::Tables`] when the flow was made.
+    pub service: u32,
+    /// Next free slot, while free.
+    next_free: u32,
+    /// A [`State`] as a byte.
+    pub state: u8,
+    /// Not used; zero.
+    pub spare: [u8; 7],
+}
+
+impl Session {
+    /// A flow before it has its place.
+    #[must_use]
+    pub fn new(forward: FlowKey, reply: FlowKey) -> Self {
+        Self {
+            keys: [forward, reply],
+            l3_delta: [0; 2],
+            l4_delta: [0; 2],
+            next_hop: [0; 2],
+            last_seen: 0,
+            service: 0,
+            next_free: NONE,
+            state: State::opening(forward.protocol()) as u8,
+            spare: [0; 7],
+        }
+    }
+
+    /// The state as a value.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        State::from_byte(self.state)
+    }
+}
+
+/// One cache line of the index.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; ENTRIES],
+    index: [u32; ENTRIES],
+    /// Entries that lie in later buckets because this one was full.
+    passed: u32,
+    spare: [u8; 12],
+}
+
+const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 64);
+const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
+
+/// Where a key's entry would be: its home bucket and tag.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    bucket: u32,
+    tag: u16,
+}
+
+/// An entry whose tag matched: a session and a direction that the full key has to confirm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// No entry of the home bucket has the tag.
+    pub const NONE: Self = Self(NONE);
+
+    /// Slot of the session.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        (self.0 & !REPLY) as usize
+    }
+
+    /// 0 for a packet from the client, 1 for one from the backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(self) -> usize {
+        (self.0 >> 31) as usize
+    }
+}
+
+/// Why a table cannot be made from a piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// The memory has another size than [`FlowTable::memory_bytes`] says, or does not start at a cache line.
+    #[error("flow table of {flows} flows needs {needed} bytes on a 64-byte boundary, got {got} bytes")]
+    Memory {
+        /// Flows asked for.
+        flows: u32,
+        /// Bytes it takes.
+        needed: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// More flows than an index can name, or none.
+    #[error("a flow table holds 1 to 2147483647 flows, not {0}")]
+    Flows(u32),
+}
+
+/// There is no room for another flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The flow table of one worker.
+#[derive(Debug)]
+pub struct FlowTable<'m> {
+    buckets: &'m mut [Bucket],
+    sessions: &'m mut [Session],
+    secret: Secret,
+    free: u32,
+    live: u32,
+    cursor: u32,
+}
+
+impl<'m> FlowTable<'m> {
+    /// Bytes a table of `flows` flows takes: 64 a flow, and 32 a flow for the index at half load.
+    #[must_use]
+    pub const fn memory_bytes(flows: u32) -> usize {
+        flows as usize * size_of::<Session>() + Self::bucket_count(flows) * size_of::<Bucket>()
+    }
+
+    const fn bucket_count(flows: u32) -> usize {
+        let entries_at_half_load = flows as usize * 2 * 2;
+        let buckets = entries_at_half_load.div_ceil(ENTRIES);
+        if buckets < BUCKET_PROBES_MAX { BUCKET_PROBES_MAX } else { buckets }
+    }
+
+    /// An empty table in `memory`, which must be [`FlowTable::memory_bytes`] long and lie on a cache line.
+    pub fn new(memory: &'m mut [u8], flows: u32, secret: Secret) -> Result<Self, TableError> {
+        if flows == 0 || flows >= REPLY {
+            return Err(TableError::Flows(flows));
+        }
+        let got = memory.len();
+        let refused = TableError::Memory { flows, needed: Self::memory_bytes(flows), got };
+        if got != Self::memory_bytes(flows) {
+            return Err(refused);
+        }
+        let (index, slots) = memory.split_at_mut(Self::bucket_count(flows) * size_of::<Bucket>());
+        let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
+        let sessions = <[Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
+        buckets.fill(Bucket { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] });
+        let last = flows - 1;
+        for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
+            *session = Session::new(FlowKey::default(), FlowKey::default());
+            session.state = State::Free as u8;
+            session.next_free = if slot == last { NONE } else { slot + 1 };
+        }
+        Ok(Self { buckets, sessions, secret, free: 0, live: 0, cursor: 0 })
+    }
+
+    /// Flows that are live.
+    #[must_use]
+    pub const fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Flows it can hold.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.sessions.len() as u32
+    }
+
+    /// The session in a slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn session(&self, slot: usize) -> &Session {
+        &self.sessions[slot]
+    }
+
+    /// The session in a slot, for the worker to change all but its keys.
+    #[inline(always)]
+    pub const fn session_mut(&mut self, slot: usize) -> &mut Session {
+        &mut self.sessions[slot]
+    }
+
+    /// Stage one of a lookup: where the key would be. Asks for the bucket's cache line.
+    #[inline(always)]
+    #[must_use]
+    pub fn place(&self, key: FlowKey) -> Place {
+        let place = self.locate(key);
+        prefetch::line(&self.buckets[place.bucket as usize]);
+        place
+    }
+
+    #[inline(always)]
+    fn locate(&self, key: FlowKey) -> Place {
+        let hash = self.secret.hash(key);
+        let bucket = scale(hash as u32, self.buckets.len() as u32);
+        let tag = (hash >> 48) as u16;
+        Place { bucket, tag: if tag == 0 { 1 } else { tag } }
+    }
+
+    /// Stage two: the first entry of the home bucket with this tag. Asks for the session's cache line.
+    #[inline(always)]
+    #[must_use]
+    pub fn candidate(&self, place: Place) -> Candidate {
+        let bucket = &self.buckets[place.bucket as usize];
+        let matches = bucket.matches(place.tag);
+        if matches == 0 {
+            return Candidate::NONE;
+        }
+        let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
+        if let Some(session) = self.sessions.get(candidate.slot()) {
+            prefetch::line(session);
+        }
+        candidate
+    }
+
+    /// The session of a candidate, if the full key confirms it.
+    #[inline(always)]
+    pub fn confirm(&mut self, candidate: Candidate, key: FlowKey) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(candidate.slot())?;
+        (session.keys[candidate.direction()] == key).then_some(session)
+    }
+
+    /// The whole lookup at once, for what the stages left over.
+    #[must_use]
+    pub fn find(&self, key: FlowKey) -> Option<Candidate> {
+        let place = self.locate(key);
+        for bucket in self.walk(place) {
+            let bucket = &self.buckets[bucket];
+            let mut matches = bucket.matches(place.tag);
+            while matches != 0 {
+                let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize]);
+                if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys[candidate.direction()] == key) {
+                    return Some(candidate);
+                }
+                matches &= matches - 1;
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Adds a flow under both its keys, which must not be in the table, and returns its slot.
+    pub fn insert(&mut self, session: Session) -> Result<usize, Full> {
+        let slot = self.free;
+        if slot == NONE {
+            return Err(Full);
+        }
+        self.link(session.keys[0], slot)?;
+        if self.link(session.keys[1], slot | REPLY).is_err() {
+            self.unlink(session.keys[0], slot);
+            return Err(Full);
+        }
+        let place = &mut self.sessions[slot as usize];
+        self.free = place.next_free;
+        *place = Session { next_free: NONE, ..session };
+        self.live += 1;
+        Ok(slot as usize)
+    }
+
+    /// Removes the flow in a slot; a free slot stays as it is.
+    pub fn remove(&mut self, slot: usize) {
+        let Session { keys, .. } = self.sessions[slot];
+        if self.sessions[slot].state() == State::Free {
+            return;
+        }
+        self.unlink(keys[0], slot as u32);
+        self.unlink(keys[1], slot as u32 | REPLY);
+        let session = &mut self.sessions[slot];
+        *session = Session::new(FlowKey::default(), FlowKey::default());
+        session.state = State::Free as u8;
+        session.next_free = self.free;
+        self.free = slot as u32;
+        self.live -= 1;
+    }
+
+    /// Looks at the next `budget` slots and removes the flows that were idle for too long at `now_ms`. Returns how many.
+    pub fn sweep(&mut self, now_ms: u32, budget: usize) -> u32 {
+        let mut removed = 0;
+        for _ in 0..budget.min(self.sessions.len()) {
+            let slot = self.cursor as usize;
+            self.cursor = if slot + 1 == self.sessions.len() { 0 } else { self.cursor + 1 };
+            let session = &self.sessions[slot];
+            let state = session.state();
+            let idle_ms = now_ms.wrapping_sub(session.last_seen);
+            // A clock read before the flow's last packet shows as an age beyond any timeout; such a flow is young.
+            if state != State::Free && idle_ms > state.timeout_ms() && idle_ms < u32::MAX / 2 {
+                self.remove(slot);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// Every live flow, with its slot.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Session)> {
+        self.sessions.iter().enumerate().filter(|(_, s)| s.state() != State::Free)
+    }
+
+    /// The buckets a key may lie in, home first.
+    fn walk(&self, place: Place) -> impl Iterator<Item = usize> + use<> {
+        let buckets = self.buckets.len();
+        (0..BUCKET_PROBES_MAX).map(move |step| (place.bucket as usize + step) % buckets)
+    }
+
+    fn link(&mut self, key: FlowKey, index: u32) -> Result<(), Full> {
+        let place = self.locate(key);
+        let Some(steps) = self.walk(place).position(|b| self.buckets[b].tags.contains(&0)) else {
+            return Err(Full);
+        };
+        for bucket in self.walk(place).take(steps) {
+            self.buckets[bucket].passed += 1;
+        }
+        if let Some(bucket) = self.walk(place).nth(steps) {
+            let bucket = &mut self.buckets[bucket];
+            if let Some(entry) = bucket.tags.iter().position(|&t| t == 0) {
+                bucket.tags[entry] = place.tag;
+                bucket.index[entry] = index;
+            }
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self, key: FlowKey, index: u32) {
+        let place = self.locate(key);
+        let entry_of = |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag && b.index[e] == index);
+        let Some(steps) = self.walk(place).position(|b| entry_of(&self.buckets[b]).is_some()) else {
+            return;
+        };
+        for (step, bucket) in self.walk(place).take(steps + 1).enumerate() {
+            let bucket = &mut self.buckets[bucket];
+            if step < steps {
+                bucket.passed = bucket.passed.saturating_sub(1);
+            } else if let Some(entry) = entry_of(bucket) {
+                bucket.tags[entry] = 0;
+                bucket.index[entry] = 0;
+            }
+        }
+    }
+}
+
+impl Bucket {
+    /// One bit for each entry with this tag.
+    #[inline(always)]
+    fn matches(&self, tag: u16) -> u32 {
+        let mut bits = 0;
+        for (entry, &t) in self.tags.iter().enumerate() {
+            bits |= u32::from(t == tag) << entry;
+        }
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// Runs `body` on a table in memory that was full of rubbish.
+    fn with_table<T>(flows: u32, body: impl FnOnce(&mut FlowTable<'_>) -> T) -> T {
+        let mut aligned = Aligned::new(FlowTable::memory_bytes(flows));
+        body(&mut FlowTable::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
+    }
+
+    struct Aligned(Vec<u8>, usize, usize);
+    impl Aligned {
+        fn new(bytes: usize) -> Self {
+            let room = vec![0xa5; bytes + 64];
+            let start = room.as_ptr().align_offset(64);
+            Self(room, start, bytes)
+        }
+        fn bytes(&mut self) -> &mut [u8] {
+            &mut self.0[self.1..self.1 + self.2]
+        }
+    }
+
+    fn keys(n: u32) -> (FlowKey, FlowKey) {
+        (FlowKey::new(6, n, 100, 1, 80), FlowKey::new(6, 200, 300, 8080, n as u16))
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_goes_on() {
+        with_table(100, |table| {
+            let slots: Vec<_> = (0..100).map(|n| table.insert(Session::new(keys(n).0, keys(n).1)).unwrap()).collect();
+            assert_eq!(table.insert(Session::new(keys(100).0, keys(100).1)), Err(Full));
+            assert_eq!(table.live(), 100);
+            for n in 0..100 {
+                assert_eq!(table.find(keys(n).0).map(|c| (c.slot(), c.direction())), Some((slots[n as usize], 0)));
+                assert_eq!(table.find(keys(n).1).map(|c| (c.slot(), c.direction())), Some((slots[n as usize], 1)));
+            }
+            table.remove(slots[7]);
+            assert_eq!(table.find(keys(7).0), None);
+            table.insert(Session::new(keys(100).0, keys(100).1)).unwrap();
+            assert!(table.find(keys(100).1).is_some());
+        });
+    }
+
+    #[test]
+    fn wrong_memory_is_refused() {
+        let mut aligned = Aligned::new(FlowTable::memory_bytes(64) + 64);
+        let bytes = aligned.bytes();
+        assert!(matches!(FlowTable::new(bytes, 64, Secret::new([0; 4])), Err(TableError::Memory { .. })));
+        let odd = &mut bytes[1..=FlowTable::memory_bytes(64)];
+        assert!(matches!(FlowTable::new(odd, 64, Secret::new([0; 4])), Err(TableError::Memory { .. })));
+        assert!(matches!(FlowTable::new(&mut [], 0, Secret::new([0; 4])), Err(TableError::Flows(0))));
+    }
+
+    #[test]
+    fn idle_flows_age_out_and_busy_ones_stay() {
+        with_table(64, |table| {
+            for n in 0..64 {
+                let mut session = Session::new(keys(n).0, keys(n).1);
+                session.last_seen = if n % 2 == 0 { 0 } else { 200_000 };
+                table.insert(session).unwrap();
+            }
+            assert_eq!(table.sweep(240_001, 64), 32);
+            assert_eq!(table.live(), 32);
+            assert_eq!(table.sweep(199_999, 64), 0, "a clock read a little earlier ends nothing");
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn behaves_like_a_map(steps in prop::collection::vec((0u32..400, any::<bool>()), 1..1500)) {
+            with_table(256, |table| {
+                let mut model: HashMap<u32, usize> = HashMap::new();
+                for (n, add) in steps {
+                    match (add, model.get(&n).copied()) {
+                        (true, None) => {
+                            if let Ok(slot) = table.insert(Session::new(keys(n).0, keys(n).1)) {
+                                model.insert(n, slot);
+                            } else {
+                                prop_assert_eq!(model.len(), 256);
+                            }
+                        }
+                        (false, Some(slot)) => { table.remove(slot); model.remove(&n); }
+                        _ => {}
+                    }
+                    prop_assert_eq!(table.live() as usize, model.len());
+                }
+                for n in 0..400 {
+                    let found = table.find(keys(n).0).map(Candidate::slot);
+                    prop_assert_eq!(found, model.get(&n).copied());
+                    prop_assert_eq!(table.find(keys(n).1).map(Candidate::slot), found);
+                    // The staged lookup finds it too, or leaves it to `find`.
+                    let candidate = table.candidate(table.place(keys(n).0));
+                    if let Some(session) = table.confirm(candidate, keys(n).0) {
+                        prop_assert_eq!(session.keys[0], keys(n).0);
+                        prop_assert!(found.is_some());
+                    }
+                }
+                prop_assert_eq!(table.iter().count(), model.len());
+                let passed: u32 = table.buckets.iter().map(|b| b.passed).sum();
+                if model.is_empty() { prop_assert_eq!(passed, 0); }
+                Ok(())
+            })?;
+        }
+    }
+}

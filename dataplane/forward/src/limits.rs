@@ -1,0 +1,37 @@
+//! Limits and times of the packet path. Everything that is bounded is bounded here.
+
+/// Buckets a flow may lie behind its home bucket; a flow that finds no room within them is refused.
+pub const BUCKET_PROBES_MAX: usize = 16;
+/// SNAT ports tried for one new flow on one SNAT address before it is refused.
+pub const PORT_PROBES_MAX: u32 = 128;
+/// Lowest SNAT port: the well-known ports are left alone (RFC 6056 section 3.2).
+pub const SNAT_PORT_MIN: u16 = 1024;
+/// Frames one worker holds while their next hop is being resolved.
+pub const HELD_FRAMES_MAX: usize = 128;
+/// How long a frame is held for its next hop, in milliseconds.
+pub const HELD_MS: u32 = 1_000;
+/// Next hops one dataplane knows.
+pub const NEXT_HOPS_MAX: usize = 1 << 16;
+/// Least time between two ARP requests for one next hop, in milliseconds (RFC 1122 section 2.3.2.1: one a second).
+pub const ARP_RETRY_MS: u32 = 1_000;
+/// Unanswered ARP requests after which a next hop is given up until it is wanted again.
+pub const ARP_TRIES_MAX: u8 = 3;
+/// Age at which the address of a next hop is asked for again, in milliseconds.
+pub const ARP_REFRESH_MS: u32 = 30_000;
+/// Next hops looked after per turn of worker 0.
+pub const ARP_KEEPER_BUDGET: usize = 16;
+/// Most flow slots looked at per turn for expiry.
+pub const SWEEP_BUDGET: usize = 64;
+/// Time in which every flow slot is looked at once, in milliseconds.
+pub const SWEEP_PERIOD_MS: u32 = 15_000;
+/// ICMP errors and TCP resets one worker makes per second; both together.
+pub const ANSWERS_PER_SECOND: u32 = 1_000;
+/// Frames one worker can have on their way to one other worker.
+pub const HANDOFF_FRAMES: usize = 1_024;
+
+/// UDP flows: RFC 4787 REQ-5 recommends five minutes.
+pub const UDP_TIMEOUT_MS: u32 = 300_000;
+/// Established TCP flows: RFC 5382 REQ-5, two hours and four minutes.
+pub const TCP_ESTABLISHED_TIMEOUT_MS: u32 = 7_440_000;
+/// TCP flows that open or close: RFC 5382 REQ-5, four minutes.
+pub const TCP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;

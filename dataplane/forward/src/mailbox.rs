@@ -1,0 +1,87 @@
+//! How workers get new tables, and how the control thread learns that they have.
+//!
+//! A worker looks once a turn, one load while nothing is new. Old tables are freed by the control thread, which keeps them until no worker
+//! holds them, so that no worker ever frees memory.
+
+use crate::gateway::Gateway;
+use crate::neighbour::Neighbours;
+use crate::service_table::Tables;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the workers of one dataplane share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What does not change.
+    pub gateway: Gateway,
+    /// Next hops.
+    pub neighbours: Neighbours,
+    tables: Arc<ArcSwap<Tables>>,
+    adopted: Vec<Adopted>,
+}
+
+/// On a line of its own, written by one worker.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Adopted(AtomicU64);
+
+impl Shared {
+    /// Shared state with empty tables.
+    #[must_use]
+    pub fn new(gateway: Gateway) -> Arc<Self> {
+        let adopted = (0..gateway.workers()).map(|_| Adopted::default()).collect();
+        Arc::new(Self {
+            gateway,
+            neighbours: Neighbours::new(),
+            tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
+            adopted,
+        })
+    }
+
+    /// Hands new tables to all workers and asks for the next hops of backends that were not there before.
+    /// The caller keeps the returned old tables until [`Shared::adopted_serial`] has passed them and nobody else holds them.
+    pub fn publish(&self, tables: Arc<Tables>) -> Arc<Tables> {
+        let old = self.tables.load_full();
+        for (index, service) in tables.services.iter().enumerate() {
+            let Some(service) = service else { continue };
+            let known = old.services.get(index).and_then(Option::as_ref);
+            if known.is_some_and(|k| Arc::ptr_eq(k, service)) {
+                continue;
+            }
+            for backend in &service.backends {
+                let hop = self.gateway.route(backend.address);
+                if let Some(index) = hop.and_then(|h| self.neighbours.index(h)) {
+                    self.neighbours.want(index);
+                }
+            }
+        }
+        self.tables.swap(tables)
+    }
+
+    /// The tables in force.
+    #[must_use]
+    pub fn tables(&self) -> Arc<Tables> {
+        self.tables.load_full()
+    }
+
+    /// The serial of the tables that every worker has adopted.
+    #[must_use]
+    pub fn adopted_serial(&self) -> u64 {
+        (0..self.adopted.len()).map(|w| self.adopted_by(w)).min().unwrap_or(0)
+    }
+
+    /// The serial of the tables that one worker has adopted.
+    #[must_use]
+    pub fn adopted_by(&self, worker: usize) -> u64 {
+        self.adopted.get(worker).map_or(0, |a| a.0.load(Ordering::Acquire))
+    }
+
+    pub(crate) const fn swap(&self) -> &Arc<ArcSwap<Tables>> {
+        &self.tables
+    }
+
+    pub(crate) fn adopt(&self, worker: usize, serial: u64) {
+        self.adopted[worker].0.store(serial, Ordering::Release);
+    }
+}

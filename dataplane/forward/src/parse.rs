@@ -1,0 +1,216 @@
+//! Stage one of the packet's walk: what a received frame is. Reads headers, changes nothing. Next: [`crate::worker`] looks the flow up.
+//!
+//! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
+
+use crate::flow_key::FlowKey;
+use crate::verdict::Verdict;
+use turnpike_packet::checksum;
+
+/// Length of an Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Length of an IPv4 header without options.
+pub const IPV4: usize = 20;
+/// Where TCP or UDP starts in a frame whose IPv4 header has no options.
+pub const L4: usize = ETHERNET + IPV4;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP or UDP over IPv4, whole and consistent.
+    Flow,
+    /// An ICMP echo request over IPv4, with its IPv4 header checked.
+    Echo,
+    /// ARP, not yet checked.
+    Arp,
+    /// Nothing that goes on.
+    Bad(Verdict),
+}
+
+/// What was read from a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed {
+    /// What it is.
+    pub kind: Kind,
+    /// Five-tuple of a [`Kind::Flow`]; of an echo request protocol and addresses, with ports zero.
+    pub key: FlowKey,
+    /// Where the transport header starts.
+    pub l4: u8,
+    /// TCP flags; 0 for UDP.
+    pub tcp_flags: u8,
+}
+
+impl Parsed {
+    const fn bad(verdict: Verdict) -> Self {
+        Self { kind: Kind::Bad(verdict), key: FlowKey::from_header(0), l4: L4 as u8, tcp_flags: 0 }
+    }
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+
+/// Reads a frame that came in on a port with this Ethernet address. `head` is its first segment, `frame_len` the length of all.
+#[inline(always)]
+#[must_use]
+pub fn parse(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+    // The common case: IPv4 without options, and enough bytes for the ports behind it.
+    let Some(fixed) = head.first_chunk::<{ L4 + 8 }>() else { return short(head, frame_len, mac) };
+    if fixed[12] != 0x08 || fixed[13] != 0x00 || fixed[14] != 0x45 || fixed[..6] != mac {
+        return odd(head, frame_len, mac);
+    }
+    let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
+    if total_len < IPV4 || ETHERNET + total_len > frame_len {
+        return Parsed::bad(Verdict::BadIpv4);
+    }
+    // More-fragments or an offset; the don't-fragment bit does not matter, the reserved one is ignored (RFC 791 section 3.1).
+    if (fixed[20] & 0x3f) | fixed[21] != 0 {
+        return fragment_or_bad_sum(head);
+    }
+    if !checksum_holds(fixed) {
+        return Parsed::bad(Verdict::BadIpv4Checksum);
+    }
+    let mut header = [0; 16];
+    header.copy_from_slice(&fixed[22..38]);
+    transport(head, L4, total_len - IPV4, FlowKey::from_header(u128::from_le_bytes(header)))
+}
+
+/// Whether the checksum of an IPv4 header without options is right: its ten words sum up to all ones (RFC 1071).
+#[inline(always)]
+fn checksum_holds(frame: &[u8; L4 + 8]) -> bool {
+    let word = |at: usize| u64::from(u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
+    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum == 0xffff
+}
+
+/// Checks the transport header at `l4`, with `l4_len` bytes from there to the end of the IP packet.
+#[inline(always)]
+fn transport(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
+    let mut parsed = Parsed { kind: Kind::Flow, key, l4: l4 as u8, tcp_flags: 0 };
+    match key.protocol() {
+        TCP => {
+            let Some(header) = head.get(l4..l4 + 20) else {
+                return Parsed::bad(if l4_len < 20 { Verdict::BadL4 } else { Verdict::HeaderSplit });
+            };
+            let header_len = usize::from(header[12] >> 4) * 4;
+            if header_len < 20 || header_len > l4_len {
+                return Parsed::bad(Verdict::BadL4);
+            }
+            parsed.tcp_flags = header[13];
+        }
+        UDP => {
+            let Some(header) = head.get(l4..l4 + 8) else {
+                return Parsed::bad(if l4_len < 8 { Verdict::BadL4 } else { Verdict::HeaderSplit });
+            };
+            let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+            if length < 8 || length > l4_len {
+                return Parsed::bad(Verdict::BadL4);
+            }
+        }
+        ICMP => return icmp(head, l4, l4_len, key),
+        _ => return Parsed::bad(Verdict::OtherProtocol),
+    }
+    parsed
+}
+
+#[cold]
+#[inline(never)]
+fn icmp(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
+    const ECHO_REQUEST: u8 = 8;
+    match head.get(l4..l4 + 8) {
+        _ if l4_len < 8 => Parsed::bad(Verdict::BadL4),
+        None => Parsed::bad(Verdict::HeaderSplit),
+        Some(header) if header[0] == ECHO_REQUEST && header[1] == 0 => Parsed {
+            kind: Kind::Echo,
+            key: FlowKey::new(ICMP, key.source(), key.destination(), 0, 0),
+            l4: l4 as u8,
+            tcp_flags: 0,
+        },
+        Some(_) => Parsed::bad(Verdict::Icmp),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fragment_or_bad_sum(head: &[u8]) -> Parsed {
+    match head.first_chunk() {
+        Some(fixed) if checksum_holds(fixed) => Parsed::bad(Verdict::Fragment),
+        _ => Parsed::bad(Verdict::BadIpv4Checksum),
+    }
+}
+
+/// A first segment too short for the common case: a short frame, or a header spread over segments.
+#[cold]
+#[inline(never)]
+fn short(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+    if head.len() < frame_len {
+        return Parsed::bad(Verdict::HeaderSplit);
+    }
+    odd(head, frame_len, mac)
+}
+
+/// What is not the common case: another address or type, options, bytes missing.
+#[cold]
+#[inline(never)]
+fn odd(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return Parsed::bad(Verdict::Truncated) };
+    let broadcast = ethernet[..6] == [0xff; 6];
+    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), ethernet[..6] == mac) {
+        (0x0806, own) if own || broadcast => Parsed { kind: Kind::Arp, ..Parsed::bad(Verdict::ArpBad) },
+        (_, false) => Parsed::bad(Verdict::OtherMac),
+        (0x0800, true) => ipv4_with_options(head, frame_len),
+        (_, true) => Parsed::bad(Verdict::OtherEthertype),
+    }
+}
+
+fn ipv4_with_options(head: &[u8], frame_len: usize) -> Parsed {
+    let ip = &head[ETHERNET..];
+    let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
+    if ip.len() < IPV4 {
+        return Parsed::bad(missing);
+    }
+    let header_len = usize::from(ip[0] & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    if ip[0] >> 4 != 4 || header_len < IPV4 || total_len < header_len || ETHERNET + total_len > frame_len {
+        return Parsed::bad(Verdict::BadIpv4);
+    }
+    let Some(header) = ip.get(..header_len) else { return Parsed::bad(missing) };
+    if checksum::ones_complement_sum(header) != 0xffff {
+        return Parsed::bad(Verdict::BadIpv4Checksum);
+    }
+    if (ip[6] & 0x3f) | ip[7] != 0 {
+        return Parsed::bad(Verdict::Fragment);
+    }
+    if has_source_route(&header[IPV4..]) {
+        return Parsed::bad(Verdict::SourceRoute);
+    }
+    let l4 = ETHERNET + header_len;
+    let protocol = ip[9];
+    let ports = match head.get(l4..l4 + 4) {
+        Some(&[a, b, c, d]) => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+        _ => (0, 0),
+    };
+    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    transport(head, l4, total_len - header_len, FlowKey::new(protocol, address(12), address(16), ports.0, ports.1))
+}
+
+/// Whether the options hold a loose or strict source route (RFC 791), which gateways must not follow blindly (RFC 7126).
+/// Options that do not add up are treated as one: nobody can tell what they ask for.
+fn has_source_route(mut options: &[u8]) -> bool {
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    loop {
+        match options {
+            [] | [0, ..] => return false,
+            [1, rest @ ..] => options = rest,
+            [LOOSE | STRICT, ..] => return true,
+            [_, length, ..] if *length >= 2 && usize::from(*length) <= options.len() => {
+                options = &options[usize::from(*length)..];
+            }
+            _ => return true,
+        }
+    }
+}

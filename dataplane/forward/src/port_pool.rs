@@ -1,0 +1,156 @@
+//! Source ports towards backends.
+//!
+//! A port may serve many flows as long as no two share protocol, SNAT address, port and backend (RFC 7857 section 2.1 allows the overlap by
+//! five-tuple; RFC 4787 REQ-3 forbids it otherwise), so the flow table itself knows what is taken: a port is free towards a backend when the
+//! reply's key is in no flow. Ports are tried in random order (RFC 6056), only those whose replies come back to this worker.
+
+use crate::flow_key::FlowKey;
+use crate::hash::{Random, scale};
+use crate::limits::{PORT_PROBES_MAX, SNAT_PORT_MIN};
+use crate::steering::Steering;
+
+/// Chooses SNAT ports for one worker.
+#[derive(Debug)]
+pub struct PortPool {
+    random: Random,
+    worker: usize,
+    workers: usize,
+    /// Ports that are NodePorts on addresses of the gateway, never chosen.
+    reserved: (u16, u16),
+}
+
+/// Ports looked at for one that steers its replies here, before a probe counts as failed.
+const STEERING_STEPS: u16 = 1_024;
+
+impl PortPool {
+    /// The pool of `worker` out of `workers`.
+    #[must_use]
+    pub const fn new(random: Random, worker: usize, workers: usize) -> Self {
+        Self { random, worker, workers, reserved: (1, 0) }
+    }
+
+    /// Leaves out the NodePort range, first and last port.
+    pub const fn reserve(&mut self, node_ports: (u16, u16)) {
+        self.reserved = node_ports;
+    }
+
+    /// The reply key of a new flow towards `backend` (address and port), from one of the `snat` addresses on a free port.
+    /// None when no probed port is free on any of them.
+    pub fn choose(
+        &mut self,
+        snat: &[u32],
+        backend: (u32, u16),
+        protocol: u8,
+        steering: &Steering,
+        is_taken: impl Fn(FlowKey) -> bool,
+    ) -> Option<FlowKey> {
+        let first = scale(self.random.next(), snat.len() as u32) as usize;
+        for turn in 0..snat.len() {
+            let address = snat[(first + turn) % snat.len()];
+            let reply = |port| FlowKey::new(protocol, backend.0, address, backend.1, port);
+            let steers_here = steering.port_test(reply(0), self.worker, self.workers);
+            for _ in 0..PORT_PROBES_MAX {
+                let Some(port) = self.candidate(&steers_here) else { break };
+                if !is_taken(reply(port)) {
+                    return Some(reply(port));
+                }
+            }
+        }
+        None
+    }
+
+    /// A random port that may be used and whose replies come here.
+    fn candidate(&mut self, steers_here: &impl Fn(u16) -> bool) -> Option<u16> {
+        let span = u16::MAX - SNAT_PORT_MIN;
+        let start = scale(self.random.next(), u32::from(span) + 1) as u16;
+        let mut port = SNAT_PORT_MIN + start;
+        for _ in 0..STEERING_STEPS {
+            if (self.reserved.0..=self.reserved.1).contains(&port) {
+                port = self.reserved.1.checked_add(1).unwrap_or(SNAT_PORT_MIN).max(SNAT_PORT_MIN);
+                continue;
+            }
+            if steers_here(port) {
+                return Some(port);
+            }
+            port = if port == u16::MAX { SNAT_PORT_MIN } else { port + 1 };
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Secret;
+    use std::collections::HashSet;
+    use turnpike_packet::io::{Rss, Spread};
+
+    fn pool(worker: usize, workers: usize) -> PortPool {
+        let mut pool = PortPool::new(Random::new(&Secret::new([1, 2, 3, 4]), worker as u64), worker, workers);
+        pool.reserve((30_000, 32_767));
+        pool
+    }
+
+    fn rss(workers: u16) -> Spread {
+        let key = (0..40u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect();
+        Spread::Rss(Rss { key, reta: (0..128).map(|i| i % workers).collect() })
+    }
+
+    #[test]
+    fn ports_are_unique_per_backend_and_none_is_reserved() {
+        let mut taken = HashSet::new();
+        let mut pool = pool(0, 1);
+        for n in 0..40_000 {
+            let reply = pool.choose(&[0x0a01_0001], (0x0af4_0001, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
+            let reply = reply.unwrap_or_else(|| panic!("flow {n} found no port"));
+            let port = reply.destination_port();
+            assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
+            assert!(taken.insert(reply.bits()));
+        }
+        let other = pool.choose(&[0x0a01_0001], (0x0af4_0002, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
+        assert!(other.is_some(), "another backend has all ports of its own");
+    }
+
+    #[test]
+    fn exhaustion_is_an_answer_and_another_address_helps() {
+        let mut pool = pool(0, 1);
+        let one = |k: FlowKey| k.destination() == 1;
+        assert_eq!(pool.choose(&[1], (9, 80), 6, &Steering::Owner, one), None);
+        assert_eq!(pool.choose(&[1, 2], (9, 80), 6, &Steering::Owner, one).map(FlowKey::destination), Some(2));
+    }
+
+    #[test]
+    fn replies_come_back_to_the_worker_that_chose() {
+        let spread = rss(3);
+        for steering in [Steering::of(&spread, 3), Steering::Owner] {
+            for worker in 0..3 {
+                let mut pool = pool(worker, 3);
+                for backend in 1..200u32 {
+                    let reply = pool.choose(&[0x0a01_0001], (backend, 8080), 17, &steering, |_| false).unwrap();
+                    let test = steering.port_test(reply, worker, 3);
+                    assert!(test(reply.destination_port()));
+                    if let Spread::Rss(Rss { key, reta }) = &spread
+                        && matches!(steering, Steering::Rss(_))
+                    {
+                        let hash = turnpike_packet::toeplitz::hash(
+                            key,
+                            reply.source().into(),
+                            reply.destination().into(),
+                            reply.source_port(),
+                            reply.destination_port(),
+                        );
+                        assert_eq!(usize::from(reta[hash as usize % reta.len()]), worker);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rss_that_leaves_a_worker_out_is_not_used() {
+        assert!(matches!(Steering::of(&rss(2), 3), Steering::Owner));
+        assert!(matches!(Steering::of(&rss(2), 2), Steering::Rss(_)));
+        assert!(matches!(Steering::of(&rss(1), 1), Steering::Owner), "one worker needs no steering");
+        assert!(matches!(Steering::of(&Spread::Unknown, 2), Steering::Owner));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a flow lives through: a small state machine per protocol and how long each state may be idle.
+
+use crate::limits::{TCP_ESTABLISHED_TIMEOUT_MS, TCP_TRANSITORY_TIMEOUT_MS, UDP_TIMEOUT_MS};
+
+/// TCP flag bits (RFC 9293 section 3.1).
+pub mod flags {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Open.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+    /// Flags that change a flow's state.
+    pub const STATEFUL: u8 = FIN | SYN | RST;
+}
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to the Service.
+    Forward = 0,
+    /// From the backend to the client.
+    Reply = 1,
+}
+
+impl Direction {
+    /// From a bit.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bit(bit: usize) -> Self {
+        if bit & 1 == 0 { Self::Forward } else { Self::Reply }
+    }
+}
+
+/// State of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The slot holds no flow.
+    Free = 0,
+    /// UDP.
+    Udp = 1,
+    /// TCP, opened by the client, nothing heard from the backend.
+    Opening = 2,
+    /// TCP, the backend has answered the SYN.
+    Established = 3,
+    /// TCP, the client has sent FIN.
+    ClientClosed = 4,
+    /// TCP, the backend has sent FIN.
+    BackendClosed = 5,
+    /// TCP, both sides have sent FIN, or one a reset.
+    Closed = 6,
+}
+
+impl State {
+    /// From its byte; what no state is counts as free.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Udp,
+            2 => Self::Opening,
+            3 => Self::Established,
+            4 => Self::ClientClosed,
+            5 => Self::BackendClosed,
+            6 => Self::Closed,
+            _ => Self::Free,
+        }
+    }
+
+    /// State of a flow that a first packet of this protocol opens.
+    #[must_use]
+    pub const fn opening(protocol: u8) -> Self {
+        if protocol == 17 { Self::Udp } else { Self::Opening }
+    }
+
+    /// The state after a TCP segment with these flags.
+    #[must_use]
+    pub const fn after(self, direction: Direction, tcp_flags: u8) -> Self {
+        if matches!(self, Self::Free | Self::Udp) {
+            return self;
+        }
+        if tcp_flags & flags::RST != 0 {
+            return Self::Closed;
+        }
+        if tcp_flags & flags::SYN != 0 {
+            return match (self, direction, tcp_flags & flags::ACK != 0) {
+                (Self::Opening, Direction::Reply, true) => Self::Established,
+                (Self::Closed, Direction::Forward, false) => Self::Opening,
+                _ => self,
+            };
+        }
+        if tcp_flags & flags::FIN != 0 {
+            return match (self, direction) {
+                (Self::Opening | Self::Established, Direction::Forward) => Self::ClientClosed,
+                (Self::Opening | Self::Established, Direction::Reply) => Self::BackendClosed,
+                (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => Self::Closed,
+                _ => self,
+            };
+        }
+        self
+    }
+
+    /// Whether packets without SYN, FIN and RST leave the state as it is.
+    #[must_use]
+    pub const fn is_steady(self) -> bool {
+        !matches!(self, Self::Free)
+    }
+
+    /// How long the flow may be idle, in milliseconds.
+    #[must_use]
+    pub const fn timeout_ms(self) -> u32 {
+        match self {
+            Self::Free => 0,
+            Self::Udp => UDP_TIMEOUT_MS,
+            Self::Established => TCP_ESTABLISHED_TIMEOUT_MS,
+            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed => TCP_TRANSITORY_TIMEOUT_MS,
+        }
+    }
+
+    /// Its name in listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Udp => "udp",
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::ClientClosed => "client_closed",
+            Self::BackendClosed => "backend_closed",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Direction::{Forward, Reply};
+    use super::flags::{ACK, FIN, RST, SYN};
+    use super::*;
+
+    #[test]
+    fn a_connection_is_opened_used_and_closed() {
+        let rows = [
+            (Forward, SYN, State::Opening),
+            (Forward, SYN, State::Opening),
+            (Reply, SYN | ACK, State::Established),
+            (Forward, ACK, State::Established),
+            (Reply, ACK, State::Established),
+            (Forward, FIN | ACK, State::ClientClosed),
+            (Reply, ACK, State::ClientClosed),
+            (Reply, FIN | ACK, State::Closed),
+            (Forward, ACK, State::Closed),
+            (Forward, SYN, State::Opening),
+        ];
+        let mut state = State::opening(6);
+        for (i, (direction, flags, want)) in rows.into_iter().enumerate() {
+            state = state.after(direction, flags);
+            assert_eq!(state, want, "row {i}");
+        }
+    }
+
+    #[test]
+    fn a_reset_closes_from_either_side() {
+        for direction in [Forward, Reply] {
+            for state in [State::Opening, State::Established, State::ClientClosed, State::BackendClosed] {
+                assert_eq!(state.after(direction, RST), State::Closed);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_state_are_free() {
+        for byte in 0..=255 {
+            let state = State::from_byte(byte);
+            assert!(state as u8 == byte || state == State::Free);
+        }
+    }
+}

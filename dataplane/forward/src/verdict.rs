@@ -1,0 +1,258 @@
+//! [`Verdict`]: the one fate of every packet, and the counters of a worker.
+
+/// Declares the closed enum, its names and its count in one place.
+macro_rules! verdicts {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// The fate of a packet. Every received packet has exactly one, and each has one counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Verdict {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Verdict {
+            /// Every verdict, in the order of the counters.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Its name in counter pages, metrics and listings.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+)),+ }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Translated and handed to a transmit queue.
+    Forwarded = "forwarded",
+    /// An ARP packet that was answered or learned from.
+    ArpHandled = "arp_handled",
+    /// An ARP packet that concerns nobody here.
+    ArpIgnored = "arp_ignored",
+    /// An ARP packet that is malformed, or claims one of the gateway's own addresses.
+    ArpBad = "arp_bad",
+    /// An echo request to a VIP or an address of the gateway, answered.
+    EchoReplied = "echo_replied",
+    /// Answered with ICMP port unreachable: the Service has no usable backend, or the ClusterIP no such port.
+    Rejected = "rejected",
+    /// To be rejected, but the limit on answers was reached.
+    RejectLimited = "reject_limited",
+    /// A TCP segment of no known flow that opens none; answered with a reset within the limit on answers.
+    TcpNoFlow = "tcp_no_flow",
+    /// Dropped because its frontend says so.
+    FrontendDrop = "frontend_drop",
+    /// For a VIP, on a port that no Service defines.
+    NoFrontend = "no_frontend",
+    /// For a SNAT address, from no backend of a live flow.
+    SnatNoFlow = "snat_no_flow",
+    /// For an address of the gateway itself, on no frontend.
+    OwnAddress = "own_address",
+    /// For no address that is answered here.
+    NotOurs = "not_ours",
+    /// The Ethernet destination is another host.
+    OtherMac = "other_mac",
+    /// The source address is one of the gateway's own, a VIP, loopback, multicast or zero.
+    BadSource = "bad_source",
+    /// No room in the flow table.
+    FlowTableFull = "flow_table_full",
+    /// No free SNAT port towards the chosen backend.
+    SnatExhausted = "snat_exhausted",
+    /// No route to the backend or to the client.
+    NoRoute = "no_route",
+    /// The next hop did not answer in time, or too many frames wait for next hops.
+    NextHopUnresolved = "next_hop_unresolved",
+    /// No room for another next hop.
+    NextHopsFull = "next_hops_full",
+    /// The transmit queue stayed full.
+    TxFull = "tx_full",
+    /// Time to live would reach zero.
+    TtlExpired = "ttl_expired",
+    /// Passed to the worker that owns its flow, where it has a verdict of its own.
+    HandedOff = "handed_off",
+    /// The ring to the owning worker was full.
+    HandoffFull = "handoff_full",
+    /// Shorter than an Ethernet header, or than the headers it announces.
+    Truncated = "truncated",
+    /// A header is spread over segments of the frame.
+    HeaderSplit = "header_split",
+    /// An IPv4 header that contradicts itself: version, header length or total length.
+    BadIpv4 = "bad_ipv4",
+    /// The IPv4 header checksum is wrong.
+    BadIpv4Checksum = "bad_ipv4_checksum",
+    /// The TCP or UDP header contradicts the packet: data offset or length.
+    BadL4 = "bad_l4",
+    /// Carries a source route (RFC 7126 section 4.3 and 4.4).
+    SourceRoute = "source_route",
+    /// A fragment.
+    Fragment = "fragment",
+    /// ICMP other than an echo request.
+    Icmp = "icmp",
+    /// An IP protocol that is not forwarded.
+    OtherProtocol = "other_protocol",
+    /// An Ethernet type that is not handled.
+    OtherEthertype = "other_ethertype",
+    /// Memory for frames ran out while an answer was to be made.
+    NoMemory = "no_memory",
+}
+
+/// Events of a worker that are no packet's fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tally {
+    /// Frames received.
+    RxPackets,
+    /// Bytes received.
+    RxBytes,
+    /// Frames handed to transmit queues.
+    TxPackets,
+    /// Bytes handed to transmit queues.
+    TxBytes,
+    /// Flows made.
+    FlowsOpened,
+    /// Flows that ended or aged out.
+    FlowsClosed,
+    /// Flows that are live now.
+    FlowsLive,
+    /// ARP requests sent.
+    ArpRequests,
+    /// ICMP errors sent.
+    IcmpSent,
+    /// TCP resets sent.
+    ResetsSent,
+    /// Frames that are held now for a next hop.
+    HeldFrames,
+    /// Turns that found packets.
+    BusyTurns,
+    /// Turns that found none.
+    IdleTurns,
+}
+
+impl Tally {
+    /// Every tally, in the order of the counters.
+    pub const ALL: &[Self] = &[
+        Self::RxPackets,
+        Self::RxBytes,
+        Self::TxPackets,
+        Self::TxBytes,
+        Self::FlowsOpened,
+        Self::FlowsClosed,
+        Self::FlowsLive,
+        Self::ArpRequests,
+        Self::IcmpSent,
+        Self::ResetsSent,
+        Self::HeldFrames,
+        Self::BusyTurns,
+        Self::IdleTurns,
+    ];
+
+    /// Its name in counter pages, metrics and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RxPackets => "rx_packets",
+            Self::RxBytes => "rx_bytes",
+            Self::TxPackets => "tx_packets",
+            Self::TxBytes => "tx_bytes",
+            Self::FlowsOpened => "flows_opened",
+            Self::FlowsClosed => "flows_closed",
+            Self::FlowsLive => "flows_live",
+            Self::ArpRequests => "arp_requests",
+            Self::IcmpSent => "icmp_sent",
+            Self::ResetsSent => "resets_sent",
+            Self::HeldFrames => "held_frames",
+            Self::BusyTurns => "busy_turns",
+            Self::IdleTurns => "idle_turns",
+        }
+    }
+}
+
+const VERDICTS: usize = Verdict::ALL.len();
+const COUNTERS: usize = VERDICTS + Tally::ALL.len();
+
+/// Counters of one worker: verdicts first, then tallies. Written by the worker alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(align(64))]
+pub struct Counters([u64; COUNTERS]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; COUNTERS])
+    }
+}
+
+impl Counters {
+    /// How many there are.
+    pub const COUNT: usize = COUNTERS;
+
+    /// Their names, in order.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Verdict::ALL.iter().map(|v| v.name()).chain(Tally::ALL.iter().map(|t| t.name()))
+    }
+
+    /// Their values, in the order of [`Counters::names`].
+    #[must_use]
+    pub const fn values(&self) -> &[u64; COUNTERS] {
+        &self.0
+    }
+
+    /// Counts one packet.
+    #[inline(always)]
+    pub const fn count(&mut self, verdict: Verdict) {
+        self.0[verdict as usize] += 1;
+    }
+
+    /// Counts `n` packets.
+    #[inline(always)]
+    pub const fn count_many(&mut self, verdict: Verdict, n: u64) {
+        self.0[verdict as usize] += n;
+    }
+
+    /// Adds to a tally.
+    #[inline(always)]
+    pub const fn add(&mut self, tally: Tally, n: u64) {
+        self.0[VERDICTS + tally as usize] += n;
+    }
+
+    /// Sets a tally that goes up and down.
+    #[inline(always)]
+    pub const fn set(&mut self, tally: Tally, n: u64) {
+        self.0[VERDICTS + tally as usize] = n;
+    }
+
+    /// Packets with this verdict.
+    #[must_use]
+    pub const fn verdict(&self, verdict: Verdict) -> u64 {
+        self.0[verdict as usize]
+    }
+
+    /// Value of a tally.
+    #[must_use]
+    pub const fn tally(&self, tally: Tally) -> u64 {
+        self.0[VERDICTS + tally as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_in_order() {
+        let names: Vec<_> = Counters::names().collect();
+        assert_eq!(names.len(), Counters::COUNT);
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+        for (i, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*verdict as usize, i);
+        }
+        for (i, tally) in Tally::ALL.iter().enumerate() {
+            assert_eq!(*tally as usize, i);
+        }
+    }
+}

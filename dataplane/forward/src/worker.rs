@@ -1,0 +1,573 @@
+//! A worker: one core, one queue pair of each port, one flow table, nothing shared on the path.
+//!
+//! Each turn takes a burst and walks it in stages, so that the cache misses of its packets overlap: parse all, look up all, then choose for
+//! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
+//! [`Worker::burst`]; everything else goes through [`Worker::slow`].
+
+use crate::flow_key::FlowKey;
+use crate::flow_table::{Candidate, FlowTable, Place};
+use crate::handoff::Handoff;
+use crate::hash::{Random, Secret};
+use crate::limits::{
+    ANSWERS_PER_SECOND, ARP_KEEPER_BUDGET, HELD_FRAMES_MAX, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS,
+};
+use crate::local;
+use crate::mailbox::Shared;
+use crate::neighbour::Link;
+use crate::parse::{Kind, Parsed, parse};
+use crate::port_pool::PortPool;
+use crate::prefetch;
+use crate::rewrite::{Addressing, Deltas, mac_bits, rewrite, set_link};
+use crate::select::select;
+use crate::service_table::Tables;
+use crate::steering::Steering;
+use crate::track::{Direction, State, flags};
+use crate::verdict::{Counters, Tally, Verdict};
+use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
+
+/// One worker. `'m` is the life of the flow table's memory.
+pub struct Worker<'m, F: Frame> {
+    id: usize,
+    shared: Arc<Shared>,
+    latest: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
+    tables: Arc<Tables>,
+    table: FlowTable<'m>,
+    secret: Secret,
+    pool: PortPool,
+    handoff: Handoff<F>,
+    ports: Vec<Port<F>>,
+    held: VecDeque<Held<F>>,
+    answers: Allowance,
+    counters: Counters,
+    now_ms: u32,
+    swept_ms: u32,
+    keeper: usize,
+}
+
+/// What a worker keeps for one port.
+struct Port<F: Frame> {
+    mac: [u8; 6],
+    mac_bits: u64,
+    /// Each frame's owner must be worked out: the NIC does not steer.
+    owned: bool,
+    tx: Burst<F>,
+}
+
+/// A translated frame that waits for its next hop's Ethernet address.
+struct Held<F> {
+    frame: F,
+    next_hop: u16,
+    since_ms: u32,
+}
+
+/// Where a burst comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Nic,
+    Worker,
+}
+
+/// How many answers may still be made this second.
+struct Allowance {
+    left: u32,
+    since_ms: u32,
+}
+
+impl Allowance {
+    /// Takes one, if there is one left.
+    const fn take(&mut self, now_ms: u32) -> bool {
+        if now_ms.wrapping_sub(self.since_ms) >= 1_000 {
+            self.since_ms = now_ms;
+            self.left = ANSWERS_PER_SECOND;
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}
+
+impl<'m, F: Frame> Worker<'m, F> {
+    /// Worker number `id` with its flow table and its ends of the hand-off rings. All workers of a dataplane get the same `secret`, which
+    /// must be unpredictable.
+    #[must_use]
+    pub fn new(id: usize, shared: Arc<Shared>, table: FlowTable<'m>, handoff: Handoff<F>, secret: Secret) -> Self {
+        let workers = shared.gateway.workers();
+        let ports = shared.gateway.ports().iter().map(|port| Port {
+            mac: port.mac,
+            mac_bits: mac_bits(port.mac),
+            owned: workers > 1 && matches!(port.steering, Steering::Owner),
+            tx: Burst::new(),
+        });
+        Self {
+            id,
+            latest: Cache::new(shared.swap().clone()),
+            tables: shared.tables(),
+            table,
+            pool: PortPool::new(Random::new(&secret, id as u64), id, workers),
+            secret,
+            handoff,
+            ports: ports.collect(),
+            held: VecDeque::with_capacity(HELD_FRAMES_MAX),
+            answers: Allowance { left: ANSWERS_PER_SECOND, since_ms: 0 },
+            counters: Counters::default(),
+            now_ms: 0,
+            swept_ms: 0,
+            keeper: 0,
+            shared,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> usize {
+        self.id
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Its flow table.
+    #[must_use]
+    pub const fn table(&self) -> &FlowTable<'m> {
+        &self.table
+    }
+
+    /// The tables it works by.
+    #[must_use]
+    pub const fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// One turn: a burst from each port, frames from other workers, a little upkeep, and everything sent. `ios` are its queue pairs in the
+    /// order of the gateway's ports, `now_ms` a clock that never goes back, in milliseconds modulo 2³². Returns how many frames it handled.
+    pub fn turn<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I], now_ms: u32) -> usize {
+        self.now_ms = now_ms;
+        self.adopt();
+        let mut handled = 0;
+        for port in 0..ios.len() {
+            let mut burst = Burst::new();
+            let received = ios[port].rx(&mut burst);
+            if received > 0 {
+                handled += received;
+                self.burst(port, &mut burst, ios, Origin::Nic);
+            }
+        }
+        handled += self.take_handed_over(ios);
+        self.keep_up(ios);
+        for (port, io) in ios.iter_mut().enumerate() {
+            self.flush(port, io);
+        }
+        self.counters.add(if handled > 0 { Tally::BusyTurns } else { Tally::IdleTurns }, 1);
+        handled
+    }
+
+    /// Takes the latest tables, if they are new, and says so.
+    fn adopt(&mut self) {
+        let latest = self.latest.load();
+        if !Arc::ptr_eq(latest, &self.tables) {
+            self.tables = latest.clone();
+            self.pool.reserve(self.tables.node_ports);
+            self.shared.adopt(self.id, self.tables.serial);
+        }
+    }
+
+    /// The stages over one burst from one port.
+    fn burst<I: PacketIo<Frame = F>>(&mut self, port: usize, burst: &mut Burst<F>, ios: &mut [I], origin: Origin) {
+        let Port { mac, owned, .. } = self.ports[port];
+        let check_owner = owned && origin == Origin::Nic;
+        let mut parsed: ArrayVec<Parsed, BURST> = ArrayVec::new();
+        let mut places: ArrayVec<Place, BURST> = ArrayVec::new();
+        let mut candidates: ArrayVec<Candidate, BURST> = ArrayVec::new();
+        let mut bytes = 0;
+
+        for frame in burst.iter() {
+            if let Some(first) = frame.data().first() {
+                prefetch::line(first);
+            }
+        }
+        for frame in burst.iter() {
+            let len = frame.frame_len();
+            bytes += len as u64;
+            let packet = parse(frame.data(), len, mac);
+            places.push(self.table.place(packet.key));
+            parsed.push(packet);
+        }
+        for place in &places {
+            candidates.push(self.table.candidate(*place));
+        }
+        if origin == Origin::Nic {
+            self.counters.add(Tally::RxPackets, burst.len() as u64);
+            self.counters.add(Tally::RxBytes, bytes);
+        }
+        for ((mut frame, packet), candidate) in burst.drain(..).zip(&parsed).zip(&candidates) {
+            let steady = packet.kind == Kind::Flow && packet.tcp_flags & flags::STATEFUL == 0 && !check_owner;
+            if steady && let Some(session) = self.table.confirm(*candidate, packet.key) {
+                let direction = candidate.direction();
+                session.last_seen = self.now_ms;
+                let translation = Translation::of(session.keys, direction, session.l3_delta, session.l4_delta);
+                let next_hop = session.next_hop[direction];
+                let link = self.shared.neighbours.link(next_hop);
+                if link.is_resolved()
+                    && let Some(out) = self.ports.get_mut(link.port())
+                    && translation.apply(&mut frame, packet.l4, link, out.mac_bits)
+                {
+                    self.send(link.port(), frame, ios);
+                } else {
+                    self.forward(frame, packet.l4, &translation, next_hop, ios);
+                }
+            } else {
+                self.slow(port, frame, packet, ios, origin);
+            }
+        }
+    }
+
+    /// Everything that is not a steady packet of a live flow.
+    #[cold]
+    #[inline(never)]
+    fn slow<I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        frame: F,
+        packet: &Parsed,
+        ios: &mut [I],
+        origin: Origin,
+    ) {
+        match packet.kind {
+            Kind::Bad(verdict) => self.counters.count(verdict),
+            Kind::Arp => self.arp(port, frame, ios),
+            Kind::Echo => self.echo(port, frame, packet, ios),
+            Kind::Flow => self.flow(port, frame, packet, ios, origin),
+        }
+    }
+
+    /// A packet of a flow, live or to be made.
+    fn flow<I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        frame: F,
+        packet: &Parsed,
+        ios: &mut [I],
+        origin: Origin,
+    ) {
+        let key = packet.key;
+        if origin == Origin::Nic && self.ports[port].owned {
+            let owner = self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
+            if owner != self.id {
+                return self.hand_over(owner, port, frame);
+            }
+        }
+        let found = self.table.find(key).filter(|&found| !self.reopens(found, packet.tcp_flags));
+        let (slot, direction) = match found {
+            Some(found) => (found.slot(), found.direction()),
+            None => {
+                // RSS should have brought a reply to its owner; a NIC that spreads otherwise must not lose it.
+                if origin == Origin::Nic && self.shared.gateway.workers() > 1 && self.shared.gateway.is_snat(key.destination()) {
+                    let owner = self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
+                    if owner != self.id {
+                        return self.hand_over(owner, port, frame);
+                    }
+                }
+                match self.open(key, packet.tcp_flags) {
+                    Ok(slot) => (slot, 0),
+                    Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
+                }
+            }
+        };
+        let now_ms = self.now_ms;
+        let session = self.table.session_mut(slot);
+        session.state = session.state().after(Direction::from_bit(direction), packet.tcp_flags) as u8;
+        session.last_seen = now_ms;
+        let translation = Translation::of(session.keys, direction, session.l3_delta, session.l4_delta);
+        let next_hop = session.next_hop[direction];
+        self.forward(frame, packet.l4, &translation, next_hop, ios);
+    }
+
+    /// Whether a SYN from the client starts a new connection on an old flow: it was closed, or its backend is gone before it answered.
+    /// Such a flow is removed, so that the choice is made anew.
+    fn reopens(&mut self, found: Candidate, tcp_flags: u8) -> bool {
+        if found.direction() != 0 || tcp_flags & (flags::STATEFUL | flags::ACK) != flags::SYN {
+            return false;
+        }
+        let session = self.table.session(found.slot());
+        let backend = session.keys[1];
+        let reopens = match session.state() {
+            State::Closed => true,
+            State::Opening => {
+                let service = self.tables.service(session.service);
+                !service.is_some_and(|s| s.has_backend(backend.source(), backend.source_port()))
+            }
+            _ => false,
+        };
+        if reopens {
+            self.table.remove(found.slot());
+            self.counters.add(Tally::FlowsClosed, 1);
+        }
+        reopens
+    }
+
+    /// Makes the flow of a packet that has none.
+    fn open(&mut self, key: FlowKey, tcp_flags: u8) -> Result<usize, Verdict> {
+        let mut session = select(key, tcp_flags, &self.tables, &self.shared, &self.table, &mut self.pool)?;
+        session.last_seen = self.now_ms;
+        let slot = self.table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
+        self.counters.add(Tally::FlowsOpened, 1);
+        self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
+        Ok(slot)
+    }
+
+    /// Translates a frame and sends it, or holds it until its next hop is known.
+    fn forward<I: PacketIo<Frame = F>>(
+        &mut self,
+        mut frame: F,
+        l4: u8,
+        translation: &Translation,
+        next_hop: u16,
+        ios: &mut [I],
+    ) {
+        let link = self.shared.neighbours.link(next_hop);
+        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
+        if !translation.apply(&mut frame, l4, link, mac_bits) {
+            return self.counters.count(Verdict::TtlExpired);
+        }
+        if link.is_resolved() {
+            return self.send(link.port(), frame, ios);
+        }
+        self.shared.neighbours.want(next_hop);
+        if self.shared.neighbours.may_ask(next_hop, self.now_ms) {
+            self.ask(next_hop, ios);
+        }
+        if self.held.len() >= HELD_FRAMES_MAX {
+            return self.counters.count(Verdict::NextHopUnresolved);
+        }
+        self.held.push_back(Held { frame, next_hop, since_ms: self.now_ms });
+    }
+
+    /// Puts a finished frame on the way out; the only place that says [`Verdict::Forwarded`].
+    #[inline(always)]
+    fn send<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
+        let verdict = if self.queue(port, frame, ios) { Verdict::Forwarded } else { Verdict::TxFull };
+        self.counters.count(verdict);
+    }
+
+    /// Queues a frame on a port; `false` when its transmit queue stays full.
+    #[inline(always)]
+    fn queue<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) -> bool {
+        if self.ports[port].tx.is_full()
+            && let Some(io) = ios.get_mut(port)
+        {
+            self.flush(port, io);
+        }
+        let tx = &mut self.ports[port].tx;
+        let bytes = frame.frame_len() as u64;
+        if tx.try_push(frame).is_err() {
+            return false;
+        }
+        self.counters.add(Tally::TxPackets, 1);
+        self.counters.add(Tally::TxBytes, bytes);
+        true
+    }
+
+    /// Sends what is queued on a port; what the NIC does not take stays for the next time.
+    #[inline]
+    fn flush<I: PacketIo<Frame = F>>(&mut self, port: usize, io: &mut I) {
+        let tx = &mut self.ports[port].tx;
+        if !tx.is_empty() {
+            io.tx(tx);
+        }
+    }
+
+    fn hand_over(&mut self, owner: usize, port: usize, frame: F) {
+        let verdict = match self.handoff.send(owner, port as u8, frame) {
+            Ok(()) => Verdict::HandedOff,
+            Err(_) => Verdict::HandoffFull,
+        };
+        self.counters.count(verdict);
+    }
+
+    /// Handles up to a burst of frames that other workers handed over.
+    fn take_handed_over<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) -> usize {
+        let mut taken = 0;
+        let mut burst: Burst<F> = Burst::new();
+        let mut port = 0;
+        while taken < BURST
+            && let Some(handed) = self.handoff.receive()
+        {
+            taken += 1;
+            let from = usize::from(handed.port).min(self.ports.len() - 1);
+            if from != port && !burst.is_empty() {
+                self.burst(port, &mut burst, ios, Origin::Worker);
+            }
+            port = from;
+            burst.push(handed.frame);
+        }
+        if !burst.is_empty() {
+            self.burst(port, &mut burst, ios, Origin::Worker);
+        }
+        taken
+    }
+
+    /// The verdict on a packet that made no flow, and the answer it gets within the limit on answers.
+    fn refuse<I: PacketIo<Frame = F>>(
+        &mut self,
+        verdict: Verdict,
+        port: usize,
+        frame: &F,
+        packet: &Parsed,
+        ios: &mut [I],
+    ) {
+        let may_answer = |this: &mut Self| this.answers.take(this.now_ms);
+        match verdict {
+            Verdict::Rejected if !may_answer(self) => self.counters.count(Verdict::RejectLimited),
+            Verdict::Rejected => {
+                self.counters.count(verdict);
+                if let Some(answer) = local::port_unreachable(frame.data(), packet)
+                    && self.answer(port, &answer, ios)
+                {
+                    self.counters.add(Tally::IcmpSent, 1);
+                }
+            }
+            Verdict::TcpNoFlow => {
+                self.counters.count(verdict);
+                if packet.tcp_flags & flags::RST == 0
+                    && may_answer(self)
+                    && let Some(answer) = local::reset(frame.data(), packet)
+                    && self.answer(port, &answer, ios)
+                {
+                    self.counters.add(Tally::ResetsSent, 1);
+                }
+            }
+            _ => self.counters.count(verdict),
+        }
+    }
+
+    /// Sends a frame of our own making out of a port; `false` when it could not be.
+    fn answer<I: PacketIo<Frame = F>>(&mut self, port: usize, bytes: &[u8], ios: &mut [I]) -> bool {
+        let Some(frame) = ios.get_mut(port).and_then(|io| io.alloc(bytes)) else { return false };
+        self.queue(port, frame, ios)
+    }
+
+    /// An echo request: answered in place when it is for a VIP or an address of the gateway.
+    fn echo<I: PacketIo<Frame = F>>(&mut self, port: usize, mut frame: F, packet: &Parsed, ios: &mut [I]) {
+        let (key, gateway) = (packet.key, &self.shared.gateway);
+        let destination = key.destination();
+        let ours = self.tables.address(destination).is_some() || gateway.is_own(destination) || gateway.is_snat(destination);
+        if !ours {
+            return self.counters.count(Verdict::NotOurs);
+        }
+        if crate::select::is_bad_source(key.source(), &self.tables, &self.shared) {
+            return self.counters.count(Verdict::BadSource);
+        }
+        if !self.answers.take(self.now_ms) {
+            return self.counters.count(Verdict::RejectLimited);
+        }
+        local::echo_reply(frame.data_mut(), usize::from(packet.l4), self.ports[port].mac);
+        let verdict = if self.queue(port, frame, ios) { Verdict::EchoReplied } else { Verdict::TxFull };
+        self.counters.count(verdict);
+    }
+
+    /// An ARP packet: requests for our addresses are answered, senders that somebody asked for are learned.
+    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
+        let seen = local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
+        let verdict = match seen {
+            local::ArpOutcome::Answer(reply) if self.answer(port, &reply, ios) => Verdict::ArpHandled,
+            local::ArpOutcome::Answer(_) => Verdict::NoMemory,
+            local::ArpOutcome::Learned => Verdict::ArpHandled,
+            local::ArpOutcome::Ignored => Verdict::ArpIgnored,
+            local::ArpOutcome::Bad => Verdict::ArpBad,
+        };
+        self.counters.count(verdict);
+    }
+
+    /// Sends an ARP request for a next hop.
+    fn ask<I: PacketIo<Frame = F>>(&mut self, next_hop: u16, ios: &mut [I]) {
+        let hop = self.shared.neighbours.hop(next_hop);
+        let port = usize::from(hop.port);
+        let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
+        let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
+        if self.answer(port, &local::arp_request(mac, source, hop.address), ios) {
+            self.counters.add(Tally::ArpRequests, 1);
+        }
+    }
+
+    /// The bounded upkeep of a turn: held frames, expiry, and for worker 0 the next hops.
+    fn keep_up<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        if !self.held.is_empty() {
+            self.release(ios);
+        }
+        let elapsed_ms = self.now_ms.wrapping_sub(self.swept_ms);
+        if elapsed_ms > 0 {
+            self.swept_ms = self.now_ms;
+            let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
+            let removed = self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
+            self.counters.add(Tally::FlowsClosed, u64::from(removed));
+            self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
+            self.counters.set(Tally::HeldFrames, self.held.len() as u64);
+            if self.id == 0 {
+                self.keep_neighbours(ios);
+            }
+        }
+    }
+
+    /// Looks after the next few next hops.
+    fn keep_neighbours<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        let shared = self.shared.clone();
+        let mut cursor = self.keeper;
+        for index in shared.neighbours.round(&mut cursor, ARP_KEEPER_BUDGET) {
+            if shared.neighbours.keep(index, self.now_ms) {
+                self.ask(index, ios);
+            }
+        }
+        self.keeper = cursor;
+    }
+
+    /// Sends held frames whose next hop is known by now, and gives up those that waited for too long.
+    #[cold]
+    fn release<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        for _ in 0..self.held.len() {
+            let Some(mut held) = self.held.pop_front() else { break };
+            let link = self.shared.neighbours.link(held.next_hop);
+            if link.is_resolved() {
+                let out = &self.ports[link.port()];
+                set_link(held.frame.data_mut(), Addressing { destination: link.mac_bits(), source: out.mac_bits });
+                self.send(link.port(), held.frame, ios);
+            } else if self.now_ms.wrapping_sub(held.since_ms) >= HELD_MS {
+                self.counters.count(Verdict::NextHopUnresolved);
+            } else {
+                self.held.push_back(held);
+            }
+        }
+    }
+}
+
+/// What happens to the packets of one direction of a flow.
+struct Translation {
+    to: FlowKey,
+    deltas: Deltas,
+}
+
+impl Translation {
+    /// A packet of one direction leaves as the other direction's key reversed.
+    #[inline(always)]
+    const fn of(keys: [FlowKey; 2], direction: usize, l3: [u16; 2], l4: [u16; 2]) -> Self {
+        let direction = direction & 1;
+        Self { to: keys[direction ^ 1].reversed(), deltas: Deltas { l3: l3[direction], l4: l4[direction] } }
+    }
+
+    /// Rewrites the frame; `false`, and nothing is written, when its TTL has run out.
+    #[inline(always)]
+    fn apply<F: Frame>(&self, frame: &mut F, l4: u8, link: Link, source: u64) -> bool {
+        let bytes = frame.data_mut();
+        if bytes.get(22).is_none_or(|&ttl| ttl <= 1) {
+            return false;
+        }
+        rewrite(bytes, usize::from(l4), self.to, self.deltas, Addressing { destination: link.mac_bits(), source });
+        true
+    }
+}
