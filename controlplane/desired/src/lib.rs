@@ -1,1 +1,16 @@
-//! turnpike-desired: being written.
+//! What the cluster wants: objects of Kubernetes in, updates for the dataplane out.
+//!
+//! A Service's walk, one file after another:
+//! [`registry`] (key) → [`envelope`] (bytes → object) → [`tracker`] (all objects, what changed) → [`resolve`] (rules) → [`diff`] (updates).
+//! Standalone mode walks in the other direction: [`manifest`] (JSON → object) → [`defaults`] → [`validate`] → [`allocate`] → [`envelope`];
+//! [`endpoint_slices`] makes slices from selectors and pods.
+//!
+//! Pure: plain values in, plain values out. No I/O, no clock, no randomness of its own. Rule numbers (S1, E2, C4, …) are those of
+//! the list of Service rules in ARCHITECTURE.md.
+#![forbid(unsafe_code)]
+
+pub mod envelope;
+pub mod k8s;
+pub mod manifest;
+pub mod object;
+pub mod registry;
