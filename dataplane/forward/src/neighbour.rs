@@ -85,7 +85,7 @@ pub struct Neighbours {
 
 impl std::fmt::Debug for Neighbours {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.iter().map(|(hop, link)| (hop, link))).finish()
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 

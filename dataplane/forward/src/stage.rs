@@ -379,3 +379,180 @@ fn changed<K: Ord + Clone, V: PartialEq>(before: &BTreeMap<K, V>, now: &BTreeMap
 const fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Refusal> {
     if count > limit { Err(Refusal::TooMany { what, limit }) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow_key::FlowKey;
+    use proptest::prelude::*;
+    use turnpike_wire::update::{Action, BackendState, FrontendKind, Mode, Protocol};
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey(name.into())
+    }
+
+    fn service(name: &str) -> Update {
+        Update::PutService(Service { key: key(name), mode: Mode::Nat })
+    }
+
+    fn backend(name: &str, address: &str) -> Update {
+        let address = address.parse().unwrap();
+        Update::PutBackend(key(name), Backend { address, weight: 1, state: BackendState::Ready })
+    }
+
+    fn frontend_key(address: &str) -> FrontendKey {
+        let address: SocketAddr = address.parse().unwrap();
+        FrontendKey { address: address.ip(), port: address.port(), protocol: Protocol::Tcp }
+    }
+
+    fn frontend(name: &str, address: &str) -> Update {
+        let key_of = frontend_key(address);
+        Update::PutFrontend(Frontend {
+            key: key_of,
+            service: key(name),
+            kind: FrontendKind::LoadBalancer,
+            action: Action::Forward,
+        })
+    }
+
+    /// Sends a transaction, its commit included.
+    fn send(staging: &mut Staging, generation: u64, updates: &[Update]) -> Result<Arc<Tables>, Refusal> {
+        for update in updates {
+            assert!(staging.take(update.clone()).is_none());
+        }
+        let commit = Commit { generation, revision: generation as i64 * 10, records: updates.len() as u64 };
+        staging.take(Update::Commit(commit)).unwrap()
+    }
+
+    fn web(staging: &mut Staging) -> Arc<Tables> {
+        let updates =
+            [Update::Reset, service("web"), backend("web", "10.0.0.1:80"), backend("web", "10.0.0.2:80"), frontend("web", "203.0.113.1:80")];
+        send(staging, 1, &updates).unwrap()
+    }
+
+    fn to_vip() -> FlowKey {
+        FlowKey::new(6, 0xc633_6407, 0xcb00_7101, 40_000, 80)
+    }
+
+    #[test]
+    fn nothing_takes_effect_before_its_commit() {
+        let mut staging = Staging::new();
+        let before = web(&mut staging);
+        assert!(before.frontend(to_vip()).is_some());
+        staging.take(Update::DropFrontend(frontend_key("203.0.113.1:80")));
+        assert!(staging.tables().frontend(to_vip()).is_some());
+        let commit = Commit { generation: 2, revision: 20, records: 1 };
+        let after = staging.take(Update::Commit(commit)).unwrap().unwrap();
+        assert!(after.frontend(to_vip()).is_none() && after.address(0xcb00_7101).is_none());
+        assert_eq!((after.generation, after.revision, after.serial), (2, 20, 2));
+    }
+
+    #[test]
+    fn a_snapshot_of_what_is_known_keeps_compiled_services() {
+        let mut staging = Staging::new();
+        let before = web(&mut staging);
+        staging.new_control_plane();
+        let after = web(&mut staging);
+        assert!(Arc::ptr_eq(before.service(0).unwrap(), after.service(0).unwrap()));
+        assert!(Arc::ptr_eq(&before.frontends, &after.frontends));
+        assert_eq!((after.generation, after.serial), (1, 2));
+    }
+
+    #[test]
+    fn refused_transactions_leave_everything_as_it_was() {
+        let mut staging = Staging::new();
+        web(&mut staging);
+        let rows: [(&str, Vec<Update>); 5] = [
+            ("backend of nobody", vec![service("api"), backend("nobody", "10.0.0.3:80")]),
+            ("drop of nobody", vec![Update::DropService(key("nobody"))]),
+            ("frontend of nobody", vec![frontend("nobody", "203.0.113.2:80")]),
+            ("dangling frontend", vec![Update::DropService(key("web"))]),
+            ("dangling frontend in a snapshot", vec![Update::Reset, frontend("web", "203.0.113.1:80")]),
+        ];
+        for (what, updates) in rows {
+            assert!(send(&mut staging, 2, &updates).is_err(), "{what}");
+            let tables = staging.tables();
+            assert_eq!((tables.generation, tables.frontend_count()), (1, 1), "{what}");
+            let after = send(&mut staging, 2, &[backend("web", "10.0.0.9:80")]).unwrap();
+            assert_eq!(after.service(0).unwrap().backends.len(), 3, "{what}");
+            let mut fresh = Staging::new();
+            web(&mut fresh);
+            staging = fresh;
+        }
+    }
+
+    #[test]
+    fn lost_records_and_generations_are_noticed() {
+        let mut staging = Staging::new();
+        assert_eq!(send(&mut staging, 1, &[service("web")]).unwrap_err(), Refusal::NoSnapshot);
+        web(&mut staging);
+        assert_eq!(send(&mut staging, 3, &[service("a")]).unwrap_err(), Refusal::Generation { last: 1, got: 3 });
+        staging.take(service("b"));
+        let lost = staging.take(Update::Commit(Commit { generation: 2, revision: 0, records: 2 })).unwrap();
+        assert_eq!(lost.unwrap_err(), Refusal::Count { announced: 2, received: 1 });
+        staging.new_control_plane();
+        assert_eq!(send(&mut staging, 2, &[service("c")]).unwrap_err(), Refusal::NoSnapshot);
+        assert_eq!(staging.tables().services().count(), 1);
+    }
+
+    #[test]
+    fn dropping_and_putting_again_keeps_the_index() {
+        let mut staging = Staging::new();
+        web(&mut staging);
+        let updates = [Update::DropService(key("web")), service("web"), backend("web", "10.0.0.7:80")];
+        let after = send(&mut staging, 2, &updates).unwrap();
+        let entry = after.frontend(to_vip()).unwrap();
+        assert_eq!(after.service(entry.service).unwrap().backends.len(), 1);
+    }
+
+    fn any_update() -> impl Strategy<Value = Update> {
+        let name = || prop::sample::select(vec!["a", "b", "c"]);
+        prop_oneof![
+            name().prop_map(service),
+            name().prop_map(|n| Update::DropService(key(n))),
+            (name(), 1u8..4).prop_map(|(n, h)| backend(n, &format!("10.0.0.{h}:80"))),
+            (name(), 1u8..4).prop_map(|(n, h)| Update::DropBackend(key(n), format!("10.0.0.{h}:80").parse().unwrap())),
+            (name(), 1u8..4).prop_map(|(n, h)| frontend(n, &format!("203.0.113.{h}:80"))),
+            (1u8..4).prop_map(|h| Update::DropFrontend(frontend_key(&format!("203.0.113.{h}:80")))),
+            Just(Update::Reset),
+        ]
+    }
+
+    fn content(tables: &Tables) -> Vec<(String, Vec<u32>)> {
+        let mut services: Vec<_> =
+            tables.services().map(|s| (s.key.0.clone(), s.backends.iter().map(|b| b.address).collect())).collect();
+        services.sort();
+        services
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        /// Whatever is sent, the compiled tables are those of the model, and a refused transaction changes neither.
+        #[test]
+        fn tables_always_match_the_model(transactions in prop::collection::vec(prop::collection::vec(any_update(), 0..8), 1..12)) {
+            let mut staging = Staging::new();
+            web(&mut staging);
+            for updates in transactions {
+                let before = content(staging.tables());
+                let generation = staging.tables().generation + 1;
+                let outcome = send(&mut staging, generation, &updates);
+                let now = content(staging.tables());
+                if outcome.is_err() {
+                    prop_assert_eq!(&before, &now);
+                }
+                let model: Vec<(String, Vec<u32>)> = staging.model.services.iter().map(|(k, s)| {
+                    (k.0.clone(), s.backends.keys().filter_map(|a| match a { SocketAddr::V4(a) => Some((*a.ip()).into()), SocketAddr::V6(_) => None }).collect())
+                }).collect();
+                prop_assert_eq!(model, now);
+                prop_assert_eq!(staging.model.frontends.len(), staging.tables().frontend_count());
+                prop_assert_eq!(staging.model.backends, staging.model.services.values().map(|s| s.backends.len()).sum::<usize>());
+                for f in staging.model.frontends.values() {
+                    let IpAddr::V4(address) = f.key.address else { continue };
+                    let entry = staging.tables().frontend(FlowKey::new(6, 1, address.into(), 1, f.key.port)).unwrap();
+                    prop_assert_eq!(&staging.tables().service(entry.service).unwrap().key, &f.service);
+                }
+            }
+        }
+    }
+    use std::net::IpAddr;
+}

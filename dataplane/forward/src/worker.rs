@@ -241,7 +241,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     ) {
         match packet.kind {
             Kind::Bad(verdict) => self.counters.count(verdict),
-            Kind::Arp => self.arp(port, frame, ios),
+            Kind::Arp => self.arp(port, &frame, ios),
             Kind::Echo => self.echo(port, frame, packet, ios),
             Kind::Flow => self.flow(port, frame, packet, ios, origin),
         }
@@ -473,7 +473,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// An ARP packet: requests for our addresses are answered, senders that somebody asked for are learned.
-    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
+    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: &F, ios: &mut [I]) {
         let seen = local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
         let verdict = match seen {
             local::ArpOutcome::Answer(reply) if self.answer(port, &reply, ios) => Verdict::ArpHandled,
