@@ -9,8 +9,19 @@
 //! the list of Service rules in ARCHITECTURE.md.
 #![forbid(unsafe_code)]
 
+pub mod address_guard;
+mod claims;
+pub mod desired;
+pub mod diff;
+mod endpoints;
 pub mod envelope;
+mod frontends;
 pub mod k8s;
 pub mod manifest;
 pub mod object;
 pub mod registry;
+pub mod resolve;
+pub mod selector;
+pub mod settings;
+pub mod tracker;
+pub mod words;

@@ -1,0 +1,24 @@
+//! Labels, annotations and other words of the objects that have a meaning here.
+
+/// Label of a slice: the Service it belongs to (rule S7).
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Label of a slice: who writes it.
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY_LABEL`] on the slices this gateway makes in standalone mode.
+pub const MANAGED_BY: &str = "turnpike";
+/// Label of Services that another proxy serves (rule S2).
+pub const SERVICE_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of Services and slices that make no forwarding (rule S2).
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Label of a Node: its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Annotation of a Service: how its packets are carried.
+pub const MODE_ANNOTATION: &str = "turnpike.dev/mode";
+/// Annotation of a Pod: its share of new flows, 0 to [`turnpike_wire::limits::WEIGHT_MAX`].
+pub const WEIGHT_ANNOTATION: &str = "turnpike.dev/weight";
+/// Annotation of a Service: the pool its load-balancer address comes from.
+pub const ADDRESS_POOL_ANNOTATION: &str = "turnpike.dev/address-pool";
+/// Weight of a backend whose pod says nothing.
+pub const WEIGHT_DEFAULT: u16 = 1;
+/// `spec.clusterIP` of a headless Service.
+pub const CLUSTER_IP_NONE: &str = "None";
