@@ -7,10 +7,10 @@
 //!
 //! The memory is handed in by the owner, who decides about pages and sharing.
 
+use crate::cpu;
 use crate::flow_key::FlowKey;
 use crate::hash::{Secret, scale};
 use crate::limits::BUCKET_PROBES_MAX;
-use crate::prefetch;
 use crate::track::State;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -91,7 +91,7 @@ pub struct Place {
 }
 
 /// An entry whose tag matched: a session and a direction that the full key has to confirm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidate(u32);
 
 impl Candidate {
@@ -212,7 +212,7 @@ impl<'m> FlowTable<'m> {
     #[must_use]
     pub fn place(&self, key: FlowKey) -> Place {
         let place = self.locate(key);
-        prefetch::line(&self.buckets[place.bucket as usize]);
+        cpu::prefetch(&self.buckets[place.bucket as usize]);
         place
     }
 
@@ -235,7 +235,7 @@ impl<'m> FlowTable<'m> {
         }
         let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
         if let Some(session) = self.sessions.get(candidate.slot()) {
-            prefetch::line(session);
+            cpu::prefetch(session);
         }
         candidate
     }
@@ -371,11 +371,7 @@ impl Bucket {
     /// One bit for each entry with this tag.
     #[inline(always)]
     fn matches(&self, tag: u16) -> u32 {
-        let mut bits = 0;
-        for (entry, &t) in self.tags.iter().enumerate() {
-            bits |= u32::from(t == tag) << entry;
-        }
-        bits
+        cpu::equal_words(self.tags, tag)
     }
 }
 

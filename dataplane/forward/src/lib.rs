@@ -14,9 +14,11 @@
 //! # Invariants
 //! - Nothing here allocates, locks, formats or calls the system between two turns of a worker, except to take new tables.
 //! - Every received frame gets exactly one [`verdict::Verdict`], and no frame leaves untranslated.
-//! - Unsafe code is in [`prefetch`] only.
+//! - Unsafe code is in [`cpu`] only.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
+pub mod cpu;
 pub mod flow_key;
 pub mod flow_table;
 pub mod gateway;
@@ -29,8 +31,6 @@ pub mod maglev;
 pub mod neighbour;
 pub mod parse;
 pub mod port_pool;
-#[allow(unsafe_code)]
-pub mod prefetch;
 pub mod rewrite;
 pub mod select;
 pub mod service_table;

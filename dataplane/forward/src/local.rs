@@ -2,7 +2,8 @@
 
 use crate::mailbox::Shared;
 use crate::neighbour::NextHop;
-use crate::parse::{ETHERNET, IPV4, Parsed};
+use crate::flow_key::FlowKey;
+use crate::parse::{ETHERNET, IPV4, Packet};
 use crate::service_table::Tables;
 use crate::track::flags;
 use arrayvec::ArrayVec;
@@ -110,12 +111,12 @@ fn updated(checksum: u16, old: u16, new: u16) -> u16 {
 /// ICMP destination unreachable, code 3, for a packet that parsing has checked: from the address it was sent to, quoting as much of it as
 /// 576 bytes allow. None for a frame that was sent to everybody (RFC 1122 section 3.2.2).
 #[must_use]
-pub fn port_unreachable(frame: &[u8], packet: &Parsed) -> Option<Answer> {
+pub fn port_unreachable(frame: &[u8], key: FlowKey) -> Option<Answer> {
     const QUOTE_MAX: usize = 576 - IPV4 - 8;
     let ip = frame.get(ETHERNET..)?;
     let total_len = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
     let quote = &ip[..total_len.min(ip.len()).min(QUOTE_MAX)];
-    let mut answer = headers(frame, packet, 1, 8 + quote.len())?;
+    let mut answer = headers(frame, key, 1, 8 + quote.len())?;
     let icmp = answer.len();
     answer.try_extend_from_slice(&[3, 3, 0, 0, 0, 0, 0, 0]).ok()?;
     answer.try_extend_from_slice(quote).ok()?;
@@ -126,25 +127,25 @@ pub fn port_unreachable(frame: &[u8], packet: &Parsed) -> Option<Answer> {
 
 /// The reset that a segment without connection gets (RFC 9293 section 3.10.7.1), from the address it was sent to.
 #[must_use]
-pub fn reset(frame: &[u8], packet: &Parsed) -> Option<Answer> {
-    let l4 = usize::from(packet.l4);
+pub fn reset(frame: &[u8], key: FlowKey, packet: Packet) -> Option<Answer> {
+    let l4 = packet.l4();
     let tcp = frame.get(l4..l4 + 20)?;
     let word = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
-    let (sequence, acknowledgement, bits) = if packet.tcp_flags & flags::ACK != 0 {
+    let (sequence, acknowledgement, bits) = if packet.tcp_flags() & flags::ACK != 0 {
         (word(8), 0, flags::RST)
     } else {
         let ip = &frame[ETHERNET..];
         let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
         let header_len = usize::from(tcp[12] >> 4) * 4;
         let data_len = (ETHERNET + total_len).saturating_sub(l4 + header_len) as u32;
-        let controls = u32::from(packet.tcp_flags & flags::SYN != 0) + u32::from(packet.tcp_flags & flags::FIN != 0);
+        let controls = u32::from(packet.tcp_flags() & flags::SYN != 0) + u32::from(packet.tcp_flags() & flags::FIN != 0);
         (0, word(4).wrapping_add(data_len).wrapping_add(controls), flags::RST | flags::ACK)
     };
-    let mut answer = headers(frame, packet, 6, 20)?;
+    let mut answer = headers(frame, key, 6, 20)?;
     let start = answer.len();
     let mut header = [0; 20];
-    header[..2].copy_from_slice(&packet.key.destination_port().to_be_bytes());
-    header[2..4].copy_from_slice(&packet.key.source_port().to_be_bytes());
+    header[..2].copy_from_slice(&key.destination_port().to_be_bytes());
+    header[2..4].copy_from_slice(&key.source_port().to_be_bytes());
     header[4..8].copy_from_slice(&sequence.to_be_bytes());
     header[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
     header[12] = 5 << 4;
@@ -158,7 +159,7 @@ pub fn reset(frame: &[u8], packet: &Parsed) -> Option<Answer> {
 }
 
 /// Ethernet and IPv4 headers of an answer to `frame` with `payload_len` bytes behind them.
-fn headers(frame: &[u8], packet: &Parsed, protocol: u8, payload_len: usize) -> Option<Answer> {
+fn headers(frame: &[u8], key: FlowKey, protocol: u8, payload_len: usize) -> Option<Answer> {
     let head = frame.first_chunk::<ETHERNET>()?;
     let mut answer = Answer::new();
     answer.try_extend_from_slice(&head[6..12]).ok()?;
@@ -170,8 +171,8 @@ fn headers(frame: &[u8], packet: &Parsed, protocol: u8, payload_len: usize) -> O
     ip[6] = 0x40;
     ip[8] = 64;
     ip[9] = protocol;
-    ip[12..16].copy_from_slice(&packet.key.destination().to_be_bytes());
-    ip[16..20].copy_from_slice(&packet.key.source().to_be_bytes());
+    ip[12..16].copy_from_slice(&key.destination().to_be_bytes());
+    ip[16..20].copy_from_slice(&key.source().to_be_bytes());
     let sum = !ones_complement_sum(&ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     answer.try_extend_from_slice(&ip).ok()?;

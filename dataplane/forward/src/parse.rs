@@ -3,6 +3,7 @@
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
 use crate::flow_key::FlowKey;
+use crate::track::flags;
 use crate::verdict::Verdict;
 use turnpike_packet::checksum;
 
@@ -26,23 +27,68 @@ pub enum Kind {
     Bad(Verdict),
 }
 
-/// What was read from a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Parsed {
+/// What was read from a frame beside its five-tuple, in one word that stays in a register: from the low byte what it is, where its
+/// transport header starts, its TCP flags.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Packet(u32);
+
+const FLOW: u32 = 0;
+const ECHO: u32 = 1;
+const ARP: u32 = 2;
+/// Verdicts start here.
+const BAD: u32 = 3;
+
+impl Packet {
+    #[inline(always)]
+    const fn flow(l4: usize, tcp_flags: u8) -> Self {
+        Self(FLOW | (l4 as u32 & 0xff) << 8 | (tcp_flags as u32) << 16)
+    }
+
     /// What it is.
-    pub kind: Kind,
-    /// Five-tuple of a [`Kind::Flow`]; of an echo request protocol and addresses, with ports zero.
-    pub key: FlowKey,
+    #[inline]
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self.0 & 0xff {
+            FLOW => Kind::Flow,
+            ECHO => Kind::Echo,
+            ARP => Kind::Arp,
+            bad => Kind::Bad(Verdict::ALL.get((bad - BAD) as usize).copied().unwrap_or(Verdict::Truncated)),
+        }
+    }
+
+    /// Whether it is a [`Kind::Flow`] that opens, closes and resets nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(self) -> bool {
+        self.0 & (0xff | (flags::STATEFUL as u32) << 16) == FLOW
+    }
+
     /// Where the transport header starts.
-    pub l4: u8,
+    #[inline(always)]
+    #[must_use]
+    pub const fn l4(self) -> usize {
+        (self.0 >> 8) as usize & 0xff
+    }
+
     /// TCP flags; 0 for UDP.
-    pub tcp_flags: u8,
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp_flags(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
 }
 
-impl Parsed {
-    const fn bad(verdict: Verdict) -> Self {
-        Self { kind: Kind::Bad(verdict), key: FlowKey::from_header(0), l4: L4 as u8, tcp_flags: 0 }
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} with transport at {} and TCP flags {:#04x}", self.kind(), self.l4(), self.tcp_flags())
     }
+}
+
+/// What was read from a frame: the five-tuple of a [`Kind::Flow`] (of an echo request protocol and addresses, with ports zero), and the rest.
+pub type Parsed = (FlowKey, Packet);
+
+const fn bad(verdict: Verdict) -> Parsed {
+    (FlowKey::from_header(0), Packet(BAD + verdict as u32))
 }
 
 const TCP: u8 = 6;
@@ -60,14 +106,14 @@ pub fn parse(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
     }
     let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
     if total_len < IPV4 || ETHERNET + total_len > frame_len {
-        return Parsed::bad(Verdict::BadIpv4);
+        return bad(Verdict::BadIpv4);
     }
     // More-fragments or an offset; the don't-fragment bit does not matter, the reserved one is ignored (RFC 791 section 3.1).
     if (fixed[20] & 0x3f) | fixed[21] != 0 {
         return fragment_or_bad_sum(head);
     }
     if !checksum_holds(fixed) {
-        return Parsed::bad(Verdict::BadIpv4Checksum);
+        return bad(Verdict::BadIpv4Checksum);
     }
     let mut header = [0; 16];
     header.copy_from_slice(&fixed[22..38]);
@@ -89,31 +135,30 @@ fn checksum_holds(frame: &[u8; L4 + 8]) -> bool {
 /// Checks the transport header at `l4`, with `l4_len` bytes from there to the end of the IP packet.
 #[inline(always)]
 fn transport(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
-    let mut parsed = Parsed { kind: Kind::Flow, key, l4: l4 as u8, tcp_flags: 0 };
     match key.protocol() {
         TCP => {
             let Some(header) = head.get(l4..l4 + 20) else {
-                return Parsed::bad(if l4_len < 20 { Verdict::BadL4 } else { Verdict::HeaderSplit });
+                return bad(if l4_len < 20 { Verdict::BadL4 } else { Verdict::HeaderSplit });
             };
             let header_len = usize::from(header[12] >> 4) * 4;
             if header_len < 20 || header_len > l4_len {
-                return Parsed::bad(Verdict::BadL4);
+                return bad(Verdict::BadL4);
             }
-            parsed.tcp_flags = header[13];
+            (key, Packet::flow(l4, header[13]))
         }
         UDP => {
             let Some(header) = head.get(l4..l4 + 8) else {
-                return Parsed::bad(if l4_len < 8 { Verdict::BadL4 } else { Verdict::HeaderSplit });
+                return bad(if l4_len < 8 { Verdict::BadL4 } else { Verdict::HeaderSplit });
             };
             let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
             if length < 8 || length > l4_len {
-                return Parsed::bad(Verdict::BadL4);
+                return bad(Verdict::BadL4);
             }
+            (key, Packet::flow(l4, 0))
         }
-        ICMP => return icmp(head, l4, l4_len, key),
-        _ => return Parsed::bad(Verdict::OtherProtocol),
+        ICMP => icmp(head, l4, l4_len, key),
+        _ => bad(Verdict::OtherProtocol),
     }
-    parsed
 }
 
 #[cold]
@@ -121,15 +166,12 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
 fn icmp(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
     const ECHO_REQUEST: u8 = 8;
     match head.get(l4..l4 + 8) {
-        _ if l4_len < 8 => Parsed::bad(Verdict::BadL4),
-        None => Parsed::bad(Verdict::HeaderSplit),
-        Some(header) if header[0] == ECHO_REQUEST && header[1] == 0 => Parsed {
-            kind: Kind::Echo,
-            key: FlowKey::new(ICMP, key.source(), key.destination(), 0, 0),
-            l4: l4 as u8,
-            tcp_flags: 0,
-        },
-        Some(_) => Parsed::bad(Verdict::Icmp),
+        _ if l4_len < 8 => bad(Verdict::BadL4),
+        None => bad(Verdict::HeaderSplit),
+        Some(header) if header[0] == ECHO_REQUEST && header[1] == 0 => {
+            (FlowKey::new(ICMP, key.source(), key.destination(), 0, 0), Packet(ECHO | (l4 as u32) << 8))
+        }
+        Some(_) => bad(Verdict::Icmp),
     }
 }
 
@@ -137,8 +179,8 @@ fn icmp(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
 #[inline(never)]
 fn fragment_or_bad_sum(head: &[u8]) -> Parsed {
     match head.first_chunk() {
-        Some(fixed) if checksum_holds(fixed) => Parsed::bad(Verdict::Fragment),
-        _ => Parsed::bad(Verdict::BadIpv4Checksum),
+        Some(fixed) if checksum_holds(fixed) => bad(Verdict::Fragment),
+        _ => bad(Verdict::BadIpv4Checksum),
     }
 }
 
@@ -147,7 +189,7 @@ fn fragment_or_bad_sum(head: &[u8]) -> Parsed {
 #[inline(never)]
 fn short(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
     if head.len() < frame_len {
-        return Parsed::bad(Verdict::HeaderSplit);
+        return bad(Verdict::HeaderSplit);
     }
     odd(head, frame_len, mac)
 }
@@ -156,13 +198,13 @@ fn short(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
 #[cold]
 #[inline(never)]
 fn odd(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
-    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return Parsed::bad(Verdict::Truncated) };
+    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(Verdict::Truncated) };
     let broadcast = ethernet[..6] == [0xff; 6];
     match (u16::from_be_bytes([ethernet[12], ethernet[13]]), ethernet[..6] == mac) {
-        (0x0806, own) if own || broadcast => Parsed { kind: Kind::Arp, ..Parsed::bad(Verdict::ArpBad) },
-        (_, false) => Parsed::bad(Verdict::OtherMac),
+        (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
+        (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4_with_options(head, frame_len),
-        (_, true) => Parsed::bad(Verdict::OtherEthertype),
+        (_, true) => bad(Verdict::OtherEthertype),
     }
 }
 
@@ -170,22 +212,22 @@ fn ipv4_with_options(head: &[u8], frame_len: usize) -> Parsed {
     let ip = &head[ETHERNET..];
     let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
     if ip.len() < IPV4 {
-        return Parsed::bad(missing);
+        return bad(missing);
     }
     let header_len = usize::from(ip[0] & 0x0f) * 4;
     let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     if ip[0] >> 4 != 4 || header_len < IPV4 || total_len < header_len || ETHERNET + total_len > frame_len {
-        return Parsed::bad(Verdict::BadIpv4);
+        return bad(Verdict::BadIpv4);
     }
-    let Some(header) = ip.get(..header_len) else { return Parsed::bad(missing) };
+    let Some(header) = ip.get(..header_len) else { return bad(missing) };
     if checksum::ones_complement_sum(header) != 0xffff {
-        return Parsed::bad(Verdict::BadIpv4Checksum);
+        return bad(Verdict::BadIpv4Checksum);
     }
     if (ip[6] & 0x3f) | ip[7] != 0 {
-        return Parsed::bad(Verdict::Fragment);
+        return bad(Verdict::Fragment);
     }
     if has_source_route(&header[IPV4..]) {
-        return Parsed::bad(Verdict::SourceRoute);
+        return bad(Verdict::SourceRoute);
     }
     let l4 = ETHERNET + header_len;
     let protocol = ip[9];

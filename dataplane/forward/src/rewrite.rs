@@ -67,17 +67,17 @@ pub fn rewrite(frame: &mut [u8], l4: usize, to: FlowKey, deltas: Deltas, link: A
     head[22] -= 1;
     let checksum = update(u16::from_le_bytes([head[24], head[25]]), deltas.l3);
     head[24..26].copy_from_slice(&checksum.to_le_bytes());
-    let tuple = to.bits().to_le_bytes();
-    head[26..34].copy_from_slice(&tuple[4..12]);
+    let (addresses, ports) = ((to.bits() >> 32) as u64, (to.bits() >> 96) as u32);
+    head[26..34].copy_from_slice(&addresses.to_le_bytes());
     let Some(transport) = frame.get_mut(l4..) else { return };
     if to.protocol() == 6 {
         if let Some(header) = transport.first_chunk_mut::<18>() {
-            header[..4].copy_from_slice(&tuple[12..]);
+            header[..4].copy_from_slice(&ports.to_le_bytes());
             let checksum = update(u16::from_le_bytes([header[16], header[17]]), deltas.l4);
             header[16..18].copy_from_slice(&checksum.to_le_bytes());
         }
     } else if let Some(header) = transport.first_chunk_mut::<8>() {
-        header[..4].copy_from_slice(&tuple[12..]);
+        header[..4].copy_from_slice(&ports.to_le_bytes());
         let old = u16::from_le_bytes([header[6], header[7]]);
         // RFC 768: zero says that there is no checksum, and a checksum that comes out as zero is sent as all ones.
         if old != 0 {
@@ -94,8 +94,10 @@ pub fn rewrite(frame: &mut [u8], l4: usize, to: FlowKey, deltas: Deltas, link: A
 #[inline(always)]
 pub fn set_link(frame: &mut [u8], link: Addressing) {
     if let Some(addresses) = frame.first_chunk_mut::<12>() {
-        let both = u128::from(link.destination) | u128::from(link.source) << 48;
-        addresses.copy_from_slice(&both.to_le_bytes()[..12]);
+        let first = link.destination | link.source << 48;
+        let rest = (link.source >> 16) as u32;
+        addresses[..8].copy_from_slice(&first.to_le_bytes());
+        addresses[8..].copy_from_slice(&rest.to_le_bytes());
     }
 }
 

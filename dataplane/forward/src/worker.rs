@@ -4,8 +4,9 @@
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
 //! [`Worker::burst`]; everything else goes through [`Worker::slow`].
 
+use crate::cpu;
 use crate::flow_key::FlowKey;
-use crate::flow_table::{Candidate, FlowTable, Place};
+use crate::flow_table::{Candidate, FlowTable, Place, Session};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::{
@@ -14,9 +15,8 @@ use crate::limits::{
 use crate::local;
 use crate::mailbox::Shared;
 use crate::neighbour::Link;
-use crate::parse::{Kind, Parsed, parse};
+use crate::parse::{Kind, Packet, parse};
 use crate::port_pool::PortPool;
-use crate::prefetch;
 use crate::rewrite::{Addressing, Deltas, mac_bits, rewrite, set_link};
 use crate::select::select;
 use crate::service_table::Tables;
@@ -24,7 +24,6 @@ use crate::steering::Steering;
 use crate::track::{Direction, State, flags};
 use crate::verdict::{Counters, Tally, Verdict};
 use arc_swap::{ArcSwap, Cache};
-use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
@@ -55,6 +54,8 @@ struct Port<F: Frame> {
     /// Each frame's owner must be worked out: the NIC does not steer.
     owned: bool,
     tx: Burst<F>,
+    /// Bytes queued since they were last counted.
+    tx_bytes: u64,
 }
 
 /// A translated frame that waits for its next hop's Ethernet address.
@@ -101,6 +102,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             mac_bits: mac_bits(port.mac),
             owned: workers > 1 && matches!(port.steering, Steering::Owner),
             tx: Burst::new(),
+            tx_bytes: 0,
         });
         Self {
             id,
@@ -182,50 +184,58 @@ impl<'m, F: Frame> Worker<'m, F> {
     fn burst<I: PacketIo<Frame = F>>(&mut self, port: usize, burst: &mut Burst<F>, ios: &mut [I], origin: Origin) {
         let Port { mac, owned, .. } = self.ports[port];
         let check_owner = owned && origin == Origin::Nic;
-        let mut parsed: ArrayVec<Parsed, BURST> = ArrayVec::new();
-        let mut places: ArrayVec<Place, BURST> = ArrayVec::new();
-        let mut candidates: ArrayVec<Candidate, BURST> = ArrayVec::new();
+        let received = burst.len();
+        let mut keys = [FlowKey::default(); BURST];
+        let mut packets = [Packet::default(); BURST];
+        let mut places = [Place::default(); BURST];
+        let mut candidates = [Candidate::default(); BURST];
         let mut bytes = 0;
 
         for frame in burst.iter() {
             if let Some(first) = frame.data().first() {
-                prefetch::line(first);
+                cpu::prefetch(first);
             }
         }
-        for frame in burst.iter() {
+        for (((frame, key), packet), place) in burst.iter().zip(&mut keys).zip(&mut packets).zip(&mut places) {
             let len = frame.frame_len();
             bytes += len as u64;
-            let packet = parse(frame.data(), len, mac);
-            places.push(self.table.place(packet.key));
-            parsed.push(packet);
+            (*key, *packet) = parse(frame.data(), len, mac);
+            *place = self.table.place(*key);
         }
-        for place in &places {
-            candidates.push(self.table.candidate(*place));
+        for (place, candidate) in places[..received].iter().zip(&mut candidates) {
+            *candidate = self.table.candidate(*place);
         }
         if origin == Origin::Nic {
-            self.counters.add(Tally::RxPackets, burst.len() as u64);
+            self.counters.add(Tally::RxPackets, received as u64);
             self.counters.add(Tally::RxBytes, bytes);
         }
-        for ((mut frame, packet), candidate) in burst.drain(..).zip(&parsed).zip(&candidates) {
-            let steady = packet.kind == Kind::Flow && packet.tcp_flags & flags::STATEFUL == 0 && !check_owner;
-            if steady && let Some(session) = self.table.confirm(*candidate, packet.key) {
+        let mut forwarded = 0;
+        for (((mut frame, &key), &packet), &candidate) in burst.drain(..).zip(&keys).zip(&packets).zip(&candidates) {
+            if packet.is_steady()
+                && !check_owner
+                && let Some(session) = self.table.confirm(candidate, key)
+            {
                 let direction = candidate.direction();
                 session.last_seen = self.now_ms;
-                let translation = Translation::of(session.keys, direction, session.l3_delta, session.l4_delta);
+                let translation = Translation::of(session, direction);
                 let next_hop = session.next_hop[direction];
                 let link = self.shared.neighbours.link(next_hop);
                 if link.is_resolved()
                     && let Some(out) = self.ports.get_mut(link.port())
-                    && translation.apply(&mut frame, packet.l4, link, out.mac_bits)
+                    && !out.tx.is_full()
+                    && translation.apply(&mut frame, packet.l4(), link, out.mac_bits)
                 {
-                    self.send(link.port(), frame, ios);
+                    forwarded += 1;
+                    out.tx_bytes += frame.frame_len() as u64;
+                    out.tx.push(frame);
                 } else {
-                    self.forward(frame, packet.l4, &translation, next_hop, ios);
+                    self.forward(frame, packet.l4(), &translation, next_hop, ios);
                 }
             } else {
-                self.slow(port, frame, packet, ios, origin);
+                self.slow(port, frame, key, packet, ios, origin);
             }
         }
+        self.counters.count_many(Verdict::Forwarded, forwarded);
     }
 
     /// Everything that is not a steady packet of a live flow.
@@ -235,15 +245,16 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        packet: &Parsed,
+        key: FlowKey,
+        packet: Packet,
         ios: &mut [I],
         origin: Origin,
     ) {
-        match packet.kind {
+        match packet.kind() {
             Kind::Bad(verdict) => self.counters.count(verdict),
             Kind::Arp => self.arp(port, &frame, ios),
-            Kind::Echo => self.echo(port, frame, packet, ios),
-            Kind::Flow => self.flow(port, frame, packet, ios, origin),
+            Kind::Echo => self.echo(port, frame, key, packet, ios),
+            Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
     }
 
@@ -252,18 +263,18 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        packet: &Parsed,
+        key: FlowKey,
+        packet: Packet,
         ios: &mut [I],
         origin: Origin,
     ) {
-        let key = packet.key;
         if origin == Origin::Nic && self.ports[port].owned {
             let owner = self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
             if owner != self.id {
                 return self.hand_over(owner, port, frame);
             }
         }
-        let found = self.table.find(key).filter(|&found| !self.reopens(found, packet.tcp_flags));
+        let found = self.table.find(key).filter(|&found| !self.reopens(found, packet.tcp_flags()));
         let (slot, direction) = match found {
             Some(found) => (found.slot(), found.direction()),
             None => {
@@ -274,19 +285,19 @@ impl<'m, F: Frame> Worker<'m, F> {
                         return self.hand_over(owner, port, frame);
                     }
                 }
-                match self.open(key, packet.tcp_flags) {
+                match self.open(key, packet.tcp_flags()) {
                     Ok(slot) => (slot, 0),
-                    Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
+                    Err(verdict) => return self.refuse(verdict, port, &frame, key, packet, ios),
                 }
             }
         };
         let now_ms = self.now_ms;
         let session = self.table.session_mut(slot);
-        session.state = session.state().after(Direction::from_bit(direction), packet.tcp_flags) as u8;
+        session.state = session.state().after(Direction::from_bit(direction), packet.tcp_flags()) as u8;
         session.last_seen = now_ms;
-        let translation = Translation::of(session.keys, direction, session.l3_delta, session.l4_delta);
+        let translation = Translation::of(session, direction);
         let next_hop = session.next_hop[direction];
-        self.forward(frame, packet.l4, &translation, next_hop, ios);
+        self.forward(frame, packet.l4(), &translation, next_hop, ios);
     }
 
     /// Whether a SYN from the client starts a new connection on an old flow: it was closed, or its backend is gone before it answered.
@@ -323,10 +334,11 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// Translates a frame and sends it, or holds it until its next hop is known.
+    #[inline(never)]
     fn forward<I: PacketIo<Frame = F>>(
         &mut self,
         mut frame: F,
-        l4: u8,
+        l4: usize,
         translation: &Translation,
         next_hop: u16,
         ios: &mut [I],
@@ -349,15 +361,15 @@ impl<'m, F: Frame> Worker<'m, F> {
         self.held.push_back(Held { frame, next_hop, since_ms: self.now_ms });
     }
 
-    /// Puts a finished frame on the way out; the only place that says [`Verdict::Forwarded`].
-    #[inline(always)]
+    /// Puts a finished frame on the way out.
+    #[inline]
     fn send<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
         let verdict = if self.queue(port, frame, ios) { Verdict::Forwarded } else { Verdict::TxFull };
         self.counters.count(verdict);
     }
 
     /// Queues a frame on a port; `false` when its transmit queue stays full.
-    #[inline(always)]
+    #[inline]
     fn queue<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) -> bool {
         if self.ports[port].tx.is_full()
             && let Some(io) = ios.get_mut(port)
@@ -366,20 +378,19 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         let tx = &mut self.ports[port].tx;
         let bytes = frame.frame_len() as u64;
-        if tx.try_push(frame).is_err() {
-            return false;
-        }
-        self.counters.add(Tally::TxPackets, 1);
-        self.counters.add(Tally::TxBytes, bytes);
-        true
+        let queued = tx.try_push(frame).is_ok();
+        self.ports[port].tx_bytes += if queued { bytes } else { 0 };
+        queued
     }
 
     /// Sends what is queued on a port; what the NIC does not take stays for the next time.
     #[inline]
     fn flush<I: PacketIo<Frame = F>>(&mut self, port: usize, io: &mut I) {
-        let tx = &mut self.ports[port].tx;
+        let Port { tx, tx_bytes, .. } = &mut self.ports[port];
         if !tx.is_empty() {
-            io.tx(tx);
+            let sent = io.tx(tx);
+            self.counters.add(Tally::TxPackets, sent as u64);
+            self.counters.add(Tally::TxBytes, std::mem::take(tx_bytes));
         }
     }
 
@@ -419,7 +430,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         verdict: Verdict,
         port: usize,
         frame: &F,
-        packet: &Parsed,
+        key: FlowKey,
+        packet: Packet,
         ios: &mut [I],
     ) {
         let may_answer = |this: &mut Self| this.answers.take(this.now_ms);
@@ -427,7 +439,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Verdict::Rejected if !may_answer(self) => self.counters.count(Verdict::RejectLimited),
             Verdict::Rejected => {
                 self.counters.count(verdict);
-                if let Some(answer) = local::port_unreachable(frame.data(), packet)
+                if let Some(answer) = local::port_unreachable(frame.data(), key)
                     && self.answer(port, &answer, ios)
                 {
                     self.counters.add(Tally::IcmpSent, 1);
@@ -435,9 +447,9 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
             Verdict::TcpNoFlow => {
                 self.counters.count(verdict);
-                if packet.tcp_flags & flags::RST == 0
+                if packet.tcp_flags() & flags::RST == 0
                     && may_answer(self)
-                    && let Some(answer) = local::reset(frame.data(), packet)
+                    && let Some(answer) = local::reset(frame.data(), key, packet)
                     && self.answer(port, &answer, ios)
                 {
                     self.counters.add(Tally::ResetsSent, 1);
@@ -454,8 +466,8 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// An echo request: answered in place when it is for a VIP or an address of the gateway.
-    fn echo<I: PacketIo<Frame = F>>(&mut self, port: usize, mut frame: F, packet: &Parsed, ios: &mut [I]) {
-        let (key, gateway) = (packet.key, &self.shared.gateway);
+    fn echo<I: PacketIo<Frame = F>>(&mut self, port: usize, mut frame: F, key: FlowKey, packet: Packet, ios: &mut [I]) {
+        let gateway = &self.shared.gateway;
         let destination = key.destination();
         let ours = self.tables.address(destination).is_some() || gateway.is_own(destination) || gateway.is_snat(destination);
         if !ours {
@@ -467,7 +479,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         if !self.answers.take(self.now_ms) {
             return self.counters.count(Verdict::RejectLimited);
         }
-        local::echo_reply(frame.data_mut(), usize::from(packet.l4), self.ports[port].mac);
+        local::echo_reply(frame.data_mut(), packet.l4(), self.ports[port].mac);
         let verdict = if self.queue(port, frame, ios) { Verdict::EchoReplied } else { Verdict::TxFull };
         self.counters.count(verdict);
     }
@@ -555,19 +567,20 @@ struct Translation {
 impl Translation {
     /// A packet of one direction leaves as the other direction's key reversed.
     #[inline(always)]
-    const fn of(keys: [FlowKey; 2], direction: usize, l3: [u16; 2], l4: [u16; 2]) -> Self {
+    const fn of(session: &Session, direction: usize) -> Self {
         let direction = direction & 1;
-        Self { to: keys[direction ^ 1].reversed(), deltas: Deltas { l3: l3[direction], l4: l4[direction] } }
+        let deltas = Deltas { l3: session.l3_delta[direction], l4: session.l4_delta[direction] };
+        Self { to: session.keys[direction ^ 1].reversed(), deltas }
     }
 
     /// Rewrites the frame; `false`, and nothing is written, when its TTL has run out.
     #[inline(always)]
-    fn apply<F: Frame>(&self, frame: &mut F, l4: u8, link: Link, source: u64) -> bool {
+    fn apply<F: Frame>(&self, frame: &mut F, l4: usize, link: Link, source: u64) -> bool {
         let bytes = frame.data_mut();
         if bytes.get(22).is_none_or(|&ttl| ttl <= 1) {
             return false;
         }
-        rewrite(bytes, usize::from(l4), self.to, self.deltas, Addressing { destination: link.mac_bits(), source });
+        rewrite(bytes, l4, self.to, self.deltas, Addressing { destination: link.mac_bits(), source });
         true
     }
 }
