@@ -1,0 +1,103 @@
+//! Worker threads: pinned to a core, known to DPDK.
+
+use crate::{errno, error_text};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::marker::PhantomData;
+
+/// Why a thread cannot be a worker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ThreadError {
+    /// The core is missing, or not given to this process.
+    #[error("core {core} is not on this host or not given to this process; it may use {available}")]
+    NoCore {
+        /// The core asked for.
+        core: u16,
+        /// Those that can be used.
+        available: String,
+    },
+    /// The kernel refused to pin.
+    #[error("cannot pin a thread to core {core}: {reason}")]
+    Pin {
+        /// The core asked for.
+        core: u16,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// DPDK has no place for another thread.
+    #[error("DPDK takes no further thread: {0}")]
+    Register(String),
+}
+
+/// The cores this process may run on, ascending.
+#[must_use]
+pub fn available_cores() -> Vec<u16> {
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU)
+        .filter(|&core| set.is_set(core))
+        .filter_map(|core| u16::try_from(core).ok())
+        .collect()
+}
+
+/// Pins the calling thread to one core.
+pub fn pin_to_core(core: u16) -> Result<(), ThreadError> {
+    if usize::from(core) >= CpuSet::MAX_CPU {
+        return Err(no_core(core));
+    }
+    let mut set = CpuSet::new();
+    set.set(usize::from(core));
+    match sched_setaffinity(None, &set) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::INVAL) => Err(no_core(core)),
+        Err(e) => Err(ThreadError::Pin { core, reason: e.to_string() }),
+    }
+}
+
+fn no_core(core: u16) -> ThreadError {
+    let cores: Vec<String> = available_cores().iter().map(u16::to_string).collect();
+    ThreadError::NoCore { core, available: format!("cores {}", cores.join(", ")) }
+}
+
+/// While it lives, DPDK knows the thread that made it, and packet memory has a cache for it.
+#[derive(Debug)]
+pub struct Registered(PhantomData<*const ()>);
+
+/// Makes the calling thread known to DPDK: allocating and freeing frames then goes through a cache of its own, not through the pool that
+/// all threads share.
+pub fn register_thread(_eal: crate::Eal) -> Result<Registered, ThreadError> {
+    // SAFETY: the environment runs; the call concerns only the calling thread.
+    if unsafe { dpdk_sys::rte_thread_register() } < 0 {
+        return Err(ThreadError::Register(error_text(errno())));
+    }
+    Ok(Registered(PhantomData))
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // SAFETY: Registered does not leave its thread, so this is the thread that registered.
+        unsafe { dpdk_sys::rte_thread_unregister() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_pinned_to_the_core_it_names_and_no_other() {
+        let core = *available_cores().last().unwrap();
+        std::thread::spawn(move || {
+            pin_to_core(core).unwrap();
+            assert_eq!(available_cores(), vec![core]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_named_with_those_that_are() {
+        for core in [u16::MAX, 1023] {
+            let message = pin_to_core(core).unwrap_err().to_string();
+            assert!(message.contains(&core.to_string()) && message.contains("cores 0"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Real frames through each virtual device, from the kernel and back to it, in a network namespace of the test's own. Needs root.
+
+use capsule::{Device, Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig};
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use turnpike_packet::io::{Burst, Frame, PacketIo, Spread};
+
+/// The kernel's end of the link.
+const KERNEL: &str = "10.77.0.1";
+/// The address behind the port: no kernel has it.
+const BEYOND: &str = "10.77.0.2";
+const BEYOND_MAC: &str = "02:00:00:00:00:02";
+
+/// Runs this very test again in a namespace of its own; there, runs `body`.
+fn in_namespace(test: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "CAPSULE_TEST_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "--kill-child"])
+        .arg(this)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test} in a private namespace (root is needed):\n{out}\n{err}");
+    assert!(out.contains("1 passed"), "{out}");
+}
+
+fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Two ends of a wire: `port0` for the port, `kern0` for the kernel, which completes its checksums.
+fn make_veth() {
+    run("ip link add port0 type veth peer name kern0");
+    run("ethtool -K kern0 tx off");
+    run("ip link set port0 up");
+}
+
+/// The kernel's end gets its address and knows the one beyond.
+fn address(interface: &str) {
+    run(&format!("ip link set {interface} up"));
+    run(&format!("ip address add {KERNEL}/24 dev {interface}"));
+    run(&format!("ip neighbour add {BEYOND} lladdr {BEYOND_MAC} dev {interface}"));
+}
+
+fn open(device: &str, queues: u16) -> (Port, Vec<capsule::Queue>) {
+    let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 128 }, pci: vec![] }).unwrap();
+    let pool = Mempool::new(eal, 8191, Mempool::DATA_ROOM).unwrap();
+    let device: Device = device.parse().unwrap();
+    let config = PortConfig { queues, ..PortConfig::default() };
+    Port::open(eal, &device, &config, pool).unwrap()
+}
+
+/// Receives from any queue until `wanted` says yes to a frame; none after 5 s.
+fn receive(queues: &mut [capsule::Queue], wanted: impl Fn(&[u8]) -> bool) -> Option<(usize, Mbuf)> {
+    let end = Instant::now() + Duration::from_secs(5);
+    let mut burst = Burst::new();
+    while Instant::now() < end {
+        for (index, queue) in queues.iter_mut().enumerate() {
+            queue.rx(&mut burst);
+            if let Some(frame) = burst.drain(..).find(|frame| wanted(frame.data())) {
+                return Some((index, frame));
+            }
+        }
+    }
+    None
+}
+
+/// The kernel sends UDP datagrams; the port sends each back with its addresses and ports swapped, as the peer would; the kernel receives them.
+fn echo(queues: &mut [capsule::Queue], sizes: &[usize]) {
+    let socket = UdpSocket::bind((KERNEL, 7000)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for &size in sizes {
+        let payload: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();
+        socket.send_to(&payload, (BEYOND, 9)).unwrap();
+        let ours = |data: &[u8]| data.len() >= 42 + size && data[12..14] == [8, 0] && data[36..38] == [0, 9];
+        let (index, mut frame) = receive(queues, ours).expect("the datagram arrives");
+        assert_eq!(frame.data()[0..6], [2, 0, 0, 0, 0, 2], "to the address beyond");
+        frame.truncate(42 + size);
+        frame.linearize().unwrap();
+        assert_eq!(frame.data()[42..], payload[..]);
+        swap(frame.data_mut());
+        let mut burst: Burst<Mbuf> = [frame].into_iter().collect();
+        while !burst.is_empty() {
+            queues[index].tx(&mut burst);
+        }
+        let mut got = vec![0; 2048];
+        let (len, from) = socket.recv_from(&mut got).unwrap();
+        assert_eq!((&got[..len], from.to_string()), (&payload[..], format!("{BEYOND}:9")));
+    }
+}
+
+/// Ethernet, IPv4 and UDP source against destination: no checksum changes.
+fn swap(data: &mut [u8]) {
+    for (first, second, len) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
+        for i in 0..len {
+            data.swap(first + i, second + i);
+        }
+    }
+}
+
+#[test]
+fn af_packet_over_veth() {
+    in_namespace("af_packet_over_veth", || {
+        make_veth();
+        address("kern0");
+        let (port, mut queues) = open("net_af_packet0,iface=port0,qpairs=2", 2);
+        assert_eq!((port.driver(), &port.info().spread), ("net_af_packet", &Spread::Unknown));
+        echo(&mut queues, &[1, 18, 200, 1472]);
+        assert!(port.stats().rx_frames >= 4 && port.stats().tx_frames == 4, "{:?}", port.stats());
+        let mac = std::fs::read_to_string("/proc/net/dev").map(|_| port.info().mac).unwrap();
+        assert_ne!(mac, [0; 6]);
+        drop((port, queues));
+        // Closed entirely: the same interface can be opened again.
+        let (_port, mut queues) = open("net_af_packet0,iface=port0", 1);
+        echo(&mut queues, &[64]);
+    });
+}
+
+#[test]
+fn af_xdp_over_veth() {
+    in_namespace("af_xdp_over_veth", || {
+        make_veth();
+        address("kern0");
+        let (port, mut queues) = open("net_af_xdp0,iface=port0,force_copy=1", 1);
+        assert_eq!((port.driver(), &port.info().spread), ("net_af_xdp", &Spread::Unknown));
+        echo(&mut queues, &[1, 18, 200, 1472]);
+        drop((port, queues));
+        let (_port, mut queues) = open("net_af_xdp0,iface=port0,force_copy=1", 1);
+        echo(&mut queues, &[64]);
+    });
+}
+
+#[test]
+fn tap() {
+    in_namespace("tap", || {
+        let (port, mut queues) = open("net_tap0,iface=kern0", 1);
+        address("kern0");
+        assert_eq!((port.driver(), &port.info().spread), ("net_tap", &Spread::Unknown));
+        echo(&mut queues, &[1, 18, 200, 1472]);
+        drop((port, queues));
+        let (_port, mut queues) = open("net_tap0,iface=kern0", 1);
+        address("kern0");
+        echo(&mut queues, &[64]);
+    });
+}
+
+#[test]
+fn a_device_with_too_few_queues_says_how_to_get_more() {
+    in_namespace("a_device_with_too_few_queues_says_how_to_get_more", || {
+        make_veth();
+        let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![] }).unwrap();
+        let pool = Mempool::new(eal, 1023, Mempool::DATA_ROOM).unwrap();
+        let device: Device = "net_af_packet0,iface=port0".parse().unwrap();
+        let config = PortConfig { queues: 2, ..PortConfig::default() };
+        let message = Port::open(eal, &device, &config, pool).unwrap_err().to_string();
+        assert!(
+            message.contains("has 1 queue pairs, 2 are needed") && message.contains("qpairs="),
+            "{message}"
+        );
+    });
+}
+
+/// Two programs one after the other, the first ended by SIGKILL: the second finds nothing in its way.
+#[test]
+fn a_killed_program_leaves_nothing_in_the_way() {
+    const PHASE: &str = "CAPSULE_TEST_KILLED";
+    if let Some(device) = std::env::var_os(PHASE) {
+        let (_port, _queues) = open(device.to_str().unwrap(), 1);
+        println!("open");
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    in_namespace("a_killed_program_leaves_nothing_in_the_way", || {
+        use std::io::{BufRead, BufReader};
+        make_veth();
+        address("kern0");
+        let devices =
+            ["net_af_packet0,iface=port0", "net_af_xdp0,iface=port0,force_copy=1", "net_tap0,iface=tap0"];
+        for device in devices.iter().flat_map(|d| [d, d]) {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "a_killed_program_leaves_nothing_in_the_way", "--nocapture"])
+                .env(PHASE, device)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let opened = BufReader::new(child.stdout.take().unwrap())
+                .lines()
+                .any(|line| line.unwrap().contains("open"));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(opened, "{device} opens after a killed program");
+        }
+        let (_port, mut queues) = open("net_af_xdp0,iface=port0,force_copy=1", 1);
+        echo(&mut queues, &[64]);
+    });
+}
