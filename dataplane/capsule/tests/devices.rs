@@ -116,8 +116,7 @@ fn af_packet_over_veth() {
         assert_eq!((port.driver(), &port.info().spread), ("net_af_packet", &Spread::Unknown));
         echo(&mut queues, &[1, 18, 200, 1472]);
         assert!(port.stats().rx_frames >= 4 && port.stats().tx_frames == 4, "{:?}", port.stats());
-        let mac = std::fs::read_to_string("/proc/net/dev").map(|_| port.info().mac).unwrap();
-        assert_ne!(mac, [0; 6]);
+        assert_ne!(port.info().mac, [0; 6]);
         drop((port, queues));
         // Closed entirely: the same interface can be opened again.
         let (_port, mut queues) = open("net_af_packet0,iface=port0", 1);
@@ -133,9 +132,6 @@ fn af_xdp_over_veth() {
         let (port, mut queues) = open("net_af_xdp0,iface=port0,force_copy=1", 1);
         assert_eq!((port.driver(), &port.info().spread), ("net_af_xdp", &Spread::Unknown));
         echo(&mut queues, &[1, 18, 200, 1472]);
-        drop((port, queues));
-        let (_port, mut queues) = open("net_af_xdp0,iface=port0,force_copy=1", 1);
-        echo(&mut queues, &[64]);
     });
 }
 
@@ -169,7 +165,8 @@ fn a_device_with_too_few_queues_says_how_to_get_more() {
     });
 }
 
-/// Two programs one after the other, the first ended by SIGKILL: the second finds nothing in its way.
+/// Programs one after the other, each ended by SIGKILL: the next finds nothing in its way. (libxdp keeps its socket until the process ends, so
+/// net_af_xdp can be opened again by another process only.)
 #[test]
 fn a_killed_program_leaves_nothing_in_the_way() {
     const PHASE: &str = "CAPSULE_TEST_KILLED";
