@@ -1,4 +1,5 @@
 //! Real frames through each virtual device, from the kernel and back to it, in a network namespace of the test's own. Needs root.
+#![allow(clippy::unwrap_used)]
 
 use capsule::{Device, Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig};
 use std::net::UdpSocket;

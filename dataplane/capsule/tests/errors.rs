@@ -1,4 +1,5 @@
 //! Devices that cannot be: one clear error each, and nothing half-open behind it.
+#![allow(clippy::unwrap_used)]
 
 use capsule::{Device, DeviceError, Eal, EalConfig, Memory, Mempool, Port, PortConfig, PortError};
 

@@ -1,4 +1,5 @@
 //! The environment on huge pages. Needs root, to reserve them; those it reserves are given back.
+#![allow(clippy::unwrap_used)]
 
 use capsule::{Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig, free_hugepages_mb, ring};
 use turnpike_packet::io::{Burst, Frame, PacketIo};

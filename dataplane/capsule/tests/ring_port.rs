@@ -1,4 +1,5 @@
 //! Ports made of rings, on ordinary pages: frames, pools, queues, and what happens when they are dropped in every order.
+#![allow(clippy::unwrap_used)]
 
 use capsule::{Eal, EalConfig, EalError, Mbuf, Memory, Mempool, Port, PortConfig, PortError, Queue, ring};
 use capsule::{RingConsumer, RingProducer};
