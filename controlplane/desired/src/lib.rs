@@ -10,9 +10,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address_guard;
+pub mod allocate;
 mod claims;
+pub mod defaults;
 pub mod desired;
 pub mod diff;
+pub mod endpoint_slices;
 mod endpoints;
 pub mod envelope;
 mod frontends;
@@ -24,4 +27,5 @@ pub mod resolve;
 pub mod selector;
 pub mod settings;
 pub mod tracker;
+pub mod validate;
 pub mod words;

@@ -1,0 +1,284 @@
+//! `v1 Service`
+
+use super::{Errors, names};
+use crate::defaults::needs_node_ports;
+use crate::desired::Family;
+use crate::frontends::protocol;
+use crate::k8s::{PortRef, Service, ServicePort, ServiceSpec};
+use crate::settings::Rules;
+use crate::words::{ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, MODE_ANNOTATION};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+const AFFINITY_TIMEOUT_MAX_S: i32 = 86_400;
+
+pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let spec = &service.spec;
+    errors.is_one_of("spec.type", &spec.r#type, &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]);
+    for (key, value) in &spec.selector {
+        errors.check("spec.selector", names::qualified_name(key));
+        errors.check(format!("spec.selector[{key}]"), names::label_value(value));
+    }
+    ports(service, rules, errors);
+    addresses(spec, rules, errors);
+    policies(spec, errors);
+    load_balancer(service, rules, errors);
+    if spec.r#type == "ExternalName" {
+        let name = spec.external_name.strip_suffix('.').unwrap_or(&spec.external_name);
+        errors.check("spec.externalName", names::dns1123_subdomain(name));
+    }
+    for (index, text) in spec.external_ips.iter().enumerate() {
+        errors.is_host_address(&format!("spec.externalIPs[{index}]"), text);
+    }
+    if let Some(mode) = service.metadata.annotations.get(MODE_ANNOTATION) {
+        errors.is_one_of(&format!("metadata.annotations[{MODE_ANNOTATION}]"), mode, &["nat"]);
+    }
+}
+
+pub(super) fn check_update(old: &Service, new: &Service, errors: &mut Errors) {
+    let has_addresses = |service: &Service| service.spec.r#type != "ExternalName";
+    if has_addresses(old) && has_addresses(new) {
+        let (before, after) = (&old.spec, &new.spec);
+        if !before.cluster_ip.is_empty() && before.cluster_ip != after.cluster_ip {
+            let message = format!(
+                "cannot change from {} to {:?}; delete the Service first",
+                before.cluster_ip, after.cluster_ip
+            );
+            errors.add("spec.clusterIP", message);
+        }
+        if before.ip_families.first() != after.ip_families.first() && !before.ip_families.is_empty() {
+            let message = format!(
+                "the first family cannot change from {}; delete the Service first",
+                before.ip_families[0]
+            );
+            errors.add("spec.ipFamilies[0]", message);
+        }
+    }
+    let is_public = |service: &Service| service.spec.r#type == "LoadBalancer";
+    if is_public(old) && is_public(new) && old.spec.load_balancer_class != new.spec.load_balancer_class {
+        errors.add(
+            "spec.loadBalancerClass",
+            "cannot change while the type is LoadBalancer; delete the Service first",
+        );
+    }
+}
+
+fn ports(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let spec = &service.spec;
+    let needs_no_port = spec.r#type == "ExternalName" || spec.cluster_ip == CLUSTER_IP_NONE;
+    if spec.ports.is_empty() && !needs_no_port {
+        errors.add("spec.ports", "at least one port is needed");
+    }
+    let mut seen_names = BTreeSet::new();
+    let mut seen_ports = BTreeSet::new();
+    let mut seen_node_ports = BTreeSet::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        let at = |field: &str| format!("spec.ports[{index}].{field}");
+        one_port(index, port, errors);
+        if port.name.is_empty() && spec.ports.len() > 1 {
+            errors.add(at("name"), "is needed when there are several ports");
+        }
+        if !port.name.is_empty() && !seen_names.insert(&port.name) {
+            errors.add(at("name"), format!("{:?} is the name of another port, too", port.name));
+        }
+        if !seen_ports.insert((&port.protocol, port.port)) {
+            errors.add(at("port"), format!("{} {} is there twice", port.protocol, port.port));
+        }
+        if port.node_port == 0 {
+            continue;
+        }
+        let range = rules.node_port_range;
+        if !needs_node_ports(service) && spec.r#type != "LoadBalancer" {
+            errors.add(at("nodePort"), "is only for type NodePort or LoadBalancer");
+        } else if !(i32::from(range.first)..=i32::from(range.last)).contains(&port.node_port) {
+            let message = format!(
+                "{} is not in {}-{} (cluster.node_port_range)",
+                port.node_port, range.first, range.last
+            );
+            errors.add(at("nodePort"), message);
+        } else if !seen_node_ports.insert((&port.protocol, port.node_port)) {
+            errors.add(at("nodePort"), format!("{} {} is there twice", port.protocol, port.node_port));
+        }
+    }
+}
+
+fn one_port(index: usize, port: &ServicePort, errors: &mut Errors) {
+    let at = |field: &str| format!("spec.ports[{index}].{field}");
+    if !port.name.is_empty() {
+        errors.check(at("name"), names::dns1123_label(&port.name));
+    }
+    if protocol(&port.protocol).is_none() {
+        errors.add(at("protocol"), format!("{:?} is not one of TCP, UDP, SCTP", port.protocol));
+    }
+    errors.is_port(at("port"), port.port);
+    match port.target_port.port() {
+        // Taken from `port` by the defaults, and told there if it is wrong.
+        PortRef::Number(number) if number == port.port => {}
+        PortRef::Number(number) => errors.is_port(at("targetPort"), number),
+        PortRef::Name(name) => errors.check(at("targetPort"), names::port_name(name)),
+    }
+    if let Some(word) = port.app_protocol.as_deref() {
+        errors.check(at("appProtocol"), names::qualified_name(word));
+    }
+}
+
+fn addresses(spec: &ServiceSpec, rules: &Rules, errors: &mut Errors) {
+    if spec.r#type == "ExternalName" {
+        if !spec.cluster_ip.is_empty() && spec.cluster_ip != CLUSTER_IP_NONE {
+            errors.add("spec.clusterIP", "an ExternalName Service has none");
+        }
+        return;
+    }
+    families(spec, rules, errors);
+    if let Some(first) = spec.cluster_ips.first().filter(|first| **first != spec.cluster_ip) {
+        errors.add("spec.clusterIPs[0]", format!("{first:?} is not spec.clusterIP {:?}", spec.cluster_ip));
+    }
+    if spec.cluster_ip == CLUSTER_IP_NONE {
+        if spec.cluster_ips.len() > 1 {
+            errors.add("spec.clusterIPs", "a headless Service has no other than None");
+        }
+        if spec.r#type != "ClusterIP" {
+            errors.add("spec.clusterIP", format!("None is not for type {}", spec.r#type));
+        }
+        return;
+    }
+    if spec.cluster_ips.len() > spec.ip_families.len() {
+        errors.add("spec.clusterIPs", "more addresses than spec.ipFamilies");
+    }
+    for (index, text) in spec.cluster_ips.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        let path = format!("spec.clusterIPs[{index}]");
+        let Some(address) = errors.is_host_address(&path, text) else { continue };
+        let family = Family::of(address);
+        if spec.ip_families.get(index).is_some_and(|stated| stated != family.name()) {
+            errors.add(path, format!("{address} is not of the family {}", spec.ip_families[index]));
+        } else if !rules.service_cidrs.iter().any(|network| is_assignable(network, address)) {
+            let networks = list(rules.service_cidrs.iter());
+            errors.add(
+                path,
+                format!("{address} is no assignable address of cluster.service_cidrs ({networks})"),
+            );
+        }
+    }
+}
+
+fn families(spec: &ServiceSpec, rules: &Rules, errors: &mut Errors) {
+    for (index, family) in spec.ip_families.iter().enumerate() {
+        let path = format!("spec.ipFamilies[{index}]");
+        if Family::parse(family).is_none() {
+            errors.add(path, format!("{family:?} is not one of IPv4, IPv6"));
+        } else if spec.ip_families[..index].contains(family) {
+            errors.add(path, format!("{family} is there twice"));
+        }
+    }
+    let Some(policy) = spec.ip_family_policy.as_deref() else { return };
+    errors.is_one_of("spec.ipFamilyPolicy", policy, &["SingleStack", "PreferDualStack", "RequireDualStack"]);
+    if policy == "SingleStack" && (spec.ip_families.len() > 1 || spec.cluster_ips.len() > 1) {
+        errors.add(
+            "spec.ipFamilyPolicy",
+            "SingleStack allows one family only; write PreferDualStack or RequireDualStack",
+        );
+    }
+    if spec.cluster_ip == CLUSTER_IP_NONE {
+        return;
+    }
+    // With PreferDualStack a family without a network is left out by the allocator.
+    let needed = if policy == "PreferDualStack" { 1 } else { spec.ip_families.len() };
+    for (index, name) in spec.ip_families.iter().take(needed).enumerate() {
+        let Some(family) = Family::parse(name) else { continue };
+        if !rules.service_cidrs.iter().any(|network| Family::of(network.addr()) == family) {
+            let message = format!(
+                "there is no {family} network in cluster.service_cidrs; add one or choose the other family"
+            );
+            errors.add(format!("spec.ipFamilies[{index}]"), message);
+        }
+    }
+}
+
+/// Whether an address of a Service network may be given: not the first one and, of IPv4, not the last one.
+fn is_assignable(network: &IpNet, address: IpAddr) -> bool {
+    let is_last = address.is_ipv4() && address == network.broadcast();
+    network.contains(&address) && address != network.network() && !is_last
+}
+
+fn policies(spec: &ServiceSpec, errors: &mut Errors) {
+    let is_external =
+        matches!(spec.r#type.as_str(), "NodePort" | "LoadBalancer") || !spec.external_ips.is_empty();
+    errors.is_one_of("spec.sessionAffinity", &spec.session_affinity, &["None", "ClientIP"]);
+    let client = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    if let Some(seconds) = client.and_then(|client| client.timeout_seconds)
+        && !(1..=AFFINITY_TIMEOUT_MAX_S).contains(&seconds)
+    {
+        let message = format!("{seconds} is not 1..{AFFINITY_TIMEOUT_MAX_S}");
+        errors.add("spec.sessionAffinityConfig.clientIP.timeoutSeconds", message);
+    }
+    if !spec.external_traffic_policy.is_empty() {
+        errors.is_one_of("spec.externalTrafficPolicy", &spec.external_traffic_policy, &["Cluster", "Local"]);
+        if !is_external {
+            errors.add(
+                "spec.externalTrafficPolicy",
+                "is only for type NodePort or LoadBalancer or with externalIPs",
+            );
+        }
+    }
+    if let Some(policy) = spec.internal_traffic_policy.as_deref() {
+        errors.is_one_of("spec.internalTrafficPolicy", policy, &["Cluster", "Local"]);
+    }
+    if let Some(wish) = spec.traffic_distribution.as_deref() {
+        errors.is_one_of(
+            "spec.trafficDistribution",
+            wish,
+            &["PreferClose", "PreferSameZone", "PreferSameNode"],
+        );
+    }
+    if spec.health_check_node_port != 0 {
+        errors.is_port("spec.healthCheckNodePort", spec.health_check_node_port);
+        if spec.r#type != "LoadBalancer" || spec.external_traffic_policy != "Local" {
+            errors.add(
+                "spec.healthCheckNodePort",
+                "is only for type LoadBalancer with externalTrafficPolicy Local",
+            );
+        }
+    }
+}
+
+fn load_balancer(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let spec = &service.spec;
+    for (index, text) in spec.load_balancer_source_ranges.iter().enumerate() {
+        if text.trim().parse::<IpNet>().is_err() {
+            let message = format!("{text:?} is no network; write e.g. \"198.51.100.0/24\"");
+            errors.add(format!("spec.loadBalancerSourceRanges[{index}]"), message);
+        }
+    }
+    if !spec.load_balancer_ip.is_empty() {
+        errors.is_host_address("spec.loadBalancerIP", &spec.load_balancer_ip);
+    }
+    if let Some(class) = spec.load_balancer_class.as_deref() {
+        errors.check("spec.loadBalancerClass", names::qualified_name(class));
+    }
+    let pool = service.metadata.annotations.get(ADDRESS_POOL_ANNOTATION);
+    if let Some(pool) = pool.filter(|pool| !rules.pools.iter().any(|known| known.name == **pool)) {
+        let known = list(rules.pools.iter().map(|known| &known.name));
+        let message = format!("there is no address pool {pool:?} in cluster.pools (there are: {known})");
+        errors.add(format!("metadata.annotations[{ADDRESS_POOL_ANNOTATION}]"), message);
+    }
+    if spec.r#type == "LoadBalancer" {
+        return;
+    }
+    let only = "is only for type LoadBalancer";
+    if !spec.load_balancer_source_ranges.is_empty() {
+        errors.add("spec.loadBalancerSourceRanges", only);
+    }
+    if spec.load_balancer_class.is_some() {
+        errors.add("spec.loadBalancerClass", only);
+    }
+    if spec.allocate_load_balancer_node_ports.is_some() {
+        errors.add("spec.allocateLoadBalancerNodePorts", only);
+    }
+}
+
+/// Words in a row for people; `none` if there are none.
+fn list<T: ToString>(words: impl Iterator<Item = T>) -> String {
+    let words: Vec<String> = words.map(|word| word.to_string()).collect();
+    if words.is_empty() { "none".into() } else { words.join(", ") }
+}
