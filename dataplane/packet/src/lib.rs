@@ -3,12 +3,15 @@
 //! - [`io`]: the [`io::PacketIo`] trait: whole bursts in, whole bursts out. DPDK implements it in `capsule`.
 //! - [`memory`] and [`pcap`]: its twins without DPDK, for tests and tools.
 //! - [`ethernet`], [`arp`], [`ipv4`], [`icmpv4`], [`tcp`], [`udp`]: one file per protocol.
-//! - [`checksum`]: RFC 1071 sums and RFC 1624 updates.
+//! - [`checksum`]: RFC 1071 sums and RFC 1624 updates. [`toeplitz`]: the hash of receive-side scaling.
+//! - [`flight`]: whole frames, made and checked, for tests and tools. [`conformance`]: what every [`io::PacketIo`] must do.
 #![forbid(unsafe_code)]
 
 pub mod arp;
 pub mod checksum;
+pub mod conformance;
 pub mod ethernet;
+pub mod flight;
 pub mod icmpv4;
 pub mod io;
 pub mod ipv4;

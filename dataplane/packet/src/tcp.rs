@@ -1,1 +1,76 @@
-//! Being written.
+//! TCP (RFC 9293): flags, and the reset for a segment of no connection.
+
+use crate::flight::Flight;
+use crate::{checksum, ethernet, ipv4};
+
+/// Length of a header without options, in bytes.
+pub const HEADER: usize = 20;
+
+/// Flag bits (RFC 9293 section 3.1).
+pub mod flags {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Open.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Hand the data on at once.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+    /// Flags that open, close or reset a connection.
+    pub const STATEFUL: u8 = FIN | SYN | RST;
+}
+
+/// A frame with a reset.
+pub type ResetFrame = [u8; ethernet::HEADER + ipv4::HEADER + HEADER];
+
+/// The reset that a segment without connection gets (RFC 9293 section 3.10.7.1), from the address it was sent to. `frame` holds an IPv4
+/// packet whose TCP header, at `tcp`, has been checked. None when the headers are not there, or when the segment is a reset itself.
+#[must_use]
+pub fn reset(frame: &[u8], tcp: usize) -> Option<ResetFrame> {
+    let ip = frame.get(ethernet::HEADER..)?.first_chunk::<{ ipv4::HEADER }>()?;
+    let segment = frame.get(tcp..)?.first_chunk::<HEADER>()?;
+    let word = |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
+    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    let seen = segment[13];
+    if seen & flags::RST != 0 {
+        return None;
+    }
+    let (sequence, acknowledgement, bits) = if seen & flags::ACK != 0 {
+        (word(8), 0, flags::RST)
+    } else {
+        let end = ethernet::HEADER + usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+        let data = end.saturating_sub(tcp + usize::from(segment[12] >> 4) * 4) as u32;
+        let controls = u32::from(seen & flags::SYN != 0) + u32::from(seen & flags::FIN != 0);
+        (0, word(4).wrapping_add(data).wrapping_add(controls), flags::RST | flags::ACK)
+    };
+    let (from, to) = (address(16), address(12));
+    let mut answer: ResetFrame = [0; 54];
+    answer[..14].copy_from_slice(&ethernet::back(frame)?);
+    answer[14..34].copy_from_slice(&ipv4::header(ipv4::TCP, from, to, HEADER)?);
+    answer[34..36].copy_from_slice(&segment[2..4]);
+    answer[36..38].copy_from_slice(&segment[..2]);
+    answer[38..42].copy_from_slice(&u32::to_be_bytes(sequence));
+    answer[42..46].copy_from_slice(&u32::to_be_bytes(acknowledgement));
+    answer[46] = 5 << 4;
+    answer[47] = bits;
+    let sum = !checksum::transport_sum(from, to, ipv4::TCP, &answer[34..]);
+    answer[50..52].copy_from_slice(&sum.to_be_bytes());
+    Some(answer)
+}
+
+/// A frame with a segment.
+#[must_use]
+pub fn segment(flight: &Flight, sequence: u32, acknowledgement: u32, bits: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = Vec::with_capacity(HEADER + payload.len());
+    segment.extend(flight.source.port().to_be_bytes());
+    segment.extend(flight.destination.port().to_be_bytes());
+    segment.extend(sequence.to_be_bytes());
+    segment.extend(acknowledgement.to_be_bytes());
+    segment.extend([5 << 4, bits, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    let sum = !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    flight.frame(ipv4::TCP, &segment)
+}
