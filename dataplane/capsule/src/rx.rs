@@ -11,6 +11,9 @@ use turnpike_packet::io::Burst;
 #[inline]
 pub(crate) unsafe fn burst(port: u16, queue: u16, into: &mut Burst<Mbuf>) -> usize {
     let (held, room) = (into.len(), into.remaining_capacity());
+    if room == 0 {
+        return 0;
+    }
     // SAFETY: there are `room` slots behind the first `held`, and Mbuf is laid out as a pointer to rte_mbuf; the driver fills a prefix of
     // them with frames it gives up, and says how many. The caller vouches for port and queue.
     unsafe {

@@ -132,8 +132,8 @@ fn what_does_not_fit_is_not_made<W: Wire>(wire: &mut W) {
 }
 
 fn the_info_stays_the_same<W: Wire>(wire: &mut W) {
-    let before = wire.io().info().clone();
     wire.arrive(&frames(3));
+    let before = wire.io().info().clone();
     drain(wire.io());
     assert_eq!(*wire.io().info(), before, "the_info_stays_the_same");
     assert!(before.mtu >= 576, "the_info_stays_the_same: an MTU that IPv4 can use");
