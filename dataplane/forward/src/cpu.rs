@@ -24,7 +24,9 @@ pub fn prefetch<T>(value: &T) {
 pub fn equal_words(words: [u16; 8], word: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
-        use core::arch::x86_64::{_mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi64x, _mm_set1_epi16};
+        use core::arch::x86_64::{
+            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi64x, _mm_set1_epi16,
+        };
         let words: u128 = zerocopy::transmute!(words);
         // SAFETY: SSE2 is part of every x86-64 processor, and these instructions touch registers only.
         unsafe {

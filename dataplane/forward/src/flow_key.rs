@@ -25,7 +25,13 @@ impl FlowKey {
     /// A key from its parts; addresses and ports as numbers.
     #[inline]
     #[must_use]
-    pub const fn new(protocol: u8, source: u32, destination: u32, source_port: u16, destination_port: u16) -> Self {
+    pub const fn new(
+        protocol: u8,
+        source: u32,
+        destination: u32,
+        source_port: u16,
+        destination_port: u16,
+    ) -> Self {
         Self(
             (protocol as u128) << 8
                 | (source.swap_bytes() as u128) << 32

@@ -406,12 +406,19 @@ mod tests {
     #[test]
     fn a_full_table_refuses_and_goes_on() {
         with_table(100, |table| {
-            let slots: Vec<_> = (0..100).map(|n| table.insert(Session::new(keys(n).0, keys(n).1)).unwrap()).collect();
+            let slots: Vec<_> =
+                (0..100).map(|n| table.insert(Session::new(keys(n).0, keys(n).1)).unwrap()).collect();
             assert_eq!(table.insert(Session::new(keys(100).0, keys(100).1)), Err(Full));
             assert_eq!(table.live(), 100);
             for n in 0..100 {
-                assert_eq!(table.find(keys(n).0).map(|c| (c.slot(), c.direction())), Some((slots[n as usize], 0)));
-                assert_eq!(table.find(keys(n).1).map(|c| (c.slot(), c.direction())), Some((slots[n as usize], 1)));
+                assert_eq!(
+                    table.find(keys(n).0).map(|c| (c.slot(), c.direction())),
+                    Some((slots[n as usize], 0))
+                );
+                assert_eq!(
+                    table.find(keys(n).1).map(|c| (c.slot(), c.direction())),
+                    Some((slots[n as usize], 1))
+                );
             }
             table.remove(slots[7]);
             assert_eq!(table.find(keys(7).0), None);

@@ -159,7 +159,10 @@ mod tests {
 
     #[test]
     fn longest_prefix_wins() {
-        let ports = vec![port(&[("192.0.2.1", 24)], Some("192.0.2.254")), port(&[("10.0.0.1", 8), ("10.1.0.1", 16)], None)];
+        let ports = vec![
+            port(&[("192.0.2.1", 24)], Some("192.0.2.254")),
+            port(&[("10.0.0.1", 8), ("10.1.0.1", 16)], None),
+        ];
         let gateway = Gateway::new(ports, &["10.1.0.1".parse().unwrap()], 1).unwrap();
         let rows = [
             ("192.0.2.9", 0, "192.0.2.9"),
@@ -171,7 +174,9 @@ mod tests {
             let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
             assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
         }
-        let towards = |a: &str| gateway.source_towards(1, u32::from(a.parse::<Ipv4Addr>().unwrap())).map(Ipv4Addr::from);
+        let towards = |a: &str| {
+            gateway.source_towards(1, u32::from(a.parse::<Ipv4Addr>().unwrap())).map(Ipv4Addr::from)
+        };
         assert_eq!(towards("10.1.7.7"), Some("10.0.0.1".parse().unwrap()));
     }
 
@@ -180,7 +185,13 @@ mod tests {
         assert_eq!(Gateway::new(vec![port(&[], None)], &[], 1).unwrap_err(), GatewayError::NoSnat);
         let snat = ["10.1.0.1".parse().unwrap()];
         assert!(matches!(Gateway::new(vec![], &snat, 1), Err(GatewayError::Count { what: "ports", .. })));
-        assert!(matches!(Gateway::new(vec![port(&[], None)], &snat, 0), Err(GatewayError::Count { what: "workers", .. })));
-        assert!(matches!(Gateway::new(vec![port(&[("10.0.0.1", 33)], None)], &snat, 1), Err(GatewayError::Prefix(..))));
+        assert!(matches!(
+            Gateway::new(vec![port(&[], None)], &snat, 0),
+            Err(GatewayError::Count { what: "workers", .. })
+        ));
+        assert!(matches!(
+            Gateway::new(vec![port(&[("10.0.0.1", 33)], None)], &snat, 1),
+            Err(GatewayError::Prefix(..))
+        ));
     }
 }

@@ -39,7 +39,8 @@ impl Maglev {
             return Self { slots: Box::default() };
         };
         let size = Self::size_for(members.len());
-        let mut permutations: Vec<Permutation> = members.iter().map(|m| Permutation::new(m, key, size)).collect();
+        let mut permutations: Vec<Permutation> =
+            members.iter().map(|m| Permutation::new(m, key, size)).collect();
         const FREE: u16 = u16::MAX;
         let mut slots = vec![FREE; size as usize].into_boxed_slice();
         let mut free = size;
@@ -119,7 +120,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn members(n: u16) -> Vec<Member> {
-        (0..n).map(|i| Member { identity: 0x0a00_0000_1f90 + u64::from(i) * 65_536, weight: 1, position: i }).collect()
+        (0..n)
+            .map(|i| Member { identity: 0x0a00_0000_1f90 + u64::from(i) * 65_536, weight: 1, position: i })
+            .collect()
     }
 
     fn key() -> Secret {

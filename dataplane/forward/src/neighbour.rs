@@ -208,7 +208,8 @@ impl Neighbours {
         }
         let link = slot.link.load(Relaxed);
         let tries = (slot.asked.load(Relaxed) >> 32) as u8;
-        let stale = link & RESOLVED != 0 && now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)) >= ARP_REFRESH_MS;
+        let stale =
+            link & RESOLVED != 0 && now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)) >= ARP_REFRESH_MS;
         if link & WANTED == 0 && !stale {
             return false;
         }
@@ -237,7 +238,9 @@ impl Neighbours {
     /// Every next hop that has an index.
     pub fn iter(&self) -> impl Iterator<Item = (NextHop, Link)> {
         let taken = self.taken[..self.count.load(Relaxed)].iter();
-        taken.filter_map(|i| u16::try_from(i.load(Relaxed).checked_sub(1)?).ok()).map(|i| (self.hop(i), self.link(i)))
+        taken
+            .filter_map(|i| u16::try_from(i.load(Relaxed).checked_sub(1)?).ok())
+            .map(|i| (self.hop(i), self.link(i)))
     }
 }
 
@@ -248,7 +251,9 @@ const fn key_of(hop: NextHop) -> u64 {
 /// The slots a next hop may have, in order.
 fn probes(hop: NextHop) -> impl Iterator<Item = u16> {
     // Neighbours of one network lie side by side: their addresses are dense, so they hardly collide.
-    let home = (hop.address as u16) ^ ((hop.address >> 16) as u16).wrapping_mul(0x9e37) ^ (u16::from(hop.port) << 12);
+    let home = (hop.address as u16)
+        ^ ((hop.address >> 16) as u16).wrapping_mul(0x9e37)
+        ^ (u16::from(hop.port) << 12);
     (0..64).map(move |step: u16| home.wrapping_add(step))
 }
 
@@ -271,7 +276,10 @@ mod tests {
         assert!(!table.learn(HOP, MAC, 0), "nobody asked for it");
         let index = table.index(HOP).unwrap();
         assert_eq!(table.index(HOP), Some(index));
-        assert_eq!((table.hop(index), table.link(index).is_resolved(), table.link(index).port()), (HOP, false, 1));
+        assert_eq!(
+            (table.hop(index), table.link(index).is_resolved(), table.link(index).port()),
+            (HOP, false, 1)
+        );
         assert!(!table.keep(index, 0));
         table.want(index);
         assert!(table.keep(index, 10));
@@ -296,8 +304,9 @@ mod tests {
         let table = Neighbours::new();
         let hops: Vec<_> = (0..2_000).map(|n| NextHop { port: (n % 3) as u8, address: n * 65_521 }).collect();
         let indices: Vec<Vec<_>> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| hops.iter().map(|&h| table.index(h)).collect::<Vec<_>>())).collect();
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| hops.iter().map(|&h| table.index(h)).collect::<Vec<_>>()))
+                .collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert!(indices.iter().all(|i| *i == indices[0]));

@@ -3,9 +3,8 @@
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
 use crate::flow_key::FlowKey;
-use crate::track::flags;
 use crate::verdict::Verdict;
-use turnpike_packet::checksum;
+use turnpike_packet::{checksum, tcp::flags};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -123,7 +122,8 @@ pub fn parse(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
 /// Whether the checksum of an IPv4 header without options is right: its ten words sum up to all ones (RFC 1071).
 #[inline(always)]
 fn checksum_holds(frame: &[u8; L4 + 8]) -> bool {
-    let word = |at: usize| u64::from(u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
     let sum = word(14) + word(18) + word(22) + word(26) + word(30);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
@@ -236,7 +236,12 @@ fn ipv4_with_options(head: &[u8], frame_len: usize) -> Parsed {
         _ => (0, 0),
     };
     let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-    transport(head, l4, total_len - header_len, FlowKey::new(protocol, address(12), address(16), ports.0, ports.1))
+    transport(
+        head,
+        l4,
+        total_len - header_len,
+        FlowKey::new(protocol, address(12), address(16), ports.0, ports.1),
+    )
 }
 
 /// Whether the options hold a loose or strict source route (RFC 791), which gateways must not follow blindly (RFC 7126).

@@ -101,13 +101,16 @@ mod tests {
         let mut taken = HashSet::new();
         let mut pool = pool(0, 1);
         for n in 0..40_000 {
-            let reply = pool.choose(&[0x0a01_0001], (0x0af4_0001, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
+            let reply = pool.choose(&[0x0a01_0001], (0x0af4_0001, 80), 6, &Steering::Owner, |k| {
+                taken.contains(&k.bits())
+            });
             let reply = reply.unwrap_or_else(|| panic!("flow {n} found no port"));
             let port = reply.destination_port();
             assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
             assert!(taken.insert(reply.bits()));
         }
-        let other = pool.choose(&[0x0a01_0001], (0x0af4_0002, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
+        let other = pool
+            .choose(&[0x0a01_0001], (0x0af4_0002, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
         assert!(other.is_some(), "another backend has all ports of its own");
     }
 
@@ -116,7 +119,10 @@ mod tests {
         let mut pool = pool(0, 1);
         let one = |k: FlowKey| k.destination() == 1;
         assert_eq!(pool.choose(&[1], (9, 80), 6, &Steering::Owner, one), None);
-        assert_eq!(pool.choose(&[1, 2], (9, 80), 6, &Steering::Owner, one).map(FlowKey::destination), Some(2));
+        assert_eq!(
+            pool.choose(&[1, 2], (9, 80), 6, &Steering::Owner, one).map(FlowKey::destination),
+            Some(2)
+        );
     }
 
     #[test]
@@ -126,7 +132,8 @@ mod tests {
             for worker in 0..3 {
                 let mut pool = pool(worker, 3);
                 for backend in 1..200u32 {
-                    let reply = pool.choose(&[0x0a01_0001], (backend, 8080), 17, &steering, |_| false).unwrap();
+                    let reply =
+                        pool.choose(&[0x0a01_0001], (backend, 8080), 17, &steering, |_| false).unwrap();
                     let test = steering.port_test(reply, worker, 3);
                     assert!(test(reply.destination_port()));
                     if let Spread::Rss(Rss { key, reta }) = &spread

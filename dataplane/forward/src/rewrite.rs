@@ -34,7 +34,12 @@ impl Deltas {
 
 /// One's complement sum of the words.
 const fn words(bits: u64) -> u16 {
-    fold((bits & 0xffff) as u32 + (bits >> 16 & 0xffff) as u32 + (bits >> 32 & 0xffff) as u32 + (bits >> 48) as u32)
+    fold(
+        (bits & 0xffff) as u32
+            + (bits >> 16 & 0xffff) as u32
+            + (bits >> 32 & 0xffff) as u32
+            + (bits >> 48) as u32,
+    )
 }
 
 #[inline(always)]

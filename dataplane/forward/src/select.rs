@@ -4,12 +4,13 @@
 
 use crate::flow_key::FlowKey;
 use crate::flow_table::{FlowTable, Session};
+use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::port_pool::PortPool;
 use crate::rewrite::Deltas;
 use crate::service_table::Tables;
-use crate::track::flags;
 use crate::verdict::Verdict;
+use turnpike_packet::tcp::flags;
 use turnpike_wire::update::Action;
 
 /// A new flow for a packet with this key and these TCP flags, or the verdict on the packet.
@@ -46,7 +47,9 @@ pub fn select(
     ];
     let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
     let reply = pool
-        .choose(gateway.snat(), (backend.address, backend.port), key.protocol(), steering, |k| table.find(k).is_some())
+        .choose(gateway.snat(), (backend.address, backend.port), key.protocol(), steering, |k| {
+            table.find(k).is_some()
+        })
         .ok_or(Verdict::SnatExhausted)?;
 
     next_hop.into_iter().for_each(|index| shared.neighbours.want(index));
@@ -77,5 +80,5 @@ fn no_frontend(key: FlowKey, tables: &Tables, shared: &Shared) -> Verdict {
 #[must_use]
 pub fn is_bad_source(source: u32, tables: &Tables, shared: &Shared) -> bool {
     let first = source >> 24;
-    matches!(first, 0 | 127) || first >= 224 || tables.address(source).is_some() || shared.gateway.is_own(source) || shared.gateway.is_snat(source)
+    matches!(first, 0 | 127) || first >= 224 || is_ours(source, tables, shared)
 }

@@ -165,12 +165,19 @@ impl AddressUse {
 impl ServiceTable {
     /// Builds the table of one Service; backends that are not IPv4 are left out of it.
     #[must_use]
-    pub fn build<'b>(key: ServiceKey, backends: impl Iterator<Item = &'b Backend>, maglev_key: &Secret) -> Self {
+    pub fn build<'b>(
+        key: ServiceKey,
+        backends: impl Iterator<Item = &'b Backend>,
+        maglev_key: &Secret,
+    ) -> Self {
         let mut entries: Vec<BackendEntry> = backends
             .filter_map(|b| match b.address {
-                SocketAddr::V4(a) => {
-                    Some(BackendEntry { address: (*a.ip()).into(), port: a.port(), weight: b.weight, state: b.state })
-                }
+                SocketAddr::V4(a) => Some(BackendEntry {
+                    address: (*a.ip()).into(),
+                    port: a.port(),
+                    weight: b.weight,
+                    state: b.state,
+                }),
                 SocketAddr::V6(_) => None,
             })
             .collect();

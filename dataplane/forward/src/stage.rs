@@ -201,7 +201,8 @@ impl Staging {
             Update::DropService(key) => {
                 self.remember_service(&key);
                 let dropped = self.model.services.remove(&key);
-                let dropped = dropped.ok_or(Refusal::UnknownService { record: "DropService", service: key })?;
+                let dropped =
+                    dropped.ok_or(Refusal::UnknownService { record: "DropService", service: key })?;
                 self.model.backends -= dropped.backends.len();
             }
             Update::PutBackend(key, backend) => {
@@ -306,8 +307,10 @@ impl Staging {
                 changed(&before.frontends, &self.model.frontends),
             );
         }
-        let services = touched.services.iter().filter(|(k, former)| former.as_ref() != self.model.services.get(*k));
-        let frontends = touched.frontends.iter().filter(|(k, former)| former.as_ref() != self.model.frontends.get(*k));
+        let services =
+            touched.services.iter().filter(|(k, former)| former.as_ref() != self.model.services.get(*k));
+        let frontends =
+            touched.frontends.iter().filter(|(k, former)| former.as_ref() != self.model.frontends.get(*k));
         (services.map(|(k, _)| k.clone()).collect(), frontends.map(|(k, _)| *k).collect())
     }
 
@@ -425,8 +428,13 @@ mod tests {
     }
 
     fn web(staging: &mut Staging) -> Arc<Tables> {
-        let updates =
-            [Update::Reset, service("web"), backend("web", "10.0.0.1:80"), backend("web", "10.0.0.2:80"), frontend("web", "203.0.113.1:80")];
+        let updates = [
+            Update::Reset,
+            service("web"),
+            backend("web", "10.0.0.1:80"),
+            backend("web", "10.0.0.2:80"),
+            frontend("web", "203.0.113.1:80"),
+        ];
         send(staging, 1, &updates).unwrap()
     }
 
@@ -486,7 +494,10 @@ mod tests {
         let mut staging = Staging::new();
         assert_eq!(send(&mut staging, 1, &[service("web")]).unwrap_err(), Refusal::NoSnapshot);
         web(&mut staging);
-        assert_eq!(send(&mut staging, 3, &[service("a")]).unwrap_err(), Refusal::Generation { last: 1, got: 3 });
+        assert_eq!(
+            send(&mut staging, 3, &[service("a")]).unwrap_err(),
+            Refusal::Generation { last: 1, got: 3 }
+        );
         staging.take(service("b"));
         let lost = staging.take(Update::Commit(Commit { generation: 2, revision: 0, records: 2 })).unwrap();
         assert_eq!(lost.unwrap_err(), Refusal::Count { announced: 2, received: 1 });
@@ -511,7 +522,8 @@ mod tests {
             name().prop_map(service),
             name().prop_map(|n| Update::DropService(key(n))),
             (name(), 1u8..4).prop_map(|(n, h)| backend(n, &format!("10.0.0.{h}:80"))),
-            (name(), 1u8..4).prop_map(|(n, h)| Update::DropBackend(key(n), format!("10.0.0.{h}:80").parse().unwrap())),
+            (name(), 1u8..4)
+                .prop_map(|(n, h)| Update::DropBackend(key(n), format!("10.0.0.{h}:80").parse().unwrap())),
             (name(), 1u8..4).prop_map(|(n, h)| frontend(n, &format!("203.0.113.{h}:80"))),
             (1u8..4).prop_map(|h| Update::DropFrontend(frontend_key(&format!("203.0.113.{h}:80")))),
             Just(Update::Reset),
@@ -519,8 +531,10 @@ mod tests {
     }
 
     fn content(tables: &Tables) -> Vec<(String, Vec<u32>)> {
-        let mut services: Vec<_> =
-            tables.services().map(|s| (s.key.0.clone(), s.backends.iter().map(|b| b.address).collect())).collect();
+        let mut services: Vec<_> = tables
+            .services()
+            .map(|s| (s.key.0.clone(), s.backends.iter().map(|b| b.address).collect()))
+            .collect();
         services.sort();
         services
     }

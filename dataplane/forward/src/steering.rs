@@ -58,7 +58,9 @@ impl Steering {
         let workers = gateway.workers();
         match self {
             Self::Rss(rss) => rss.queue(key),
-            Self::Owner if gateway.is_snat(key.destination()) => usize::from(key.destination_port()) % workers,
+            Self::Owner if gateway.is_snat(key.destination()) => {
+                usize::from(key.destination_port()) % workers
+            }
             Self::Owner => scale((secret.hash(key) >> 16) as u32 & 0xffff_0000, workers as u32) as usize,
         }
     }

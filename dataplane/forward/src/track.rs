@@ -1,20 +1,7 @@
 //! What a flow lives through: a small state machine per protocol and how long each state may be idle.
 
 use crate::limits::{TCP_ESTABLISHED_TIMEOUT_MS, TCP_TRANSITORY_TIMEOUT_MS, UDP_TIMEOUT_MS};
-
-/// TCP flag bits (RFC 9293 section 3.1).
-pub mod flags {
-    /// No more data.
-    pub const FIN: u8 = 0x01;
-    /// Open.
-    pub const SYN: u8 = 0x02;
-    /// Reset.
-    pub const RST: u8 = 0x04;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
-    /// Flags that change a flow's state.
-    pub const STATEFUL: u8 = FIN | SYN | RST;
-}
+use turnpike_packet::tcp::flags;
 
 /// Which way a packet of a flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,17 +83,13 @@ impl State {
             return match (self, direction) {
                 (Self::Opening | Self::Established, Direction::Forward) => Self::ClientClosed,
                 (Self::Opening | Self::Established, Direction::Reply) => Self::BackendClosed,
-                (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => Self::Closed,
+                (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => {
+                    Self::Closed
+                }
                 _ => self,
             };
         }
         self
-    }
-
-    /// Whether packets without SYN, FIN and RST leave the state as it is.
-    #[must_use]
-    pub const fn is_steady(self) -> bool {
-        !matches!(self, Self::Free)
     }
 
     /// How long the flow may be idle, in milliseconds.
@@ -116,7 +99,9 @@ impl State {
             Self::Free => 0,
             Self::Udp => UDP_TIMEOUT_MS,
             Self::Established => TCP_ESTABLISHED_TIMEOUT_MS,
-            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed => TCP_TRANSITORY_TIMEOUT_MS,
+            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed => {
+                TCP_TRANSITORY_TIMEOUT_MS
+            }
         }
     }
 
@@ -138,8 +123,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::Direction::{Forward, Reply};
-    use super::flags::{ACK, FIN, RST, SYN};
     use super::*;
+    use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
 
     #[test]
     fn a_connection_is_opened_used_and_closed() {

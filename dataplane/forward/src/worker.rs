@@ -18,15 +18,17 @@ use crate::neighbour::Link;
 use crate::parse::{Kind, Packet, parse};
 use crate::port_pool::PortPool;
 use crate::rewrite::{Addressing, Deltas, mac_bits, rewrite, set_link};
-use crate::select::select;
+use crate::select::{is_bad_source, select};
 use crate::service_table::Tables;
 use crate::steering::Steering;
-use crate::track::{Direction, State, flags};
+use crate::track::{Direction, State};
 use crate::verdict::{Counters, Tally, Verdict};
 use arc_swap::{ArcSwap, Cache};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
+use turnpike_packet::tcp::flags;
+use turnpike_packet::{arp, ethernet, icmpv4, tcp};
 
 /// One worker. `'m` is the life of the flow table's memory.
 pub struct Worker<'m, F: Frame> {
@@ -95,7 +97,13 @@ impl<'m, F: Frame> Worker<'m, F> {
     /// Worker number `id` with its flow table and its ends of the hand-off rings. All workers of a dataplane get the same `secret`, which
     /// must be unpredictable.
     #[must_use]
-    pub fn new(id: usize, shared: Arc<Shared>, table: FlowTable<'m>, handoff: Handoff<F>, secret: Secret) -> Self {
+    pub fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        table: FlowTable<'m>,
+        handoff: Handoff<F>,
+        secret: Secret,
+    ) -> Self {
         let workers = shared.gateway.workers();
         let ports = shared.gateway.ports().iter().map(|port| Port {
             mac: port.mac,
@@ -181,7 +189,13 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// The stages over one burst from one port.
-    fn burst<I: PacketIo<Frame = F>>(&mut self, port: usize, burst: &mut Burst<F>, ios: &mut [I], origin: Origin) {
+    fn burst<I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        burst: &mut Burst<F>,
+        ios: &mut [I],
+        origin: Origin,
+    ) {
         let Port { mac, owned, .. } = self.ports[port];
         let check_owner = owned && origin == Origin::Nic;
         let received = burst.len();
@@ -196,7 +210,8 @@ impl<'m, F: Frame> Worker<'m, F> {
                 cpu::prefetch(first);
             }
         }
-        for (((frame, key), packet), place) in burst.iter().zip(&mut keys).zip(&mut packets).zip(&mut places) {
+        for (((frame, key), packet), place) in burst.iter().zip(&mut keys).zip(&mut packets).zip(&mut places)
+        {
             let len = frame.frame_len();
             bytes += len as u64;
             (*key, *packet) = parse(frame.data(), len, mac);
@@ -210,7 +225,9 @@ impl<'m, F: Frame> Worker<'m, F> {
             self.counters.add(Tally::RxBytes, bytes);
         }
         let mut forwarded = 0;
-        for (((mut frame, &key), &packet), &candidate) in burst.drain(..).zip(&keys).zip(&packets).zip(&candidates) {
+        for (((mut frame, &key), &packet), &candidate) in
+            burst.drain(..).zip(&keys).zip(&packets).zip(&candidates)
+        {
             if packet.is_steady()
                 && !check_owner
                 && let Some(session) = self.table.confirm(candidate, key)
@@ -269,7 +286,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         if origin == Origin::Nic && self.ports[port].owned {
-            let owner = self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
+            let owner =
+                self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
             if owner != self.id {
                 return self.hand_over(owner, port, frame);
             }
@@ -279,15 +297,22 @@ impl<'m, F: Frame> Worker<'m, F> {
             Some(found) => (found.slot(), found.direction()),
             None => {
                 // RSS should have brought a reply to its owner; a NIC that spreads otherwise must not lose it.
-                if origin == Origin::Nic && self.shared.gateway.workers() > 1 && self.shared.gateway.is_snat(key.destination()) {
-                    let owner = self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
+                if origin == Origin::Nic
+                    && self.shared.gateway.workers() > 1
+                    && self.shared.gateway.is_snat(key.destination())
+                {
+                    let owner = self.shared.gateway.ports()[port].steering.owner(
+                        key,
+                        &self.shared.gateway,
+                        &self.secret,
+                    );
                     if owner != self.id {
                         return self.hand_over(owner, port, frame);
                     }
                 }
                 match self.open(key, packet.tcp_flags()) {
                     Ok(slot) => (slot, 0),
-                    Err(verdict) => return self.refuse(verdict, port, &frame, key, packet, ios),
+                    Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
                 }
             }
         };
@@ -430,7 +455,6 @@ impl<'m, F: Frame> Worker<'m, F> {
         verdict: Verdict,
         port: usize,
         frame: &F,
-        key: FlowKey,
         packet: Packet,
         ios: &mut [I],
     ) {
@@ -439,8 +463,9 @@ impl<'m, F: Frame> Worker<'m, F> {
             Verdict::Rejected if !may_answer(self) => self.counters.count(Verdict::RejectLimited),
             Verdict::Rejected => {
                 self.counters.count(verdict);
-                if let Some(answer) = local::port_unreachable(frame.data(), key)
-                    && self.answer(port, &answer, ios)
+                let mut answer = [0; ethernet::HEADER + icmpv4::ERROR_MAX];
+                if let Some(len) = icmpv4::unreachable(frame.data(), icmpv4::PORT_UNREACHABLE, &mut answer)
+                    && self.answer(port, &answer[..len], ios)
                 {
                     self.counters.add(Tally::IcmpSent, 1);
                 }
@@ -449,7 +474,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                 self.counters.count(verdict);
                 if packet.tcp_flags() & flags::RST == 0
                     && may_answer(self)
-                    && let Some(answer) = local::reset(frame.data(), key, packet)
+                    && let Some(answer) = tcp::reset(frame.data(), packet.l4())
                     && self.answer(port, &answer, ios)
                 {
                     self.counters.add(Tally::ResetsSent, 1);
@@ -466,27 +491,32 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// An echo request: answered in place when it is for a VIP or an address of the gateway.
-    fn echo<I: PacketIo<Frame = F>>(&mut self, port: usize, mut frame: F, key: FlowKey, packet: Packet, ios: &mut [I]) {
-        let gateway = &self.shared.gateway;
-        let destination = key.destination();
-        let ours = self.tables.address(destination).is_some() || gateway.is_own(destination) || gateway.is_snat(destination);
-        if !ours {
+    fn echo<I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        mut frame: F,
+        key: FlowKey,
+        packet: Packet,
+        ios: &mut [I],
+    ) {
+        if !local::is_ours(key.destination(), &self.tables, &self.shared) {
             return self.counters.count(Verdict::NotOurs);
         }
-        if crate::select::is_bad_source(key.source(), &self.tables, &self.shared) {
+        if is_bad_source(key.source(), &self.tables, &self.shared) {
             return self.counters.count(Verdict::BadSource);
         }
         if !self.answers.take(self.now_ms) {
             return self.counters.count(Verdict::RejectLimited);
         }
-        local::echo_reply(frame.data_mut(), packet.l4(), self.ports[port].mac);
+        icmpv4::echo_reply(frame.data_mut(), packet.l4(), self.ports[port].mac);
         let verdict = if self.queue(port, frame, ios) { Verdict::EchoReplied } else { Verdict::TxFull };
         self.counters.count(verdict);
     }
 
     /// An ARP packet: requests for our addresses are answered, senders that somebody asked for are learned.
     fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: &F, ios: &mut [I]) {
-        let seen = local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
+        let seen =
+            local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
         let verdict = match seen {
             local::ArpOutcome::Answer(reply) if self.answer(port, &reply, ios) => Verdict::ArpHandled,
             local::ArpOutcome::Answer(_) => Verdict::NoMemory,
@@ -503,7 +533,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         let port = usize::from(hop.port);
         let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
         let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
-        if self.answer(port, &local::arp_request(mac, source, hop.address), ios) {
+        if self.answer(port, &arp::request(mac, source, hop.address), ios) {
             self.counters.add(Tally::ArpRequests, 1);
         }
     }
@@ -517,7 +547,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         if elapsed_ms > 0 {
             self.swept_ms = self.now_ms;
             let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
-            let removed = self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
+            let removed =
+                self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
             self.counters.add(Tally::FlowsClosed, u64::from(removed));
             self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
             self.counters.set(Tally::HeldFrames, self.held.len() as u64);
@@ -547,7 +578,10 @@ impl<'m, F: Frame> Worker<'m, F> {
             let link = self.shared.neighbours.link(held.next_hop);
             if link.is_resolved() {
                 let out = &self.ports[link.port()];
-                set_link(held.frame.data_mut(), Addressing { destination: link.mac_bits(), source: out.mac_bits });
+                set_link(
+                    held.frame.data_mut(),
+                    Addressing { destination: link.mac_bits(), source: out.mac_bits },
+                );
                 self.send(link.port(), held.frame, ios);
             } else if self.now_ms.wrapping_sub(held.since_ms) >= HELD_MS {
                 self.counters.count(Verdict::NextHopUnresolved);

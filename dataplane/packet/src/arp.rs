@@ -43,9 +43,18 @@ impl Arp {
             (true, 2) => Operation::Reply,
             _ => return None,
         };
-        let mac = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3], packet[at + 4], packet[at + 5]];
-        let address = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
-        Some(Self { operation, sender_mac: mac(8), sender: address(14), target_mac: mac(18), target: address(24) })
+        let mac = |at: usize| {
+            [packet[at], packet[at + 1], packet[at + 2], packet[at + 3], packet[at + 4], packet[at + 5]]
+        };
+        let address =
+            |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+        Some(Self {
+            operation,
+            sender_mac: mac(8),
+            sender: address(14),
+            target_mac: mac(18),
+            target: address(24),
+        })
     }
 
     /// The frame that carries it to `destination`.
@@ -91,13 +100,16 @@ mod tests {
     fn a_question_and_its_answer() {
         let question = request([2, 0, 0, 0, 0, 9], 0xc000_02fe, 0xc000_0201);
         let golden = [
-            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 192, 0, 2, 254, 0, 0, 0,
-            0, 0, 0, 192, 0, 2, 1,
+            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0,
+            0, 9, 192, 0, 2, 254, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1,
         ];
         assert_eq!(question, golden);
         let parsed = Arp::parse(&question).unwrap();
         let answer = Arp::parse(&reply(&parsed, [2, 0, 0, 0, 0, 1])).unwrap();
-        assert_eq!((answer.operation, answer.sender, answer.target), (Operation::Reply, parsed.target, parsed.sender));
+        assert_eq!(
+            (answer.operation, answer.sender, answer.target),
+            (Operation::Reply, parsed.target, parsed.sender)
+        );
         assert_eq!((answer.sender_mac, answer.target_mac), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]));
     }
 

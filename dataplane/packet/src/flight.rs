@@ -45,7 +45,9 @@ impl Flight {
     pub fn frame(&self, protocol: u8, segment: &[u8]) -> Vec<u8> {
         let segment = &segment[..segment.len().min(usize::from(u16::MAX) - ipv4::HEADER)];
         let mut frame = ethernet::header(self.destination_mac, self.source_mac, ethernet::IPV4).to_vec();
-        if let Some(header) = ipv4::header(protocol, self.source_number(), self.destination_number(), segment.len()) {
+        if let Some(header) =
+            ipv4::header(protocol, self.source_number(), self.destination_number(), segment.len())
+        {
             frame.extend(header);
             frame.extend(segment);
         }
@@ -93,11 +95,14 @@ pub fn check(frame: &[u8]) -> Result<(), Wrong> {
     if checksum::ones_complement_sum(header) != 0xffff {
         return Err(Wrong::Ipv4Checksum);
     }
-    let address = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let address =
+        |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let sum = match header[9] {
         ipv4::ICMP => checksum::ones_complement_sum(segment),
         ipv4::UDP if segment.get(6..8) == Some(&[0, 0]) => return Ok(()),
-        protocol @ (ipv4::TCP | ipv4::UDP) => checksum::transport_sum(address(12), address(16), protocol, segment),
+        protocol @ (ipv4::TCP | ipv4::UDP) => {
+            checksum::transport_sum(address(12), address(16), protocol, segment)
+        }
         _ => return Ok(()),
     };
     if sum == 0xffff { Ok(()) } else { Err(Wrong::TransportChecksum) }
@@ -146,7 +151,10 @@ mod tests {
             let header = ip.header().to_header();
             assert_eq!(header.header_checksum, header.calc_header_checksum());
             if let Some(etherparse::TransportSlice::Tcp(tcp)) = &sliced.transport {
-                assert_eq!(tcp.checksum(), tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap());
+                assert_eq!(
+                    tcp.checksum(),
+                    tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap()
+                );
             }
         }
     }
@@ -166,7 +174,10 @@ mod tests {
     fn a_reset_answers_by_the_rules() {
         let word = |frame: &[u8], at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
         let to_syn = tcp::reset(&tcp::segment(&flight(), 7, 0, tcp::flags::SYN, b""), 34).unwrap();
-        assert_eq!((word(&to_syn, 38), word(&to_syn, 42), to_syn[47]), (0, 8, tcp::flags::RST | tcp::flags::ACK));
+        assert_eq!(
+            (word(&to_syn, 38), word(&to_syn, 42), to_syn[47]),
+            (0, 8, tcp::flags::RST | tcp::flags::ACK)
+        );
         let to_ack = tcp::reset(&tcp::segment(&flight(), 7, 99, tcp::flags::ACK, b"xyz"), 34).unwrap();
         assert_eq!((word(&to_ack, 38), to_ack[47]), (99, tcp::flags::RST));
         assert_eq!(tcp::reset(&tcp::segment(&flight(), 7, 9, tcp::flags::RST, b""), 34), None);

@@ -18,7 +18,9 @@ pub const ERROR_MAX: usize = 576;
 /// wrong ICMP checksum stays wrong. `icmp` is where the ICMP header starts. `mac` becomes the sender. Too short: no effect.
 pub fn echo_reply(frame: &mut [u8], icmp: usize, mac: [u8; 6]) {
     let Some((head, icmp)) = frame.split_at_mut_checked(icmp) else { return };
-    let (Some(head), Some(icmp)) = (head.first_chunk_mut::<{ ethernet::HEADER + ipv4::HEADER }>(), icmp.first_chunk_mut::<4>()) else {
+    let (Some(head), Some(icmp)) =
+        (head.first_chunk_mut::<{ ethernet::HEADER + ipv4::HEADER }>(), icmp.first_chunk_mut::<4>())
+    else {
         return;
     };
     head.copy_within(6..12, 0);

@@ -143,7 +143,10 @@ impl MemoryNic {
     fn rss(&self, frame: &[u8]) -> Option<u32> {
         let Spread::Rss(rss) = &self.info.spread else { return None };
         let tuple = frame.get(26..38)?;
-        if frame[12..15] != [8, 0, 0x45] || !matches!(frame[23], 6 | 17) || (frame[20] & 0x3f) | frame[21] != 0 {
+        if frame[12..15] != [8, 0, 0x45]
+            || !matches!(frame[23], 6 | 17)
+            || (frame[20] & 0x3f) | frame[21] != 0
+        {
             return None;
         }
         let address = |at: usize| Ipv4Addr::new(tuple[at], tuple[at + 1], tuple[at + 2], tuple[at + 3]);

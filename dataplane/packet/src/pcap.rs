@@ -69,7 +69,10 @@ pub struct PcapIo {
 
 impl std::fmt::Debug for PcapIo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PcapIo").field("info", &self.info).field("damaged", &self.damaged).finish_non_exhaustive()
+        f.debug_struct("PcapIo")
+            .field("info", &self.info)
+            .field("damaged", &self.damaged)
+            .finish_non_exhaustive()
     }
 }
 

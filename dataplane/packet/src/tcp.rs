@@ -31,7 +31,8 @@ pub type ResetFrame = [u8; ethernet::HEADER + ipv4::HEADER + HEADER];
 pub fn reset(frame: &[u8], tcp: usize) -> Option<ResetFrame> {
     let ip = frame.get(ethernet::HEADER..)?.first_chunk::<{ ipv4::HEADER }>()?;
     let segment = frame.get(tcp..)?.first_chunk::<HEADER>()?;
-    let word = |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
+    let word =
+        |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
     let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
     let seen = segment[13];
     if seen & flags::RST != 0 {
@@ -70,7 +71,8 @@ pub fn segment(flight: &Flight, sequence: u32, acknowledgement: u32, bits: u8, p
     segment.extend(acknowledgement.to_be_bytes());
     segment.extend([5 << 4, bits, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
-    let sum = !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
+    let sum =
+        !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     flight.frame(ipv4::TCP, &segment)
 }

@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 
 /// The key that Microsoft's verification suite uses, and many drivers by default.
 pub const MICROSOFT_KEY: [u8; 40] = [
-    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b,
-    0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
+    0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
+    0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
 ];
 
 /// Bytes of an IPv4 tuple: addresses and ports.
@@ -33,7 +34,9 @@ impl ToeplitzTable {
         let mut bytes = Box::new([[0; 256]; TUPLE]);
         for (place, values) in bytes.iter_mut().enumerate() {
             for (value, hash) in (0u8..=255).zip(values.iter_mut()) {
-                *hash = (0..8).filter(|bit| value & (0x80 >> bit) != 0).fold(0, |h, bit| h ^ window(key, place * 8 + bit));
+                *hash = (0..8)
+                    .filter(|bit| value & (0x80 >> bit) != 0)
+                    .fold(0, |h, bit| h ^ window(key, place * 8 + bit));
             }
         }
         Self { bytes }
@@ -92,7 +95,13 @@ impl ToeplitzTable {
 
 /// The hash of a tuple, straight from the definition; slow.
 #[must_use]
-pub fn hash(key: &[u8], source: Ipv4Addr, destination: Ipv4Addr, source_port: u16, destination_port: u16) -> u32 {
+pub fn hash(
+    key: &[u8],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    source_port: u16,
+    destination_port: u16,
+) -> u32 {
     let mut input = [0; TUPLE];
     input[..4].copy_from_slice(&source.octets());
     input[4..8].copy_from_slice(&destination.octets());
@@ -125,9 +134,18 @@ mod tests {
         ];
         let table = ToeplitzTable::new(&MICROSOFT_KEY);
         for (source, source_port, destination, destination_port, want) in rows {
-            let (source, destination): (Ipv4Addr, Ipv4Addr) = (source.parse().unwrap(), destination.parse().unwrap());
-            assert_eq!(hash(&MICROSOFT_KEY, source, destination, source_port, destination_port), want, "{source}");
-            assert_eq!(table.hash(source.into(), destination.into(), source_port, destination_port), want, "{source}");
+            let (source, destination): (Ipv4Addr, Ipv4Addr) =
+                (source.parse().unwrap(), destination.parse().unwrap());
+            assert_eq!(
+                hash(&MICROSOFT_KEY, source, destination, source_port, destination_port),
+                want,
+                "{source}"
+            );
+            assert_eq!(
+                table.hash(source.into(), destination.into(), source_port, destination_port),
+                want,
+                "{source}"
+            );
         }
     }
 }

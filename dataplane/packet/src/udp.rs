@@ -16,7 +16,12 @@ pub fn datagram(flight: &Flight, payload: &[u8]) -> Vec<u8> {
     segment.extend([0, 0]);
     segment.extend(payload);
     // RFC 768: a checksum that comes out as zero is sent as all ones; zero says that there is none.
-    let sum = match !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::UDP, &segment) {
+    let sum = match !checksum::transport_sum(
+        flight.source_number(),
+        flight.destination_number(),
+        ipv4::UDP,
+        &segment,
+    ) {
         0 => 0xffff,
         sum => sum,
     };

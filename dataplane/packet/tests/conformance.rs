@@ -1,4 +1,5 @@
 //! The conformance suite on the twins that need no driver.
+#![allow(clippy::unwrap_used)]
 
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use std::fs::File;
@@ -97,7 +98,10 @@ fn a_file_that_is_no_capture_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.pcap");
     let missing = PcapIo::new(info(), &path, &folder.path().join("out.pcap")).unwrap_err();
-    assert!(matches!(&missing, CaptureError::Open { .. }) && missing.to_string().contains("in.pcap"), "{missing}");
+    assert!(
+        matches!(&missing, CaptureError::Open { .. }) && missing.to_string().contains("in.pcap"),
+        "{missing}"
+    );
     std::fs::write(&path, b"no capture at all, but long enough").unwrap();
     let foreign = PcapIo::new(info(), &path, &folder.path().join("out.pcap")).unwrap_err();
     assert!(matches!(&foreign, CaptureError::Format { .. }), "{foreign}");

@@ -17,7 +17,9 @@ pub enum CodecError {
     #[error("record is empty")]
     Empty,
     /// Written by another version.
-    #[error("record has wire version {found}, this program speaks {WIRE_VERSION}: run the same release of both processes")]
+    #[error(
+        "record has wire version {found}, this program speaks {WIRE_VERSION}: run the same release of both processes"
+    )]
     Version {
         /// The version byte found.
         found: u8,
@@ -67,7 +69,8 @@ pub fn decode_event(record: &[u8]) -> Result<Event, CodecError> {
 fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     out.clear();
     out.push(WIRE_VERSION);
-    let bytes = postcard::to_extend(value, std::mem::take(out)).map_err(|e| CodecError::Malformed(e.to_string()))?;
+    let bytes =
+        postcard::to_extend(value, std::mem::take(out)).map_err(|e| CodecError::Malformed(e.to_string()))?;
     *out = bytes;
     if out.len() > RECORD_BYTES_MAX {
         return Err(CodecError::TooLong { bytes: out.len() });

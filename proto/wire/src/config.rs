@@ -181,7 +181,8 @@ impl TryFrom<String> for PortRange {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let parsed = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        let parsed =
+            text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
         match parsed {
             Some((first, last)) if first != 0 && first <= last => Ok(Self { first, last }),
             _ => Err(format!("{text:?} is no port range; write FIRST-LAST, e.g. \"30000-32767\"")),
@@ -286,7 +287,8 @@ impl Config {
     #[must_use]
     pub fn gateway_name(&self) -> String {
         if self.gateway.name.is_empty() {
-            std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "gateway".into(), |n| n.trim().to_owned())
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "gateway".into(), |n| n.trim().to_owned())
         } else {
             self.gateway.name.clone()
         }
@@ -314,7 +316,13 @@ impl Config {
     #[must_use]
     pub fn snat_addresses(&self) -> Vec<Ipv4Addr> {
         if self.dataplane.snat.addresses.is_empty() {
-            self.dataplane.ports.first().and_then(|p| p.addresses.first()).map(|n| n.addr()).into_iter().collect()
+            self.dataplane
+                .ports
+                .first()
+                .and_then(|p| p.addresses.first())
+                .map(|n| n.addr())
+                .into_iter()
+                .collect()
         } else {
             self.dataplane.snat.addresses.clone()
         }
