@@ -26,6 +26,8 @@ pub mod registry;
 pub mod resolve;
 pub mod selector;
 pub mod settings;
+#[cfg(test)]
+mod test_world;
 pub mod tracker;
 pub mod validate;
 pub mod words;
