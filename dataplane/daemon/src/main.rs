@@ -1,1 +1,152 @@
-fn main() {}
+//! `turnpike-dataplane`: takes packets from NIC queues through DPDK, and Services from the control plane through shared memory.
+//!
+//! This program only puts parts together. Its threads are the control thread (the main one) and one worker for each core:
+//!
+//! - [`open_io`]: what the configuration names → open queues; one clear error for each thing a host may lack
+//! - [`workers`] with [`idle`]: the worker threads, around `forward`'s worker
+//! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
+//! - [`pages`]: the counter pages
+//!
+//! SIGTERM and SIGINT stop it in order: workers first, then ports, then the shared memory says that nobody is here; a second one ends it at
+//! once. The files of the shared memory stay, so that counters can be read afterwards; the next start makes them anew. Nothing else
+//! outlives the process, also not after SIGKILL: locks end with it, packet memory belongs to no file, sockets and taps close.
+#![forbid(unsafe_code)]
+
+mod control;
+mod conversation;
+mod idle;
+mod open_io;
+mod outbox;
+mod pages;
+mod workers;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use control::Control;
+use open_io::Io;
+use std::io::{IsTerminal, Read};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+use turnpike_forward::gateway::{Gateway, GatewayPort};
+use turnpike_forward::hash::Secret;
+use turnpike_forward::mailbox::Shared;
+use turnpike_forward::steering::Steering;
+use turnpike_shm::DataplaneSide;
+use turnpike_wire::config::{self, Config};
+use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
+use workers::{Common, Own, Workers};
+
+/// Turnpike's packet path.
+#[derive(Parser)]
+#[command(name = "turnpike-dataplane", version)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Look whether the configuration can work on this host, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TURNPIKE_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match run(&arguments, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("turnpike-dataplane: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, started: Instant) -> Result<()> {
+    let config = Config::load(&arguments.config)?;
+    open_io::check(&config.dataplane)?;
+    if arguments.check {
+        println!("{}: fine for this host", arguments.config.display());
+        return Ok(());
+    }
+    let stop = stop_on_signals().context("cannot watch for signals")?;
+    let folder = config.shm_folder();
+    // First, because it also finds another dataplane of this gateway; what the control plane writes from now on waits in the ring.
+    let side = DataplaneSide::create(&folder, UPDATE_RING_BYTES, EVENT_RING_BYTES)?;
+    let mut io = open_io::open(&config.dataplane)?;
+    let gateway = gateway(&config, &io)?;
+    let pages = pages::create(&folder, &config.dataplane, &io, &gateway)?;
+    let shared = Shared::new(gateway);
+    let common = Common {
+        eal: io.eal,
+        shared: Arc::clone(&shared),
+        secret: secret().context("cannot read /dev/urandom for the flow tables' secret")?,
+        flows: config.dataplane.flows_per_worker,
+        hugepages: config.dataplane.hugepages,
+        idle: config.dataplane.idle,
+        started,
+    };
+    let cores = config.dataplane.workers.iter().copied();
+    let queues = std::mem::take(&mut io.queues).into_iter();
+    let own = cores.zip(queues).zip(pages.workers).map(|((core, queues), page)| Own { core, queues, page });
+    let workers = Workers::start(&common, own.collect())?;
+    tracing::info!(
+        gateway = config.gateway_name(),
+        dpdk = capsule::dpdk_version(),
+        workers = config.dataplane.workers.len(),
+        ports = io.ports.len(),
+        huge_pages = io.huge,
+        took_ms = started.elapsed().as_millis() as u64,
+        "forwarding; waiting for the control plane"
+    );
+    let ports = io.ports.into_iter().zip(pages.ports).collect();
+    let mut control = Control::new(side, shared, ports, pages.gateway, started);
+    let outcome = control.run(&workers, &stop);
+    drop(workers);
+    drop(control);
+    outcome?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT sets the flag, a second one ends the process.
+fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// The gateway of the configuration with what its NICs turned out to be.
+fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
+    let workers = config.dataplane.workers.len();
+    let ports = config.dataplane.ports.iter().zip(&io.ports).map(|(named, port)| GatewayPort {
+        mac: port.info().mac,
+        addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+        gateway: named.gateway,
+        steering: Steering::of(&port.info().spread, workers),
+    });
+    let snat: Vec<Ipv4Addr> = config.snat_addresses();
+    Ok(Gateway::new(ports.collect(), &snat, workers)?)
+}
+
+/// Nobody outside can guess it, so nobody can choose packets that collide.
+fn secret() -> std::io::Result<Secret> {
+    let mut bytes = [[0u8; 8]; 4];
+    let mut source = std::fs::File::open("/dev/urandom")?;
+    for word in &mut bytes {
+        source.read_exact(word)?;
+    }
+    Ok(Secret::new(bytes.map(u64::from_le_bytes)))
+}

@@ -5,6 +5,7 @@
 //! - [`codec`]: how either becomes the bytes of one ring record, and how hostile bytes are refused.
 //! - [`config`]: the one TOML file, parsed and validated.
 //! - [`admin`]: requests and answers of the control plane's Unix socket.
+//! - [`pages`]: what the dataplane's counter pages are called.
 //! - [`limits`]: every limit that more than one program must agree on.
 //!
 //! This crate knows words and bytes; it opens no file but the configuration and maps no memory.
@@ -15,4 +16,5 @@ pub mod codec;
 pub mod config;
 pub mod event;
 pub mod limits;
+pub mod pages;
 pub mod update;

@@ -1,0 +1,211 @@
+//! The control thread: it takes what the control plane says, hands complete tables to the workers, and says when all have adopted them.
+//!
+//! It holds the dataplane's side of the shared memory. It never waits for the control plane, dead or alive, and what it has to say waits as
+//! a state, not as a queue: a control plane that does not listen costs no memory.
+
+use crate::conversation::{Conversation, Heard};
+use crate::outbox::Outbox;
+use crate::pages::{GatewayCounters, GatewayPage, PortPage};
+use crate::workers::Workers;
+use capsule::Port;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use turnpike_forward::mailbox::Shared;
+use turnpike_forward::service_table::Tables;
+use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
+use turnpike_wire::limits::{HEARTBEAT_LOST_MS, HEARTBEAT_PERIOD_MS};
+
+/// Records taken between two looks at everything else.
+const RECORDS_PER_ROUND: usize = 4_096;
+/// Rest after a round that found nothing.
+const REST: Duration = Duration::from_millis(1);
+/// How often next hops are compared with what was said of them, and slow counters shown.
+const SURVEY_PERIOD: Duration = Duration::from_millis(250);
+
+/// Everything the control thread works with.
+pub(crate) struct Control {
+    side: DataplaneSide,
+    shared: Arc<Shared>,
+    conversation: Conversation,
+    outbox: Outbox,
+    unadopted: VecDeque<Arc<Tables>>,
+    /// Tables that were replaced, kept until no worker holds them, so that no worker frees them.
+    replaced: Vec<Arc<Tables>>,
+    record: Vec<u8>,
+    ports: Vec<(Port, PortPage)>,
+    page: GatewayPage,
+    started: Instant,
+    control_alive: bool,
+}
+
+/// A worker ended by itself: the dataplane cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "worker {worker} ended unexpectedly; what is above says why. A restart adopts the same Services within a second"
+)]
+pub(crate) struct WorkerEnded {
+    worker: usize,
+}
+
+impl Control {
+    pub(crate) fn new(
+        side: DataplaneSide,
+        shared: Arc<Shared>,
+        ports: Vec<(Port, PortPage)>,
+        page: GatewayPage,
+        started: Instant,
+    ) -> Self {
+        Self {
+            side,
+            shared,
+            conversation: Conversation::default(),
+            outbox: Outbox::default(),
+            unadopted: VecDeque::new(),
+            replaced: Vec::new(),
+            record: Vec::new(),
+            ports,
+            page,
+            started,
+            control_alive: false,
+        }
+    }
+
+    /// Works until `stop` is set, or a worker ends.
+    pub(crate) fn run(&mut self, workers: &Workers, stop: &AtomicBool) -> Result<(), WorkerEnded> {
+        let mut beaten: Option<Instant> = None;
+        let mut surveyed: Option<Instant> = None;
+        while !stop.load(Ordering::Relaxed) {
+            let taken = self.take_records();
+            let now = Instant::now();
+            self.watch_adoption();
+            if due(&mut beaten, now, Duration::from_millis(HEARTBEAT_PERIOD_MS)) {
+                self.beat();
+                if let Some(worker) = workers.ended() {
+                    return Err(WorkerEnded { worker });
+                }
+            }
+            if due(&mut surveyed, now, SURVEY_PERIOD) {
+                self.survey();
+            }
+            self.outbox.send(self.side.events(), now);
+            if taken == 0 {
+                std::thread::sleep(REST);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come down the ring, up to a bound.
+    fn take_records(&mut self) -> usize {
+        for taken in 0..RECORDS_PER_ROUND {
+            let heard = match self.side.updates().pop(&mut self.record) {
+                Ok(Popped::Nothing) => return taken,
+                Ok(Popped::Record) => self.conversation.hear(&self.record),
+                Ok(Popped::NewEpoch) => {
+                    tracing::info!(pid = self.side.control_pid(), "a control plane has attached");
+                    self.conversation.new_control_plane();
+                    self.outbox.new_listener();
+                    Heard::Nothing
+                }
+                Err(corrupt) => self.conversation.ring_corrupt(&corrupt.to_string()),
+            };
+            self.act(heard);
+        }
+        RECORDS_PER_ROUND
+    }
+
+    fn act(&mut self, heard: Heard) {
+        match heard {
+            Heard::Nothing => {}
+            Heard::Tables(tables) => self.publish(tables),
+            Heard::Refused { generation, reason } => {
+                tracing::warn!(generation, reason, "transaction refused, a snapshot is needed");
+                self.outbox.refuse(generation, reason);
+            }
+            Heard::Resync { reason } => {
+                tracing::warn!(reason, "a snapshot is needed");
+                self.outbox.resync(reason);
+            }
+        }
+    }
+
+    fn publish(&mut self, tables: Arc<Tables>) {
+        let (generation, revision) = (tables.generation, tables.revision);
+        self.replaced.push(self.shared.publish(Arc::clone(&tables)));
+        self.unadopted.push_back(tables);
+        tracing::debug!(generation, revision, "published");
+    }
+
+    /// Says what every worker has adopted, and frees what nobody works by any more.
+    fn watch_adoption(&mut self) {
+        let serial = self.shared.adopted_serial();
+        let mut adopted = None;
+        while self.unadopted.front().is_some_and(|tables| tables.serial <= serial) {
+            adopted = self.unadopted.pop_front();
+        }
+        if let Some(tables) = adopted {
+            self.side.set_adopted(tables.generation, tables.revision);
+            self.outbox.adopted(tables.generation, tables.revision);
+            tracing::debug!(generation = tables.generation, "adopted by every worker");
+        }
+        self.replaced.retain(|tables| Arc::strong_count(tables) > 1);
+    }
+
+    fn beat(&mut self) {
+        let now_ms = monotonic_ms();
+        self.side.beat(now_ms);
+        let alive = self.side.control_alive(now_ms, HEARTBEAT_LOST_MS);
+        match (self.control_alive, alive) {
+            (false, true) => {
+                tracing::info!(pid = self.side.control_pid(), "the control plane is alive");
+            }
+            (true, false) => {
+                tracing::warn!("the control plane is gone; forwarding goes on with what it last said");
+            }
+            _ => {}
+        }
+        self.control_alive = alive;
+    }
+
+    /// Next hops and slow counters.
+    fn survey(&mut self) {
+        let mut counters = self.counters();
+        for (hop, link) in self.shared.neighbours.iter() {
+            counters.next_hops += 1;
+            counters.next_hops_resolved += u64::from(link.is_resolved());
+            self.outbox.neighbour(hop.address.into(), link.is_resolved().then(|| link.mac()));
+        }
+        self.page.show(&counters);
+        for (port, page) in &mut self.ports {
+            page.show(port);
+        }
+    }
+
+    fn counters(&self) -> GatewayCounters {
+        let tally = self.conversation.tally();
+        GatewayCounters {
+            control_alive: self.control_alive,
+            control_planes: tally.control_planes,
+            records: tally.records,
+            snapshots: tally.snapshots,
+            transactions: tally.transactions,
+            refused_transactions: tally.refused_transactions,
+            undecodable_records: tally.undecodable_records,
+            ring_corruptions: tally.ring_corruptions,
+            next_hops: 0,
+            next_hops_resolved: 0,
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+        }
+    }
+}
+
+/// Whether `period` has passed since `last`; if so, it starts anew.
+fn due(last: &mut Option<Instant>, now: Instant, period: Duration) -> bool {
+    let due = last.is_none_or(|last| now.duration_since(last) >= period);
+    if due {
+        *last = Some(now);
+    }
+    due
+}

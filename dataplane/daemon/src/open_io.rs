@@ -1,0 +1,285 @@
+//! From the configuration to open queues: cores, environment, packet memory, ports. Everything that this host may lack is looked for
+//! before the environment starts, so that each lack has one clear error.
+
+use capsule::{
+    Device, Eal, EalConfig, Memory, Mempool, Port, PortConfig, Queue, available_cores, free_hugepages_mb,
+};
+use std::collections::BTreeSet;
+use turnpike_wire::config::{self, Dataplane, Hugepages};
+use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
+
+/// Buffers each queue pair may have in its descriptors and on its way, in rounded numbers: the driver's rings, bursts, a thread's cache.
+const BUFFERS_PER_QUEUE: u32 = 8_192;
+/// Buffers each worker may hold beside that: waiting for next hops, or handed to it by each other worker.
+const BUFFERS_PER_WORKER: u32 = 1_024;
+/// MiB of packet memory left for everything that is no buffer: the driver's rings and EAL's own.
+const OVERHEAD_MB: u64 = 16;
+
+/// Why the dataplane cannot start on this host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("dataplane.workers names no core; name one core for each worker, e.g. workers = [1]")]
+    NoWorkers,
+    #[error("dataplane.workers names {got} cores; at most {WORKERS_MAX} can be served")]
+    TooManyWorkers { got: usize },
+    #[error("dataplane.workers names core {0} twice; each worker needs a core of its own")]
+    CoreTwice(u16),
+    #[error(
+        "dataplane.workers: core {core} is not on this host or not given to this process; it may use {available}"
+    )]
+    NoCore { core: u16, available: String },
+    #[error(
+        "dataplane.ports names no port; add one, e.g. [[dataplane.ports]] with device = \"net_af_packet0,iface=eth1\""
+    )]
+    NoPorts,
+    #[error("dataplane.ports names {got} ports; at most {PORTS_MAX} can be served")]
+    TooManyPorts { got: usize },
+    #[error("port {port}: {source}")]
+    Device { port: String, source: capsule::DeviceError },
+    #[error(
+        "port {port}: device {device} needs root (CAP_NET_RAW and CAP_NET_ADMIN); run turnpike-dataplane as root"
+    )]
+    NoRoot { port: String, device: String },
+    #[error(
+        "dataplane.memory_mb = {memory_mb} is too little for {queues} queue pairs and {workers} workers: set at least {least_mb}"
+    )]
+    TooLittleMemory { memory_mb: u32, queues: u32, workers: u32, least_mb: u64 },
+    #[error("{0}")]
+    Eal(#[from] capsule::EalError),
+    #[error("{0}")]
+    Mempool(#[from] capsule::MempoolError),
+    #[error("port {port}: {source}")]
+    Port { port: String, source: capsule::PortError },
+}
+
+/// Open ports, and for each worker its queue of each port in the order of the configuration.
+#[derive(Debug)]
+pub(crate) struct Io {
+    pub(crate) eal: Eal,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) queues: Vec<Vec<Queue>>,
+    pub(crate) huge: bool,
+}
+
+/// What must be true of this host, found without changing anything. The devices come back as they will be opened.
+pub(crate) fn check(dataplane: &Dataplane) -> Result<Vec<Device>, OpenError> {
+    check_cores(&dataplane.workers, &available_cores())?;
+    match dataplane.ports.len() {
+        0 => return Err(OpenError::NoPorts),
+        got if got > PORTS_MAX => return Err(OpenError::TooManyPorts { got }),
+        _ => {}
+    }
+    let workers = dataplane.workers.len();
+    let devices =
+        dataplane.ports.iter().map(|port| check_device(port, workers)).collect::<Result<Vec<_>, _>>()?;
+    buffers(dataplane)?;
+    Ok(devices)
+}
+
+/// Starts the environment and opens every port with one queue pair for each worker.
+pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
+    let devices = check(dataplane)?;
+    let memory = memory(dataplane.hugepages, dataplane.memory_mb, free_hugepages_mb());
+    let huge = matches!(memory, Memory::Huge { .. });
+    if !huge && dataplane.hugepages == Hugepages::Auto {
+        tracing::warn!(
+            wanted_mb = dataplane.memory_mb,
+            free_mb = free_hugepages_mb(),
+            "too few huge pages are free: packet memory is in ordinary pages, which is slower"
+        );
+    }
+    let pci = devices
+        .iter()
+        .filter_map(|d| if let Device::Pci(address) = d { Some(address.clone()) } else { None });
+    let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
+    let pool = Mempool::new(eal, buffers(dataplane)?, Mempool::DATA_ROOM)?;
+    let workers = dataplane.workers.len();
+    let config = PortConfig { queues: workers as u16, ..PortConfig::default() };
+    let mut io = Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), huge };
+    for (named, device) in dataplane.ports.iter().zip(&devices) {
+        let (port, queues) = Port::open(eal, device, &config, pool)
+            .map_err(|source| OpenError::Port { port: named.name.clone(), source })?;
+        tracing::info!(
+            port = named.name,
+            device = port.device(),
+            driver = port.driver(),
+            mac = %mac_text(port.info().mac),
+            mtu = port.info().mtu,
+            "port is open"
+        );
+        io.ports.push(port);
+        for (worker, queue) in io.queues.iter_mut().zip(queues) {
+            worker.push(queue);
+        }
+    }
+    Ok(io)
+}
+
+fn check_cores(workers: &[u16], available: &[u16]) -> Result<(), OpenError> {
+    match workers.len() {
+        0 => return Err(OpenError::NoWorkers),
+        got if got > WORKERS_MAX => return Err(OpenError::TooManyWorkers { got }),
+        _ => {}
+    }
+    let mut seen = BTreeSet::new();
+    for &core in workers {
+        if !seen.insert(core) {
+            return Err(OpenError::CoreTwice(core));
+        }
+        if !available.contains(&core) {
+            let cores: Vec<String> = available.iter().map(u16::to_string).collect();
+            return Err(OpenError::NoCore { core, available: format!("cores {}", cores.join(", ")) });
+        }
+    }
+    Ok(())
+}
+
+fn check_device(port: &config::Port, workers: usize) -> Result<Device, OpenError> {
+    let named = |source| OpenError::Device { port: port.name.clone(), source };
+    let device = with_queues(port.device.parse().map_err(named)?, workers);
+    device.check().map_err(named)?;
+    if needs_root(&device) && !may_use_raw_sockets() {
+        return Err(OpenError::NoRoot { port: port.name.clone(), device: device.to_string() });
+    }
+    Ok(device)
+}
+
+/// net_af_packet has as many queues as it is asked for; it is asked for one a worker where the device string says nothing of it.
+fn with_queues(device: Device, workers: usize) -> Device {
+    match device {
+        Device::Virtual { name, arguments }
+            if name.starts_with("net_af_packet") && workers > 1 && !arguments.contains("qpairs=") =>
+        {
+            Device::Virtual { name, arguments: format!("{arguments},qpairs={workers}") }
+        }
+        other => other,
+    }
+}
+
+fn needs_root(device: &Device) -> bool {
+    matches!(device, Device::Pci(_))
+        || device.kernel_interface().is_some()
+        || device.port_name().starts_with("net_tap")
+}
+
+/// Whether this process has CAP_NET_ADMIN (12) and CAP_NET_RAW (13).
+fn may_use_raw_sockets() -> bool {
+    const NEEDED: u64 = 1 << 12 | 1 << 13;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set & NEEDED == NEEDED)
+}
+
+fn memory(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
+    match hugepages {
+        Hugepages::Require => Memory::Huge { mb },
+        Hugepages::Auto if free_mb >= u64::from(mb) => Memory::Huge { mb },
+        Hugepages::Auto | Hugepages::Never => Memory::Ordinary { mb },
+    }
+}
+
+/// How many packet buffers are made: what ports and workers may hold, one less than a power of two where the memory allows.
+fn buffers(dataplane: &Dataplane) -> Result<u32, OpenError> {
+    let workers = dataplane.workers.len() as u32;
+    let queues = workers * dataplane.ports.len() as u32;
+    let least = queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER;
+    let fits = |count: u32| {
+        let mb = Mempool::bytes(count, Mempool::DATA_ROOM).div_ceil(1 << 20) + OVERHEAD_MB;
+        (mb <= u64::from(dataplane.memory_mb)).then_some(count).ok_or(mb)
+    };
+    let round = (least + 1).next_power_of_two() - 1;
+    fits(round).or_else(|_| fits(least)).map_err(|least_mb| OpenError::TooLittleMemory {
+        memory_mb: dataplane.memory_mb,
+        queues,
+        workers,
+        least_mb,
+    })
+}
+
+/// An Ethernet address as people write it.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataplane(workers: &[u16], devices: &[&str], memory_mb: u32) -> Dataplane {
+        let port = |device: &&str| config::Port {
+            name: "wan".into(),
+            device: (*device).into(),
+            addresses: vec![],
+            gateway: None,
+        };
+        Dataplane {
+            workers: workers.to_vec(),
+            memory_mb,
+            ports: devices.iter().map(port).collect(),
+            ..Dataplane::default()
+        }
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_named_with_the_mend() {
+        let core = available_cores()[0];
+        let rows = [
+            (dataplane(&[], &["net_null0"], 256), "workers = [1]"),
+            (dataplane(&[core, core], &["net_null0"], 256), "twice"),
+            (dataplane(&[60_000], &["net_null0"], 256), "core 60000 is not on this host"),
+            (dataplane(&[core], &[], 256), "[[dataplane.ports]]"),
+            (
+                dataplane(&[core], &["net_af_packet0,iface=nosuchif0"], 256),
+                "port wan: no network interface \"nosuchif0\"",
+            ),
+            (dataplane(&[core], &["ffff:ff:1f.7"], 256), "port wan: no PCI device ffff:ff:1f.7"),
+            (dataplane(&[core], &["?"], 256), "neither a PCI address"),
+            (dataplane(&[core], &["net_null0"], 20), "memory_mb = 20 is too little"),
+        ];
+        for (dataplane, mend) in rows {
+            let message = check(&dataplane).unwrap_err().to_string();
+            assert!(message.contains(mend), "{message}");
+        }
+        assert_eq!(check(&dataplane(&[core], &["net_null0"], 256)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_memory_named_as_enough_is_enough() {
+        let mut small = dataplane(&[0, 1, 2], &["net_null0", "net_null1"], 1);
+        let Err(OpenError::TooLittleMemory { least_mb, .. }) = buffers(&small) else {
+            panic!("1 MiB is enough?")
+        };
+        small.memory_mb = least_mb as u32;
+        assert_eq!(buffers(&small).unwrap(), 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER);
+        small.memory_mb = 1 << 20;
+        assert!((buffers(&small).unwrap() + 1).is_power_of_two());
+    }
+
+    #[test]
+    fn huge_pages_as_the_setting_says() {
+        let rows = [
+            (Hugepages::Auto, 256, Memory::Huge { mb: 256 }),
+            (Hugepages::Auto, 255, Memory::Ordinary { mb: 256 }),
+            (Hugepages::Require, 0, Memory::Huge { mb: 256 }),
+            (Hugepages::Never, 1_000, Memory::Ordinary { mb: 256 }),
+        ];
+        for (setting, free_mb, wanted) in rows {
+            assert_eq!(memory(setting, 256, free_mb), wanted, "{setting:?} with {free_mb} MiB free");
+        }
+    }
+
+    #[test]
+    fn af_packet_gets_a_queue_for_each_worker() {
+        let rows = [
+            ("net_af_packet0,iface=gw0", 1, "net_af_packet0,iface=gw0"),
+            ("net_af_packet0,iface=gw0", 3, "net_af_packet0,iface=gw0,qpairs=3"),
+            ("net_af_packet0,iface=gw0,qpairs=2", 3, "net_af_packet0,iface=gw0,qpairs=2"),
+            ("net_af_xdp0,iface=gw0", 3, "net_af_xdp0,iface=gw0"),
+        ];
+        for (given, workers, wanted) in rows {
+            assert_eq!(with_queues(given.parse().unwrap(), workers).to_string(), wanted);
+        }
+    }
+}

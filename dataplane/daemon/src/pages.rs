@@ -1,0 +1,146 @@
+//! The counter pages other processes read: one a worker, one a port, one for the gateway. Each has one writer, which overwrites whole words.
+
+use crate::open_io::{Io, mac_text};
+use capsule::Port;
+use std::path::Path;
+use turnpike_forward::gateway::Gateway;
+use turnpike_forward::verdict::Counters;
+use turnpike_shm::{CounterFile, CounterPage, KIND_GATEWAY, KIND_PORT, KIND_WORKER, PageSpec, ShmError};
+use turnpike_wire::config::Dataplane;
+use turnpike_wire::pages::{GATEWAY_COUNTERS, PORT_COUNTERS, PortLabel, WORKER_COUNTERS};
+
+/// The pages of one dataplane, each for its writer.
+pub(crate) struct Pages {
+    pub(crate) workers: Vec<WorkerPage>,
+    pub(crate) ports: Vec<PortPage>,
+    pub(crate) gateway: GatewayPage,
+}
+
+/// A worker's page.
+pub(crate) struct WorkerPage {
+    page: CounterPage,
+    core: u16,
+    flows_max: u32,
+}
+
+/// A port's page.
+pub(crate) struct PortPage(CounterPage);
+
+/// The gateway's page.
+pub(crate) struct GatewayPage(CounterPage);
+
+/// What the control thread counts, in the order of [`GATEWAY_COUNTERS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GatewayCounters {
+    pub(crate) control_alive: bool,
+    pub(crate) control_planes: u64,
+    pub(crate) records: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) transactions: u64,
+    pub(crate) refused_transactions: u64,
+    pub(crate) undecodable_records: u64,
+    pub(crate) ring_corruptions: u64,
+    pub(crate) next_hops: u64,
+    pub(crate) next_hops_resolved: u64,
+    pub(crate) uptime_ms: u64,
+}
+
+/// Makes the file in `folder`.
+pub(crate) fn create(
+    folder: &Path,
+    dataplane: &Dataplane,
+    io: &Io,
+    gateway: &Gateway,
+) -> Result<Pages, ShmError> {
+    let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let mut specs = Vec::new();
+    for (index, core) in (0u32..).zip(&dataplane.workers) {
+        let names = Counters::names().chain(WORKER_COUNTERS).map(str::to_owned).collect();
+        specs.push(PageSpec { kind: KIND_WORKER, index, label: format!("core {core}"), names });
+    }
+    for (index, ((named, port), side)) in
+        (0u32..).zip(dataplane.ports.iter().zip(&io.ports).zip(gateway.ports()))
+    {
+        let label = PortLabel {
+            name: named.name.clone(),
+            device: port.device().to_owned(),
+            driver: port.driver().to_owned(),
+            mac: mac_text(port.info().mac),
+            steering: side.steering.name().to_owned(),
+        };
+        specs.push(PageSpec {
+            kind: KIND_PORT,
+            index,
+            label: label.to_string(),
+            names: owned(&PORT_COUNTERS),
+        });
+    }
+    specs.push(PageSpec {
+        kind: KIND_GATEWAY,
+        index: 0,
+        label: "gateway".into(),
+        names: owned(&GATEWAY_COUNTERS),
+    });
+
+    let mut pages = CounterFile::create(folder, &specs)?.into_iter();
+    let flows_max = dataplane.flows_per_worker;
+    let workers = dataplane.workers.iter().zip(&mut pages);
+    let workers = workers.map(|(&core, page)| WorkerPage { page, core, flows_max }).collect();
+    let ports = io.ports.iter().zip(&mut pages).map(|(_, page)| PortPage(page)).collect();
+    let gateway = pages.next().map(GatewayPage).ok_or(ShmError::Counters { reason: "a page is missing" })?;
+    Ok(Pages { workers, ports, gateway })
+}
+
+impl WorkerPage {
+    /// Shows a worker's counters and the generation it works by.
+    pub(crate) fn show(&mut self, counters: &Counters, generation: u64) {
+        self.page.set_all(counters.values());
+        let further = [u64::from(self.core), generation, u64::from(self.flows_max)];
+        for (at, value) in (Counters::COUNT..).zip(further) {
+            self.page.set(at, value);
+        }
+    }
+}
+
+impl PortPage {
+    /// Shows what the driver counts.
+    pub(crate) fn show(&mut self, port: &Port) {
+        let stats = port.stats();
+        self.0.set_all(&[
+            u64::from(port.link().up),
+            stats.rx_frames,
+            stats.rx_bytes,
+            stats.tx_frames,
+            stats.tx_bytes,
+            stats.rx_missed,
+            stats.rx_errors,
+            stats.tx_errors,
+            stats.rx_no_memory,
+        ]);
+    }
+}
+
+impl GatewayPage {
+    /// Shows what the control thread counts.
+    pub(crate) fn show(&mut self, counters: &GatewayCounters) {
+        self.0.set_all(&counters.values());
+    }
+}
+
+impl GatewayCounters {
+    const fn values(&self) -> [u64; GATEWAY_COUNTERS.len()] {
+        [
+            self.control_alive as u64,
+            self.control_planes,
+            self.records,
+            self.snapshots,
+            self.transactions,
+            self.refused_transactions,
+            self.undecodable_records,
+            self.ring_corruptions,
+            self.next_hops,
+            self.next_hops_resolved,
+            self.uptime_ms,
+        ]
+    }
+}

@@ -1,0 +1,174 @@
+//! The worker threads: one pinned to each core, running turns until told to stop.
+
+use crate::idle::BackOff;
+use crate::pages::WorkerPage;
+use capsule::{Eal, Mbuf, Queue};
+use rustix::thread::set_current_timer_slack;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use turnpike_forward::flow_table::FlowTable;
+use turnpike_forward::handoff::Handoff;
+use turnpike_forward::hash::Secret;
+use turnpike_forward::mailbox::Shared;
+use turnpike_forward::worker::Worker;
+use turnpike_shm::{HugeMemory, Pages, ShmError};
+use turnpike_wire::config::{Hugepages, Idle};
+
+/// Turns between two looks at the clock while there is work: at most some tens of microseconds.
+const TURNS_PER_CLOCK: u32 = 16;
+/// How often counters are shown to other processes, in milliseconds.
+const SHOW_COUNTERS_MS: u32 = 100;
+/// How late the kernel may wake a napping worker, in nanoseconds; its default of 50 µs would double a nap.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).unwrap();
+
+/// What all workers have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) eal: Eal,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) secret: Secret,
+    pub(crate) flows: u32,
+    pub(crate) hugepages: Hugepages,
+    pub(crate) idle: Idle,
+    pub(crate) started: Instant,
+}
+
+/// What one worker has of its own.
+pub(crate) struct Own {
+    pub(crate) core: u16,
+    pub(crate) queues: Vec<Queue>,
+    pub(crate) page: WorkerPage,
+}
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    #[error("worker {worker}: {source}")]
+    Thread { worker: usize, source: capsule::ThreadError },
+    #[error("worker {worker}: cannot make its thread: {source}")]
+    Spawn { worker: usize, source: std::io::Error },
+    #[error("worker {worker}, flow table of {flows} flows: {source}")]
+    FlowMemory { worker: usize, flows: u32, source: ShmError },
+    #[error("worker {worker}: {source}")]
+    FlowTable { worker: usize, source: turnpike_forward::flow_table::TableError },
+    #[error("worker {worker} ended before it was ready; this is a bug, please report what is above")]
+    Ended { worker: usize },
+}
+
+/// Running workers. Dropping them stops them and waits.
+pub(crate) struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts one worker for each of `own`, and waits until all are ready to forward. If one cannot start, none is left running.
+    pub(crate) fn start(common: &Common, own: Vec<Own>) -> Result<Self, WorkerError> {
+        let mut workers = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        let mut ready = Vec::new();
+        for (id, (own, handoff)) in
+            own.into_iter().zip(Handoff::mesh(common.shared.gateway.workers())).enumerate()
+        {
+            let (tell, told) = channel();
+            let (common, stop) = (common.clone(), Arc::clone(&workers.stop));
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{id}"))
+                .spawn(move || {
+                    if let Err(error) = work(id, &common, own, handoff, &stop, &tell) {
+                        let _ = tell.send(Err(error));
+                    }
+                })
+                .map_err(|source| WorkerError::Spawn { worker: id, source })?;
+            workers.threads.push(thread);
+            ready.push(told);
+        }
+        for (worker, told) in ready.into_iter().enumerate() {
+            told.recv().unwrap_or(Err(WorkerError::Ended { worker }))?;
+        }
+        Ok(workers)
+    }
+
+    /// A worker that has ended although nobody told it to.
+    pub(crate) fn ended(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The life of one worker thread. Its queues, and with the last of them their ports, close when it returns.
+fn work(
+    id: usize,
+    common: &Common,
+    own: Own,
+    handoff: Handoff<Mbuf>,
+    stop: &AtomicBool,
+    ready: &Sender<Result<(), WorkerError>>,
+) -> Result<(), WorkerError> {
+    let Own { core, mut queues, mut page } = own;
+    let thread_error = |source| WorkerError::Thread { worker: id, source };
+    capsule::pin_to_core(core).map_err(thread_error)?;
+    let _registered = capsule::register_thread(common.eal).map_err(thread_error)?;
+    // Without it naps last longer; nothing else depends on it.
+    let _ = set_current_timer_slack(Some(TIMER_SLACK_NS));
+
+    let pages = match common.hugepages {
+        Hugepages::Auto => Pages::Auto,
+        Hugepages::Require => Pages::Require,
+        Hugepages::Never => Pages::Never,
+    };
+    let flows = common.flows;
+    // Made by its own worker: the memory is on the worker's NUMA node, and the tables of all workers are made at the same time.
+    let mut memory = HugeMemory::new(FlowTable::memory_bytes(flows), pages)
+        .map_err(|source| WorkerError::FlowMemory { worker: id, flows, source })?;
+    let table = FlowTable::new(memory.bytes_mut(), flows, common.secret)
+        .map_err(|source| WorkerError::FlowTable { worker: id, source })?;
+    let mut worker = Worker::new(id, Arc::clone(&common.shared), table, handoff, common.secret);
+    let _ = ready.send(Ok(()));
+    run(&mut worker, &mut queues, &mut page, common, stop);
+    page.show(worker.counters(), worker.tables().generation);
+    Ok(())
+}
+
+fn run(
+    worker: &mut Worker<'_, Mbuf>,
+    queues: &mut [Queue],
+    page: &mut WorkerPage,
+    common: &Common,
+    stop: &AtomicBool,
+) {
+    let mut back_off = BackOff::new(common.idle);
+    let mut turns_to_clock = 0;
+    let mut now_ms = clock_ms(common.started);
+    let mut shown_ms = now_ms;
+    while !stop.load(Ordering::Relaxed) {
+        let handled = worker.turn(queues, now_ms);
+        let rested = back_off.after(handled).take();
+        if rested || turns_to_clock == 0 {
+            turns_to_clock = TURNS_PER_CLOCK;
+            now_ms = clock_ms(common.started);
+            if now_ms.wrapping_sub(shown_ms) >= SHOW_COUNTERS_MS {
+                shown_ms = now_ms;
+                page.show(worker.counters(), worker.tables().generation);
+            }
+        }
+        turns_to_clock -= 1;
+    }
+}
+
+/// Milliseconds since `started`, modulo 2³².
+fn clock_ms(started: Instant) -> u32 {
+    let elapsed: Duration = started.elapsed();
+    elapsed.as_millis() as u32
+}

@@ -1,0 +1,88 @@
+//! What the dataplane's counter pages are called, beside the counters that `forward` names: labels and further counters, for the process
+//! that writes them and for those that read them.
+
+use std::fmt;
+
+/// Counters of a worker's page behind those of the packet path.
+pub const WORKER_COUNTERS: [&str; 3] = ["core", "generation", "flows_max"];
+
+/// Counters of a port's page. Frames lost before a worker saw them are in the last four; `link_up` is 0 or 1.
+pub const PORT_COUNTERS: [&str; 9] = [
+    "link_up",
+    "nic_rx_frames",
+    "nic_rx_bytes",
+    "nic_tx_frames",
+    "nic_tx_bytes",
+    "nic_rx_missed",
+    "nic_rx_errors",
+    "nic_tx_errors",
+    "nic_rx_no_memory",
+];
+
+/// Counters of the gateway's page. `control_alive` is 0 or 1.
+pub const GATEWAY_COUNTERS: [&str; 11] = [
+    "control_alive",
+    "control_planes",
+    "records",
+    "snapshots",
+    "transactions",
+    "refused_transactions",
+    "undecodable_records",
+    "ring_corruptions",
+    "next_hops",
+    "next_hops_resolved",
+    "uptime_ms",
+];
+
+/// The label of a port's page: five words with a tab between, since a device string holds commas and equals signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortLabel {
+    /// Name in the configuration.
+    pub name: String,
+    /// DPDK device.
+    pub device: String,
+    /// Driver.
+    pub driver: String,
+    /// Ethernet address, as `02:00:00:00:00:01`.
+    pub mac: String,
+    /// How packets find their worker: `rss` or `handoff`.
+    pub steering: String,
+}
+
+impl PortLabel {
+    /// Reads a label; none if it is no port's.
+    #[must_use]
+    pub fn parse(label: &str) -> Option<Self> {
+        let words: Vec<&str> = label.split('\t').collect();
+        let [name, device, driver, mac, steering] = words.as_slice() else { return None };
+        let own = |word: &&str| (*word).to_owned();
+        Some(Self { name: own(name), device: own(device), driver: own(driver), mac: own(mac), steering: own(steering) })
+    }
+}
+
+impl fmt::Display for PortLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, device, driver, mac, steering } = self;
+        write!(f, "{name}\t{device}\t{driver}\t{mac}\t{steering}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_come_back_as_they_went() {
+        let label = PortLabel {
+            name: "wan".into(),
+            device: "net_af_packet0,iface=gw0,qpairs=2".into(),
+            driver: "net_af_packet".into(),
+            mac: "02:00:00:00:00:01".into(),
+            steering: "handoff".into(),
+        };
+        assert_eq!(PortLabel::parse(&label.to_string()), Some(label));
+        for other in ["", "wan", "a\tb\tc\td", "a\tb\tc\td\te\tf"] {
+            assert_eq!(PortLabel::parse(other), None, "{other:?}");
+        }
+    }
+}
