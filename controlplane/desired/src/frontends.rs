@@ -4,7 +4,7 @@ use crate::address_guard::danger;
 use crate::desired::{Family, ProblemKind};
 use crate::k8s::{Service, ServicePort};
 use crate::settings::Settings;
-use crate::words::{CLUSTER_IP_NONE, HEADLESS_LABEL, MODE_ANNOTATION, SERVICE_PROXY_LABEL};
+use crate::words::{CLUSTER_IP_NONE, MODE_ANNOTATION, SERVICE_PROXY_LABEL};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -87,7 +87,8 @@ pub(crate) fn cluster_addresses(
     found
 }
 
-/// Whether the Service makes any forwarding here (rules S1, S2).
+/// Whether the Service makes any forwarding here (rules S1, S2). The headless label on a Service with an address means nothing:
+/// kube-proxy 1.36 heeds it on slices only, and the controller does not pass it on to them.
 fn is_forwarded(service: &Service) -> bool {
     let spec = &service.spec;
     let labels = &service.metadata.labels;
@@ -95,7 +96,6 @@ fn is_forwarded(service: &Service) -> bool {
         && !spec.cluster_ip.is_empty()
         && spec.cluster_ip != CLUSTER_IP_NONE
         && !labels.contains_key(SERVICE_PROXY_LABEL)
-        && !labels.contains_key(HEADLESS_LABEL)
 }
 
 /// What the Service is to be answered on.

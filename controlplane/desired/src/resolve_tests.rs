@@ -49,11 +49,17 @@ fn rule_s1_external_name_and_no_cluster_address_make_no_forwarding() {
 
 #[test]
 fn rule_s2_labels_leave_services_and_slices_to_others() {
-    for label in [SERVICE_PROXY_LABEL, HEADLESS_LABEL] {
+    let labelled = |label: &str| {
         let mut service = mk_service("shop/web", "10.96.0.10");
         service.metadata.labels.insert(label.into(), String::new());
-        assert_eq!(web().put(service).lines(), [] as [&str; 0], "{label}");
-    }
+        service
+    };
+    assert_eq!(web().put(labelled(SERVICE_PROXY_LABEL)).lines(), [] as [&str; 0]);
+    assert_eq!(
+        web().put(labelled(HEADLESS_LABEL)).lines(),
+        [WEB],
+        "on a Service with an address it means nothing"
+    );
     let mut slice = mk_slice("shop/web-1", "web", &["10.244.0.1+"]);
     slice.metadata.labels.insert(HEADLESS_LABEL.into(), String::new());
     assert_eq!(web().put(slice).lines(), [NOBODY]);

@@ -8,7 +8,7 @@ pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "turnpike";
 /// Label of Services that another proxy serves (rule S2).
 pub const SERVICE_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Label of Services and slices that make no forwarding (rule S2).
+/// Label of slices that make no forwarding (rule S2).
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Label of a Node: its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
