@@ -5,6 +5,7 @@
 //! Last in a Service's walk on this side of the ring.
 
 use crate::desired::{Desired, ResolvedService};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnpike_wire::update::{Fleet, Update};
@@ -12,31 +13,57 @@ use turnpike_wire::update::{Fleet, Update};
 /// The updates from `old` to `new`, none if they mean the same to the dataplane.
 #[must_use]
 pub fn diff(old: &Desired, new: &Desired) -> Vec<Update> {
-    let mut updates = Vec::new();
-    for key in old.frontends.keys().filter(|key| !new.frontends.contains_key(key)) {
-        updates.push(Update::DropFrontend(*key));
-    }
-    let mut put_services = Vec::new();
-    for (key, service) in &new.services {
-        match old.services.get(key) {
-            Some(before) if Arc::ptr_eq(before, service) => {}
-            before => diff_service(before.map(Arc::as_ref), service, &mut put_services),
+    let (mut dropped_frontends, mut put_frontends) = (Vec::new(), Vec::new());
+    for (key, before, after) in joined(&old.frontends, &new.frontends) {
+        match (before, after) {
+            (Some(_), None) => dropped_frontends.push(Update::DropFrontend(*key)),
+            (Some(before), Some(after)) if before.frontend == after.frontend => {}
+            (_, Some(after)) => put_frontends.push(Update::PutFrontend(after.frontend.clone())),
+            (None, None) => {}
         }
     }
-    let mut put_frontends = Vec::new();
-    for (key, frontend) in &new.frontends {
-        match old.frontends.get(key) {
-            Some(before) if Arc::ptr_eq(before, frontend) || before.frontend == frontend.frontend => {}
-            _ => put_frontends.push(Update::PutFrontend(frontend.frontend.clone())),
+    let (mut put_services, mut dropped_services) = (Vec::new(), Vec::new());
+    for (key, before, after) in joined(&old.services, &new.services) {
+        match after {
+            None => dropped_services.push(Update::DropService(key.clone())),
+            Some(after) => diff_service(before, after, &mut put_services),
         }
     }
+    // Services that are gone go last: a frontend may have passed from one of them to a new one.
+    let mut updates = dropped_frontends;
     updates.extend(put_services);
     updates.extend(put_frontends);
-    // Only now does no frontend refer to them any more: one may have passed from an old Service to a new one.
-    for key in old.services.keys().filter(|key| !new.services.contains_key(key)) {
-        updates.push(Update::DropService(key.clone()));
-    }
+    updates.extend(dropped_services);
     updates
+}
+
+/// Both maps in step, without the entries they share.
+fn joined<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, Arc<V>>,
+    new: &'a BTreeMap<K, Arc<V>>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((before, _)), Some((after, _))) => before.cmp(after),
+            };
+            let before = if order.is_le() { old.next() } else { None };
+            let after = if order.is_ge() { new.next() } else { None };
+            if before.zip(after).is_some_and(|((_, before), (_, after))| Arc::ptr_eq(before, after)) {
+                continue;
+            }
+            let key = before.or(after)?.0;
+            return Some((
+                key,
+                before.map(|(_, value)| value.as_ref()),
+                after.map(|(_, value)| value.as_ref()),
+            ));
+        }
+    })
 }
 
 /// Everything, for a dataplane of which nothing is known.

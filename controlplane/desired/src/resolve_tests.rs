@@ -338,7 +338,7 @@ fn an_endpoint_counts_again_when_its_address_is_no_service_any_more() {
     let mut world = web();
     world.put(mk_slice("shop/web-1", "web", &["10.244.0.1+", "10.244.0.2+", "10.250.7.7+"]));
     let all = format!("{WEB} 10.250.7.7:8080");
-    assert_eq!(world.lines(), [all.clone()]);
+    assert_eq!(world.lines(), std::slice::from_ref(&all));
     // Another Service gets the address: a packet to it would come back to us for ever.
     world.put(mk_service("shop/loop", "10.250.7.7"));
     assert_eq!(world.lines()[0], WEB);

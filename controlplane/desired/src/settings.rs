@@ -96,3 +96,55 @@ impl Rules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LoadBalancerScope, Settings};
+    use turnpike_wire::config::Config;
+
+    const CONFIG: &str = r#"
+        [cluster]
+        mode = "MODE"
+        service_cidrs = ["10.96.0.0/16"]
+        [dataplane]
+        workers = [1]
+        [dataplane.snat]
+        addresses = ["10.1.0.1"]
+        [[dataplane.ports]]
+        name = "wan"
+        device = "net_null0"
+        addresses = ["192.0.2.1/24"]
+    "#;
+
+    fn settings(mode: &str, pools: &str) -> Settings {
+        let text = format!("{}{pools}", CONFIG.replace("MODE", mode));
+        Settings::from_config(&Config::parse(&text, std::path::Path::new("test.toml")).unwrap())
+    }
+
+    #[test]
+    fn node_ports_answer_on_ports_and_snat_addresses_are_only_kept_free() {
+        let settings = settings("standalone", "");
+        assert_eq!(settings.node_port_addresses, ["192.0.2.1".parse().unwrap()].into());
+        assert_eq!(
+            settings.own_addresses,
+            ["192.0.2.1", "10.1.0.1"].map(|text| text.parse().unwrap()).into()
+        );
+    }
+
+    #[test]
+    fn public_addresses_are_bound_to_pools_unless_an_api_server_is_trusted() {
+        let pool = "\n[[cluster.pools]]\nname = \"public\"\naddresses = [\"203.0.113.0/24\"]\n";
+        let rows = [
+            ("standalone", "", false, false),
+            ("standalone", pool, true, false),
+            ("kubernetes", pool, true, false),
+            ("kubernetes", "", true, true),
+        ];
+        for (mode, pools, inside, outside) in rows {
+            let scope = settings(mode, pools).load_balancer_scope;
+            assert_eq!(scope.contains("203.0.113.9".parse().unwrap()), inside, "{mode} {pools}");
+            assert_eq!(scope.contains("198.51.100.9".parse().unwrap()), outside, "{mode} {pools}");
+            assert_eq!(scope == LoadBalancerScope::Any, outside);
+        }
+    }
+}

@@ -55,6 +55,7 @@ fn merge(into: &mut Value, change: &Value) {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "keeps the rows of the tables short")]
 fn spec(value: Value) -> Value {
     json!({ "spec": value })
 }
