@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 /// Proof that the environment runs. It runs until the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Eal(());
+pub struct Eal(Memory);
 
 /// How the environment is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,15 +79,21 @@ impl Eal {
         let (first, outcome) = STARTED.get_or_init(|| (config.clone(), start(config)));
         if first == config { outcome.clone() } else { Err(EalError::AlreadyStarted) }
     }
+
+    /// Where its packet memory comes from.
+    #[must_use]
+    pub fn memory(self) -> Memory {
+        self.0
+    }
 }
 
 fn start(config: &EalConfig) -> Result<Eal, EalError> {
     check(config)?;
-    let arguments = arguments(config);
+    let (arguments, memory) = (arguments(config), config.memory);
     // rte_eal_init pins the calling thread to its main lcore, and threads inherit that: it gets a thread of its own.
     std::thread::Builder::new()
         .name("eal-init".into())
-        .spawn(move || init(&arguments))
+        .spawn(move || init(&arguments, memory))
         .map_err(|e| EalError::Thread(e.to_string()))?
         .join()
         .unwrap_or_else(|_| Err(EalError::Thread("it panicked".into())))
@@ -140,7 +146,7 @@ fn arguments(config: &EalConfig) -> Vec<String> {
     arguments
 }
 
-fn init(arguments: &[String]) -> Result<Eal, EalError> {
+fn init(arguments: &[String], memory: Memory) -> Result<Eal, EalError> {
     let refused = |reason: String| EalError::Refused { reason, arguments: arguments[1..].join(" ") };
     let strings: Vec<CString> = arguments
         .iter()
@@ -152,7 +158,7 @@ fn init(arguments: &[String]) -> Result<Eal, EalError> {
     let _one_at_a_time = control();
     // SAFETY: argv has argc NUL-terminated strings and a null behind them; EAL may reorder the pointers, and copies the strings it keeps.
     let status = unsafe { dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr()) };
-    if status < 0 { Err(refused(error_text(errno()))) } else { Ok(Eal(())) }
+    if status < 0 { Err(refused(error_text(errno()))) } else { Ok(Eal(memory)) }
 }
 
 /// MiB of huge pages of every size that are free and promised to no one.

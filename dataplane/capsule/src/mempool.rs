@@ -1,6 +1,6 @@
 //! [`Mempool`]: the memory frames live in.
 
-use crate::eal::Eal;
+use crate::eal::{Eal, Memory};
 use crate::mbuf::Mbuf;
 use crate::{control, errno, error_text};
 use dpdk_sys as sys;
@@ -14,6 +14,9 @@ const _: () = assert!(sys::RTE_PKTMBUF_HEADROOM as usize >= HEADROOM);
 
 /// Buffers a thread keeps for itself, at most.
 const CACHE: u32 = 256;
+
+/// An ordinary page.
+const PAGE_BYTES: u64 = 4096;
 
 /// Packet buffers, all of one size. A handle: copies mean the same memory, which lives as long as the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +59,8 @@ impl Mempool {
     /// Frame bytes of a buffer that serves every driver at the usual MTU of 1500: some want 2048.
     pub const DATA_ROOM: u16 = 2048;
 
-    /// Makes a pool of `mbufs` buffers, each with room for `data_room` bytes of frame behind its headroom. `2^n - 1` buffers use memory best.
-    pub fn new(_eal: Eal, mbufs: u32, data_room: u16) -> Result<Self, MempoolError> {
+    /// Makes a pool of `mbufs` buffers, each with room for `data_room` bytes of frame behind its headroom.
+    pub fn new(eal: Eal, mbufs: u32, data_room: u16) -> Result<Self, MempoolError> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let room = data_room.checked_add(sys::RTE_PKTMBUF_HEADROOM as u16);
         let (Some(room), true) = (room, mbufs >= 64 && data_room >= 256) else {
@@ -74,18 +77,25 @@ impl Mempool {
             mbufs,
             data_room,
             reason: error_text(errno()),
-            needed_mb: Self::bytes(mbufs, data_room).div_ceil(1 << 20),
+            needed_mb: Self::bytes(mbufs, data_room, eal.memory()).div_ceil(1 << 20),
         })
     }
 
-    /// About what `mbufs` buffers take, in bytes: the frame, its headroom, the mbuf, and the pool's own header and rounding.
+    /// About what `mbufs` buffers take, in bytes: the frame, its headroom, the mbuf, the pool's own header and padding. DPDK lays no buffer
+    /// across the edge of a page, so that on ordinary pages one of the usual size takes a whole page.
     #[must_use]
-    pub fn bytes(mbufs: u32, data_room: u16) -> u64 {
+    pub fn bytes(mbufs: u32, data_room: u16, memory: Memory) -> u64 {
         let each = u64::from(data_room)
             + u64::from(sys::RTE_PKTMBUF_HEADROOM)
             + u64::from(sys::SHIM_MBUF_SIZE)
             + 128;
-        u64::from(mbufs) * each
+        match memory {
+            Memory::Huge { .. } => u64::from(mbufs) * each,
+            Memory::Ordinary { .. } if each > PAGE_BYTES => {
+                u64::from(mbufs) * each.next_multiple_of(PAGE_BYTES)
+            }
+            Memory::Ordinary { .. } => u64::from(mbufs).div_ceil(PAGE_BYTES / each) * PAGE_BYTES,
+        }
     }
 
     /// Buffers that are in no one's hands.

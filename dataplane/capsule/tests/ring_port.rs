@@ -269,5 +269,5 @@ fn too_many_queues_and_strange_sizes_are_refused_with_the_numbers() {
     assert!(ring(eal(), 100).unwrap_err().to_string().contains("power of two"));
     assert!(Mempool::new(eal(), 1, 2048).unwrap_err().to_string().contains("at least 64"));
     let message = Mempool::new(eal(), 4_000_000, 2048).unwrap_err().to_string();
-    assert!(message.contains("memory_mb") && message.contains("9278 MiB"), "{message}");
+    assert!(message.contains("memory_mb") && message.contains("15625 MiB"), "{message}");
 }

@@ -20,7 +20,7 @@ mod outbox;
 mod pages;
 mod workers;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use clap::Parser;
 use control::Control;
 use open_io::Io;
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     match run(&arguments, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("turnpike-dataplane: {error:#}");
+            eprintln!("turnpike-dataplane: {error}");
             ExitCode::FAILURE
         }
     }
@@ -78,7 +78,7 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         println!("{}: fine for this host", arguments.config.display());
         return Ok(());
     }
-    let stop = stop_on_signals().context("cannot watch for signals")?;
+    let stop = stop_on_signals().map_err(|why| anyhow!("cannot watch for signals: {why}"))?;
     let folder = config.shm_folder();
     // First, because it also finds another dataplane of this gateway; what the control plane writes from now on waits in the ring.
     let side = DataplaneSide::create(&folder, UPDATE_RING_BYTES, EVENT_RING_BYTES)?;
@@ -89,7 +89,8 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     let common = Common {
         eal: io.eal,
         shared: Arc::clone(&shared),
-        secret: secret().context("cannot read /dev/urandom for the flow tables' secret")?,
+        secret: secret()
+            .map_err(|why| anyhow!("cannot read /dev/urandom for the flow tables' secret: {why}"))?,
         flows: config.dataplane.flows_per_worker,
         hugepages: config.dataplane.hugepages,
         idle: config.dataplane.idle,

@@ -9,7 +9,7 @@ use turnpike_wire::config::{self, Dataplane, Hugepages};
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
 /// Buffers each queue pair may have in its descriptors and on its way, in rounded numbers: the driver's rings, bursts, a thread's cache.
-const BUFFERS_PER_QUEUE: u32 = 8_192;
+const BUFFERS_PER_QUEUE: u32 = 4_096;
 /// Buffers each worker may hold beside that: waiting for next hops, or handed to it by each other worker.
 const BUFFERS_PER_WORKER: u32 = 1_024;
 /// MiB of packet memory left for everything that is no buffer: the driver's rings and EAL's own.
@@ -72,14 +72,14 @@ pub(crate) fn check(dataplane: &Dataplane) -> Result<Vec<Device>, OpenError> {
     let workers = dataplane.workers.len();
     let devices =
         dataplane.ports.iter().map(|port| check_device(port, workers)).collect::<Result<Vec<_>, _>>()?;
-    buffers(dataplane)?;
+    buffers(dataplane, memory(dataplane))?;
     Ok(devices)
 }
 
 /// Starts the environment and opens every port with one queue pair for each worker.
 pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let devices = check(dataplane)?;
-    let memory = memory(dataplane.hugepages, dataplane.memory_mb, free_hugepages_mb());
+    let memory = memory(dataplane);
     let huge = matches!(memory, Memory::Huge { .. });
     if !huge && dataplane.hugepages == Hugepages::Auto {
         tracing::warn!(
@@ -92,7 +92,7 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
         .iter()
         .filter_map(|d| if let Device::Pci(address) = d { Some(address.clone()) } else { None });
     let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
-    let pool = Mempool::new(eal, buffers(dataplane)?, Mempool::DATA_ROOM)?;
+    let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
     let workers = dataplane.workers.len();
     let config = PortConfig { queues: workers as u16, ..PortConfig::default() };
     let mut io = Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), huge };
@@ -172,7 +172,11 @@ fn may_use_raw_sockets() -> bool {
         .is_some_and(|set| set & NEEDED == NEEDED)
 }
 
-fn memory(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
+fn memory(dataplane: &Dataplane) -> Memory {
+    memory_with(dataplane.hugepages, dataplane.memory_mb, free_hugepages_mb())
+}
+
+fn memory_with(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
     match hugepages {
         Hugepages::Require => Memory::Huge { mb },
         Hugepages::Auto if free_mb >= u64::from(mb) => Memory::Huge { mb },
@@ -180,22 +184,16 @@ fn memory(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
     }
 }
 
-/// How many packet buffers are made: what ports and workers may hold, one less than a power of two where the memory allows.
-fn buffers(dataplane: &Dataplane) -> Result<u32, OpenError> {
+/// How many packet buffers are made: what ports and workers may hold.
+fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
     let queues = workers * dataplane.ports.len() as u32;
-    let least = queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER;
-    let fits = |count: u32| {
-        let mb = Mempool::bytes(count, Mempool::DATA_ROOM).div_ceil(1 << 20) + OVERHEAD_MB;
-        (mb <= u64::from(dataplane.memory_mb)).then_some(count).ok_or(mb)
-    };
-    let round = (least + 1).next_power_of_two() - 1;
-    fits(round).or_else(|_| fits(least)).map_err(|least_mb| OpenError::TooLittleMemory {
-        memory_mb: dataplane.memory_mb,
-        queues,
-        workers,
-        least_mb,
-    })
+    let buffers = queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER;
+    let least_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
+    if least_mb > u64::from(dataplane.memory_mb) {
+        return Err(OpenError::TooLittleMemory { memory_mb: dataplane.memory_mb, queues, workers, least_mb });
+    }
+    Ok(buffers)
 }
 
 /// An Ethernet address as people write it.
@@ -247,14 +245,14 @@ mod tests {
 
     #[test]
     fn the_memory_named_as_enough_is_enough() {
-        let mut small = dataplane(&[0, 1, 2], &["net_null0", "net_null1"], 1);
-        let Err(OpenError::TooLittleMemory { least_mb, .. }) = buffers(&small) else {
-            panic!("1 MiB is enough?")
-        };
-        small.memory_mb = least_mb as u32;
-        assert_eq!(buffers(&small).unwrap(), 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER);
-        small.memory_mb = 1 << 20;
-        assert!((buffers(&small).unwrap() + 1).is_power_of_two());
+        for memory in [Memory::Ordinary { mb: 1 }, Memory::Huge { mb: 1 }] {
+            let mut small = dataplane(&[0, 1, 2], &["net_null0", "net_null1"], 1);
+            let Err(OpenError::TooLittleMemory { least_mb, .. }) = buffers(&small, memory) else {
+                panic!("1 MiB is enough?")
+            };
+            small.memory_mb = least_mb as u32;
+            assert_eq!(buffers(&small, memory).unwrap(), 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER);
+        }
     }
 
     #[test]
@@ -266,7 +264,7 @@ mod tests {
             (Hugepages::Never, 1_000, Memory::Ordinary { mb: 256 }),
         ];
         for (setting, free_mb, wanted) in rows {
-            assert_eq!(memory(setting, 256, free_mb), wanted, "{setting:?} with {free_mb} MiB free");
+            assert_eq!(memory_with(setting, 256, free_mb), wanted, "{setting:?} with {free_mb} MiB free");
         }
     }
 
