@@ -415,8 +415,11 @@ fn nothing_in_the_ring_is_trusted() {
 
 /// The program's one message on standard error.
 fn refusal(config: &Path) -> String {
-    let program = env!("CARGO_BIN_EXE_turnpike-dataplane");
-    let output = Command::new(program).arg("--config").arg(config).stdout(Stdio::null()).output().unwrap();
+    refusal_of(&mut Command::new(env!("CARGO_BIN_EXE_turnpike-dataplane")), config)
+}
+
+fn refusal_of(program: &mut Command, config: &Path) -> String {
+    let output = program.arg("--config").arg(config).stdout(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -442,6 +445,15 @@ fn what_is_wrong_is_said_once_with_the_mend() {
             let message = refusal(&config);
             assert!(message.contains(wanted) && message.lines().count() == 1, "{with}: {message}");
         }
+        std::fs::write(&config, &good).unwrap();
+        let mut powerless = Command::new("setpriv");
+        powerless.args(["--bounding-set=-net_raw", env!("CARGO_BIN_EXE_turnpike-dataplane")]);
+        let message = refusal_of(&mut powerless, &config);
+        assert!(
+            message.contains("port wan") && message.contains("needs root") && message.lines().count() == 1,
+            "{message}"
+        );
+
         let message = refusal(&folder.path().join("missing.toml"));
         assert!(message.contains("missing.toml") && message.contains("--config"), "{message}");
 
