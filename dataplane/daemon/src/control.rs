@@ -16,11 +16,14 @@ use turnpike_forward::mailbox::Shared;
 use turnpike_forward::service_table::Tables;
 use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
 use turnpike_wire::limits::{HEARTBEAT_LOST_MS, HEARTBEAT_PERIOD_MS};
+use turnpike_wire::update::Update;
 
 /// Records taken between two looks at everything else.
 const RECORDS_PER_ROUND: usize = 4_096;
 /// Rest after a round that found nothing.
 const REST: Duration = Duration::from_millis(1);
+/// The same while workers have not yet adopted what was published.
+const SHORT_REST: Duration = Duration::from_micros(50);
 /// How often next hops are compared with what was said of them, and slow counters shown.
 const SURVEY_PERIOD: Duration = Duration::from_millis(250);
 
@@ -91,7 +94,7 @@ impl Control {
             }
             self.outbox.send(self.side.events(), now);
             if taken == 0 {
-                std::thread::sleep(REST);
+                std::thread::sleep(if self.unadopted.is_empty() { REST } else { SHORT_REST });
             }
         }
         Ok(())
@@ -102,7 +105,7 @@ impl Control {
         for taken in 0..RECORDS_PER_ROUND {
             let heard = match self.side.updates().pop(&mut self.record) {
                 Ok(Popped::Nothing) => return taken,
-                Ok(Popped::Record) => self.conversation.hear(&self.record),
+                Ok(Popped::Record) => self.hear(),
                 Ok(Popped::NewEpoch) => {
                     tracing::info!(pid = self.side.control_pid(), "a control plane has attached");
                     self.conversation.new_control_plane();
@@ -114,6 +117,27 @@ impl Control {
             self.act(heard);
         }
         RECORDS_PER_ROUND
+    }
+
+    fn hear(&mut self) -> Heard {
+        match self.conversation.read(&self.record) {
+            Ok(update) if self.conversation.lasts(&update) => self.take_beating(update),
+            Ok(update) => self.conversation.take(update),
+            Err(heard) => heard,
+        }
+    }
+
+    /// Compiles on another thread and beats meanwhile: a dataplane that works hard is not dead.
+    fn take_beating(&mut self, update: Update) -> Heard {
+        let (conversation, side) = (&mut self.conversation, &self.side);
+        std::thread::scope(|scope| {
+            let compiling = scope.spawn(move || conversation.take(update));
+            while !compiling.is_finished() {
+                side.beat(monotonic_ms());
+                std::thread::sleep(REST);
+            }
+            compiling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     fn act(&mut self, heard: Heard) {

@@ -6,6 +6,9 @@ use turnpike_forward::stage::Staging;
 use turnpike_wire::codec::decode_update;
 use turnpike_wire::update::Update;
 
+/// Records of a transaction that may take longer than the time between two heartbeats to compile.
+const LONG_TRANSACTION_RECORDS: u64 = 4_096;
+
 /// The dataplane's side of the conversation.
 #[derive(Debug, Default)]
 pub(crate) struct Conversation {
@@ -69,16 +72,22 @@ impl Conversation {
         self.complain(reason.to_owned())
     }
 
-    /// One record.
-    pub(crate) fn hear(&mut self, record: &[u8]) -> Heard {
+    /// Reads one record; where it is none, what follows from that.
+    pub(crate) fn read(&mut self, record: &[u8]) -> Result<Update, Heard> {
         self.tally.records += 1;
-        let update = match decode_update(record) {
-            Ok(update) => update,
-            Err(why) => {
-                self.tally.undecodable_records += 1;
-                return self.complain(why.to_string());
-            }
-        };
+        decode_update(record).map_err(|why| {
+            self.tally.undecodable_records += 1;
+            self.complain(why.to_string())
+        })
+    }
+
+    /// Whether taking this may last: it compiles the tables of very many Services.
+    pub(crate) fn lasts(&self, update: &Update) -> bool {
+        matches!(update, Update::Commit(commit) if commit.records > LONG_TRANSACTION_RECORDS)
+    }
+
+    /// What follows from what was read.
+    pub(crate) fn take(&mut self, update: Update) -> Heard {
         match (self.hearing, &update) {
             (_, Update::Reset) => {
                 self.tally.snapshots += 1;
@@ -133,6 +142,12 @@ mod tests {
 
     fn commit(generation: u64, records: u64) -> Update {
         Update::Commit(Commit { generation, revision: generation as i64, records })
+    }
+
+    impl Conversation {
+        fn hear(&mut self, record: &[u8]) -> Heard {
+            self.read(record).map_or_else(|heard| heard, |update| self.take(update))
+        }
     }
 
     /// What each record leads to, in one letter: nothing, tables, refused, resync.
