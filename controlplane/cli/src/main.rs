@@ -1,1 +1,254 @@
-fn main() {}
+//! `turnpike`: configures Turnpike and explains it. Talks to the control plane's Unix socket, or starts everything with `turnpike up`.
+//!
+//! Exit status: 0 success, 1 failure, 2 usage. Errors go to standard error, name the thing and the mend.
+#![forbid(unsafe_code)]
+
+mod manifest;
+mod print;
+mod socket;
+mod up;
+
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use socket::Socket;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use turnpike_wire::admin::{ObjectName, Reply, Request, Resource};
+use turnpike_wire::config::{Config, DEFAULT_PATH};
+
+/// Configures Turnpike, a Kubernetes Service gateway, and explains it.
+#[derive(Parser)]
+#[command(name = "turnpike", version)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run everything in the foreground: etcd if none is configured, the control plane, the dataplane.
+    Up,
+    /// Create or change objects from Kubernetes manifests (Service, Pod, Node, EndpointSlice); all are checked before any is written.
+    Apply {
+        /// A YAML or JSON file, a folder of them, or - for standard input; may be given more than once.
+        #[arg(short, long = "filename", value_name = "FILE", required = true)]
+        filename: Vec<PathBuf>,
+    },
+    /// Delete objects, named by manifests or by kind and name.
+    Delete {
+        /// A YAML or JSON file, a folder of them, or - for standard input; may be given more than once.
+        #[arg(short, long = "filename", value_name = "FILE", conflicts_with = "kind")]
+        filename: Vec<PathBuf>,
+        /// What kind of object.
+        #[arg(required_unless_present = "filename", requires = "names")]
+        kind: Option<Kind>,
+        /// Which.
+        names: Vec<String>,
+        /// The namespace of what is named.
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        /// Do not fail on objects that are not there.
+        #[arg(long)]
+        ignore_not_found: bool,
+    },
+    /// List objects, or what was made of them.
+    Get {
+        /// What to list.
+        resource: Listing,
+        /// One by its name.
+        name: Option<String>,
+        /// Of one namespace; without it, of all.
+        #[arg(short, long)]
+        namespace: Option<String>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// How the gateway is: etcd revision → published → adopted, workers, objects that were skipped.
+    Status {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Questions about the configuration file.
+    Config {
+        #[command(subcommand)]
+        question: ConfigQuestion,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigQuestion {
+    /// Check it and say what is wrong.
+    Check,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Listing {
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    #[value(alias = "ep")]
+    Endpoints,
+    #[value(alias = "endpointslice")]
+    Endpointslices,
+    #[value(alias = "pod", alias = "po")]
+    Pods,
+    #[value(alias = "node", alias = "no")]
+    Nodes,
+    #[value(alias = "frontend")]
+    Frontends,
+    #[value(alias = "backend")]
+    Backends,
+    #[value(alias = "gateway")]
+    Gateways,
+    #[value(alias = "port")]
+    Ports,
+    #[value(alias = "worker")]
+    Workers,
+}
+
+impl From<Listing> for Resource {
+    fn from(listing: Listing) -> Self {
+        match listing {
+            Listing::Services => Self::Services,
+            Listing::Endpoints => Self::Endpoints,
+            Listing::Endpointslices => Self::EndpointSlices,
+            Listing::Pods => Self::Pods,
+            Listing::Nodes => Self::Nodes,
+            Listing::Frontends => Self::Frontends,
+            Listing::Backends => Self::Backends,
+            Listing::Gateways => Self::Gateways,
+            Listing::Ports => Self::Ports,
+            Listing::Workers => Self::Workers,
+        }
+    }
+}
+
+/// Kinds of objects that can be deleted by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[value(alias = "services", alias = "svc")]
+    Service,
+    #[value(alias = "pods", alias = "po")]
+    Pod,
+    #[value(alias = "nodes", alias = "no")]
+    Node,
+    #[value(alias = "endpointslices")]
+    Endpointslice,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+            Self::Endpointslice => "EndpointSlice",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if error.chain().any(is_closed_pipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_closed_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let path = arguments.config;
+    match arguments.verb {
+        Verb::Up => up::run(&path),
+        Verb::Apply { filename } => {
+            let objects = manifest::read_all(&filename)?;
+            changed(&ask(&path, &Request::Apply { objects })?)
+        }
+        Verb::Delete { filename, kind, names, namespace, ignore_not_found } => {
+            let objects = match kind {
+                Some(kind) => by_name(kind, &names, &namespace),
+                None => manifest::names(&manifest::read_all(&filename)?)?,
+            };
+            changed(&ask(&path, &Request::Delete { objects, ignore_not_found })?)
+        }
+        Verb::Get { resource, name, namespace, output } => {
+            let request = Request::Get { resource: resource.into(), namespace, name: name.clone() };
+            let Reply::Items { items } = ask(&path, &request)? else { bail!("the control plane gave another answer than asked for") };
+            if let Some(name) = name
+                && items.is_empty()
+            {
+                bail!("there is no {name} among the {resource:?}; turnpike get {} lists them", print::word(resource));
+            }
+            print::items(resource, &items, output)
+        }
+        Verb::Status { output } => {
+            let Reply::Status(status) = ask(&path, &Request::Status)? else { bail!("the control plane gave another answer than asked for") };
+            print::status(&status, output)
+        }
+        Verb::Config { question: ConfigQuestion::Check } => {
+            let config = Config::load(&path)?;
+            config.require_dataplane(&path)?;
+            writeln!(std::io::stdout(), "{}: in order", path.display())?;
+            Ok(())
+        }
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "turnpike", &mut script);
+            std::io::stdout().write_all(&script)?;
+            Ok(())
+        }
+    }
+}
+
+fn by_name(kind: Kind, names: &[String], namespace: &str) -> Vec<ObjectName> {
+    let namespace = if kind == Kind::Node { "" } else { namespace };
+    names.iter().map(|name| ObjectName { kind: kind.name().into(), namespace: namespace.into(), name: name.clone() }).collect()
+}
+
+/// Asks the control plane; its errors become ours.
+fn ask(path: &Path, request: &Request) -> Result<Reply> {
+    let config = Config::load(path)?;
+    match Socket::connect(&config.admin_socket())?.ask(request)? {
+        Reply::Error { message } => bail!(message),
+        reply => Ok(reply),
+    }
+}
+
+/// Prints what happened to each object, as kubectl does.
+fn changed(reply: &Reply) -> Result<()> {
+    let Reply::Changed { results } = reply else { bail!("the control plane gave another answer than asked for") };
+    let mut out = std::io::stdout().lock();
+    for change in results {
+        for warning in &change.warnings {
+            eprintln!("warning: {}: {warning}", print::object(&change.object));
+        }
+        writeln!(out, "{} {}", print::object(&change.object), change.outcome).context("standard output")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Answers for people and for scripts: tables, JSON, YAML.
+
+use crate::{Format, Listing};
+use anyhow::Result;
+use clap::ValueEnum;
+use comfy_table::Table;
+use serde::Serialize;
+use serde_json::Value;
+use std::io::Write;
+use turnpike_wire::admin::{ObjectName, Status};
+
+/// What the user types for a listing.
+pub fn word(listing: Listing) -> String {
+    listing.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
+/// An object as kubectl names it.
+pub fn object(name: &ObjectName) -> String {
+    match name.namespace.as_str() {
+        "" | "default" => format!("{}/{}", name.kind.to_lowercase(), name.name),
+        namespace => format!("{}/{} (namespace {namespace})", name.kind.to_lowercase(), name.name),
+    }
+}
+
+/// A list.
+pub fn items(listing: Listing, items: &[Value], format: Format) -> Result<()> {
+    match format {
+        Format::Table => {
+            let columns = columns(listing);
+            let mut table = table(columns.iter().map(|c| c.0));
+            for item in items {
+                table.add_row(columns.iter().map(|(_, cell)| cell(item)));
+            }
+            print(&table)
+        }
+        _ => encoded(&items, format),
+    }
+}
+
+/// The state of the gateway.
+pub fn status(status: &Status, format: Format) -> Result<()> {
+    if format != Format::Table {
+        return encoded(status, format);
+    }
+    let mut out = std::io::stdout().lock();
+    let (etcd, objects, dataplane) = (&status.etcd, &status.objects, &status.dataplane);
+    writeln!(out, "gateway    {} (turnpike {}, {} mode)", status.gateway, status.version, status.mode)?;
+    let private = if etcd.private { ", private" } else { "" };
+    writeln!(out, "etcd       {} at {}{private}", etcd.state, etcd.endpoints.join(", "))?;
+    if let Some(error) = &etcd.last_error {
+        writeln!(out, "           last error: {error}")?;
+    }
+    if etcd.reconnects + etcd.relists > 0 {
+        writeln!(out, "           {} reconnects, {} full lists", etcd.reconnects, etcd.relists)?;
+    }
+    let pid = dataplane.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+    writeln!(out, "dataplane  {}{pid}", dataplane.state)?;
+    let adoption = dataplane.last_adoption_us.map(|us| format!(", in {us} µs")).unwrap_or_default();
+    writeln!(
+        out,
+        "state      etcd revision {} → published {} (generation {}) → adopted {} (generation {}){adoption}",
+        etcd.revision, dataplane.published_revision, dataplane.published_generation, dataplane.adopted_revision, dataplane.adopted_generation
+    )?;
+    writeln!(
+        out,
+        "objects    {} services, {} endpoint slices, {} pods, {} nodes → {} frontends, {} backends",
+        objects.services, objects.endpoint_slices, objects.pods, objects.nodes, objects.frontends, objects.backends
+    )?;
+    if let Some(complaint) = &dataplane.last_complaint {
+        writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
+    }
+    for skipped in &objects.skipped {
+        writeln!(out, "skipped    {} (revision {}): {}", skipped.key, skipped.revision, skipped.reason)?;
+    }
+    if !dataplane.workers.is_empty() {
+        writeln!(out)?;
+        let mut table = table(["WORKER", "CORE", "FLOWS", "OF", "RECEIVED", "FORWARDED", "OTHER FATES"]);
+        for worker in &dataplane.workers {
+            let count = |name: &str| worker.counters.get(name).copied().unwrap_or(0);
+            let (received, forwarded) = (count("rx_packets"), count("forwarded"));
+            let cells = [u64::from(worker.worker), u64::from(worker.core), worker.flows, worker.flows_max, received, forwarded];
+            let mut row: Vec<String> = cells.iter().map(u64::to_string).collect();
+            row.push(other_fates(worker.counters.iter()));
+            table.add_row(row);
+        }
+        drop(out);
+        print(&table)?;
+    }
+    Ok(())
+}
+
+/// Counters of packets that were not forwarded, the largest first.
+fn other_fates<'a>(counters: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
+    const TALLIES: [&str; 15] = [
+        "forwarded", "rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "flows_opened", "flows_closed", "flows_live", "arp_requests",
+        "icmp_sent", "resets_sent", "held_frames", "busy_turns", "idle_turns", "generation",
+    ];
+    let mut fates: Vec<_> = counters.filter(|(name, n)| **n > 0 && !TALLIES.contains(&name.as_str())).collect();
+    fates.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    fates.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
+}
+
+type Column = (&'static str, fn(&Value) -> String);
+
+/// The columns of a listing.
+fn columns(listing: Listing) -> Vec<Column> {
+    const NAMESPACE: Column = ("NAMESPACE", |v| text(v, "/metadata/namespace"));
+    const NAME: Column = ("NAME", |v| text(v, "/metadata/name"));
+    match listing {
+        Listing::Services => vec![
+            NAMESPACE,
+            NAME,
+            ("TYPE", |v| text(v, "/spec/type")),
+            ("CLUSTER-IP", |v| text(v, "/spec/clusterIP")),
+            ("EXTERNAL-IP", |v| list(v, "/status/loadBalancer/ingress", |i| text(i, "/ip"))),
+            ("PORTS", |v| list(v, "/spec/ports", service_port)),
+        ],
+        Listing::Endpoints => vec![
+            ("NAMESPACE", |v| text(v, "/namespace")),
+            ("SERVICE", |v| text(v, "/service")),
+            ("PORT", |v| text(v, "/port_name")),
+            ("ENDPOINTS", |v| list(v, "/endpoints", |e| format!("{}:{}", text(e, "/address"), text(e, "/port")))),
+        ],
+        Listing::Endpointslices => vec![
+            NAMESPACE,
+            NAME,
+            ("TYPE", |v| text(v, "/addressType")),
+            ("PORTS", |v| list(v, "/ports", |p| text(p, "/port"))),
+            ("ENDPOINTS", |v| list(v, "/endpoints", |e| text(e, "/addresses/0"))),
+        ],
+        Listing::Pods => vec![
+            NAMESPACE,
+            NAME,
+            ("PHASE", |v| text(v, "/status/phase")),
+            ("IP", |v| text(v, "/status/podIP")),
+            ("NODE", |v| text(v, "/spec/nodeName")),
+        ],
+        Listing::Nodes => vec![NAME, ("ADDRESSES", |v| list(v, "/status/addresses", |a| text(a, "/address")))],
+        Listing::Frontends => vec![
+            ("NAMESPACE", |v| text(v, "/namespace")),
+            ("SERVICE", |v| text(v, "/service")),
+            ("PORT", |v| text(v, "/port_name")),
+            ("KIND", |v| text(v, "/kind")),
+            ("ADDRESS", |v| format!("{} {}:{}", text(v, "/protocol"), text(v, "/address"), text(v, "/port"))),
+            ("ACTION", |v| text(v, "/action")),
+            ("BACKENDS", |v| list(v, "/backends", |b| format!("{}:{}", text(b, "/address"), text(b, "/port")))),
+        ],
+        Listing::Backends => vec![
+            ("NAMESPACE", |v| text(v, "/namespace")),
+            ("SERVICE", |v| text(v, "/service")),
+            ("PORT", |v| text(v, "/port_name")),
+            ("ADDRESS", |v| format!("{}:{}", text(v, "/address"), text(v, "/port"))),
+            ("STATE", |v| text(v, "/state")),
+            ("WEIGHT", |v| text(v, "/weight")),
+            ("NODE", |v| text(v, "/node")),
+        ],
+        Listing::Gateways => vec![("NAME", |v| text(v, "/name")), ("ADDRESSES", |v| list(v, "/addresses", plain))],
+        Listing::Ports => vec![
+            ("NAME", |v| text(v, "/name")),
+            ("DEVICE", |v| text(v, "/device")),
+            ("DRIVER", |v| text(v, "/driver")),
+            ("MAC", |v| text(v, "/mac")),
+            ("LINK", |v| if v["link_up"] == true { "up".into() } else { "down".into() }),
+            ("STEERING", |v| text(v, "/steering")),
+        ],
+        Listing::Workers => vec![
+            ("WORKER", |v| text(v, "/worker")),
+            ("CORE", |v| text(v, "/core")),
+            ("GENERATION", |v| text(v, "/generation")),
+            ("FLOWS", |v| text(v, "/flows")),
+            ("OF", |v| text(v, "/flows_max")),
+        ],
+    }
+}
+
+fn service_port(port: &Value) -> String {
+    let protocol = port["protocol"].as_str().unwrap_or("TCP");
+    match port["nodePort"].as_u64().unwrap_or(0) {
+        0 => format!("{}/{protocol}", text(port, "/port")),
+        node_port => format!("{}:{node_port}/{protocol}", text(port, "/port")),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).map(plain).unwrap_or_default()
+}
+
+fn list(value: &Value, pointer: &str, cell: fn(&Value) -> String) -> String {
+    let items = value.pointer(pointer).and_then(Value::as_array);
+    items.map(|items| items.iter().map(cell).collect::<Vec<_>>().join(",")).unwrap_or_default()
+}
+
+fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header);
+    table
+}
+
+fn print(table: &Table) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim())?;
+    }
+    Ok(())
+}
+
+fn encoded<T: Serialize>(value: &T, format: Format) -> Result<()> {
+    let text = match format {
+        Format::Yaml => serde_saphyr::to_string(value)?,
+        _ => serde_json::to_string_pretty(value)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The private etcd: one member in the state folder, for gateways that bring no etcd of their own.
+//!
+//! It listens on the loopback only and takes nobody without a certificate of its own authority, which is made at the first start.
+
+use anyhow::{Context, Result, bail, ensure};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tracing::{info, warn};
+use turnpike_wire::config::Etcd;
+
+/// How long it may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to end before it is killed.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait before it is started again after it died.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Most operations of one of its transactions.
+pub const TXN_OPERATIONS_MAX: usize = 10_000;
+
+/// A running private etcd.
+#[derive(Debug)]
+pub struct PrivateEtcd {
+    folder: PathBuf,
+    ports: (u16, u16),
+    child: Child,
+}
+
+impl PrivateEtcd {
+    /// Starts it on the data in `state_dir`, and waits until it answers. An etcd that a killed control plane left on that data is ended first.
+    pub async fn start(state_dir: &Path) -> Result<Self> {
+        let folder = state_dir.join("etcd");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("cannot make {}; set gateway.state_dir to a folder that can be written", folder.display()))?;
+        end_orphan(&folder).await?;
+        if !folder.join("client.pem").exists() {
+            make_certificates(&folder).context("cannot make the certificates of the private etcd")?;
+        }
+        let ports = ports(&folder)?;
+        let child = spawn(&folder, ports)?;
+        let mut etcd = Self { folder, ports, child };
+        etcd.wait_until_it_answers().await?;
+        info!(port = etcd.ports.0, "the private etcd answers");
+        Ok(etcd)
+    }
+
+    /// How to connect to it.
+    #[must_use]
+    pub fn settings(&self) -> Etcd {
+        Etcd {
+            endpoints: vec![format!("https://127.0.0.1:{}", self.ports.0)],
+            ca_file: Some(self.folder.join("ca.pem")),
+            cert_file: Some(self.folder.join("client.pem")),
+            key_file: Some(self.folder.join("client.key")),
+            user: None,
+            password_file: None,
+        }
+    }
+
+    /// Starts it again whenever it dies; ends it when `stop` says so.
+    pub async fn look_after(mut self, mut stop: tokio::sync::watch::Receiver<bool>) {
+        let mut backoff = Duration::from_millis(100);
+        loop {
+            let started = Instant::now();
+            let ended = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => None,
+                ended = self.child.wait() => Some(ended),
+            };
+            let Some(ended) = ended else { return self.end().await };
+            warn!("the private etcd ended ({ended:?}); its log is {}", self.log().display());
+            backoff = if started.elapsed() > BACKOFF_MAX { Duration::from_millis(100) } else { (backoff * 2).min(BACKOFF_MAX) };
+            let stopped = tokio::time::timeout(backoff, stop.wait_for(|stop| *stop)).await.is_ok();
+            if stopped {
+                return;
+            }
+            match spawn(&self.folder, self.ports) {
+                Ok(child) => self.child = child,
+                Err(error) => warn!("{error:#}"),
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if tokio::time::timeout(END_LIMIT, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+        let _ = fs::remove_file(self.folder.join("pid"));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("etcd.log")
+    }
+
+    async fn wait_until_it_answers(&mut self) -> Result<()> {
+        let connector = super::client::Connector::new(&self.settings())?;
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for etcd")? {
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("it says nothing").to_owned();
+                bail!("the private etcd ended at once ({status}); the end of {}: {last}", self.log().display());
+            }
+            let listens = std::net::TcpStream::connect_timeout(&([127, 0, 0, 1], self.ports.0).into(), Duration::from_millis(200));
+            if listens.is_ok() && connector.connect().await.is_ok() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the private etcd does not answer after {START_LIMIT:?}; its log is {}", self.log().display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
+    let log_file = folder.join("etcd.log");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_file);
+    let log = log.with_context(|| format!("cannot write {}", log_file.display()))?;
+    let (client, peer) = (format!("https://127.0.0.1:{}", ports.0), format!("https://127.0.0.1:{}", ports.1));
+    let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let arguments = [
+        ("name", "turnpike".to_owned()),
+        ("data-dir", file("data")),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("turnpike={peer}")),
+        ("cert-file", file("server.pem")),
+        ("key-file", file("server.key")),
+        ("trusted-ca-file", file("ca.pem")),
+        ("peer-cert-file", file("server.pem")),
+        ("peer-key-file", file("server.key")),
+        ("peer-trusted-ca-file", file("ca.pem")),
+        ("auto-compaction-mode", "revision".to_owned()),
+        ("auto-compaction-retention", "10000".to_owned()),
+        ("max-txn-ops", TXN_OPERATIONS_MAX.to_string()),
+        ("max-request-bytes", (16 << 20).to_string()),
+        ("logger", "zap".to_owned()),
+        ("log-outputs", "stderr".to_owned()),
+    ];
+    let child = Command::new("etcd")
+        .args(arguments.iter().map(|(name, value)| format!("--{name}={value}")))
+        .args(["--client-cert-auth", "--peer-client-cert-auth"])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("cannot start etcd; install it (Debian: apt-get install etcd-server), or set etcd.endpoints to an etcd of your own")?;
+    if let Some(pid) = child.id() {
+        fs::write(folder.join("pid"), pid.to_string()).context("cannot note the pid of etcd")?;
+    }
+    Ok(child)
+}
+
+/// Ends the etcd that the pid file names, if it really is one on this data.
+async fn end_orphan(folder: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(folder.join("pid")) else { return Ok(()) };
+    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let data = format!("--data-dir={}", folder.join("data").display());
+    let is_ours = || {
+        let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        command.split(|&b| b == 0).any(|argument| argument == data.as_bytes())
+    };
+    if !is_ours() {
+        return Ok(());
+    }
+    info!(pid = pid.as_raw_nonzero(), "ending the etcd that an earlier control plane left");
+    let start = Instant::now();
+    let _ = kill_process(pid, Signal::TERM);
+    while is_ours() {
+        if start.elapsed() > END_LIMIT {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        ensure!(start.elapsed() < END_LIMIT * 2, "process {} holds {} and does not end; end it by hand", pid.as_raw_nonzero(), folder.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Ports for clients and peers: those of the last start, else free ones.
+fn ports(folder: &Path) -> Result<(u16, u16)> {
+    let file = folder.join("ports");
+    let known = fs::read_to_string(&file).ok();
+    let known = known.as_deref().and_then(|t| t.trim().split_once(' ')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    if let Some(ports) = known {
+        return Ok(ports);
+    }
+    let free = || TcpListener::bind(("127.0.0.1", 0));
+    let (client, peer) = (free().context("no free port on 127.0.0.1")?, free().context("no free port on 127.0.0.1")?);
+    let ports = (client.local_addr()?.port(), peer.local_addr()?.port());
+    fs::write(&file, format!("{} {}\n", ports.0, ports.1)).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(ports)
+}
+
+/// An authority, and certificates of the server and of its clients.
+fn make_certificates(folder: &Path) -> Result<()> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate()?;
+    let authority = params.self_signed(&key)?;
+    let issuer = Issuer::new(params, key);
+    write_secret(&folder.join("ca.pem"), &authority.pem())?;
+    // The client's certificate comes last: its presence says that all are there.
+    for name in ["server", "client"] {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &issuer)?;
+        write_secret(&folder.join(format!("{name}.key")), &key.serialize_pem())?;
+        write_secret(&folder.join(format!("{name}.pem")), &certificate.pem())?;
+    }
+    Ok(())
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
+    let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}

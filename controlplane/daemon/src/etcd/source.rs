@@ -1,0 +1,235 @@
+//! The first stage of a Service's walk: events out of etcd. Next: `desired::envelope` decodes, `desired::tracker` keeps.
+//!
+//! Everything is listed at one revision, then watched from the next. What breaks a watch decides what follows: a lost connection is made anew
+//! and the watch goes on where it was; a compacted revision, another cluster or a revision that went back mean a new list, which is compared
+//! with what is known. Whatever happens, the state before stays in force until then.
+
+use crate::etcd::client::{Connector, explain, limited};
+use crate::state::{Fresh, State};
+use anyhow::{Context, Result, bail};
+use etcd_client::{Client, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+use turnpike_desired::object::Kind;
+
+/// Objects of one page of a list.
+const PAGE: i64 = 1_000;
+/// How long further events are waited for, to be taken together.
+const GATHER: Duration = Duration::from_millis(1);
+/// Most responses taken together.
+const GATHER_MAX: usize = 1_000;
+/// How often the watch is asked how far it is; silence for three times as long ends the connection.
+const PROGRESS: Duration = Duration::from_secs(3);
+/// Waits between attempts to connect.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A change of one key.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// etcd key.
+    pub key: Vec<u8>,
+    /// New value; none: deleted.
+    pub value: Option<Vec<u8>>,
+    /// etcd revision of the change.
+    pub revision: i64,
+}
+
+/// What a watch needs to go on.
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    cluster: u64,
+    revision: i64,
+}
+
+/// Why a watch ended.
+enum End {
+    /// The connection; go on from here.
+    Lost(anyhow::Error),
+    /// History; list anew.
+    Relist(String),
+}
+
+/// Follows etcd for ever.
+pub async fn follow(connector: Connector, state: Arc<State>) {
+    let mut position: Option<Position> = None;
+    let mut backoff = BACKOFF.0;
+    loop {
+        match session(&connector, &state, &mut position, &mut backoff).await {
+            End::Relist(reason) => {
+                warn!("listing everything anew: {reason}");
+                state.etcd(|etcd| etcd.relists += 1);
+                position = None;
+            }
+            End::Lost(error) => {
+                let text = format!("{error:#}");
+                state.etcd(|etcd| {
+                    if etcd.state == "connected" {
+                        etcd.reconnects += 1;
+                    }
+                    etcd.state = "disconnected".into();
+                    if etcd.last_error.as_ref() != Some(&text) {
+                        warn!("{text}; what was known stays in force");
+                    }
+                    etcd.last_error = Some(text.clone());
+                });
+                // A little randomness, so that the gateways of a fleet do not all come at once.
+                let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+                tokio::time::sleep(backoff + backoff * jitter / 512).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// One connection, from connecting until it breaks.
+async fn session(connector: &Connector, state: &State, position: &mut Option<Position>, backoff: &mut Duration) -> End {
+    let mut client = match connector.connect().await {
+        Ok(client) => client,
+        Err(error) => return End::Lost(error),
+    };
+    let start = match *position {
+        Some(known) => known,
+        None => match list(&mut client, state).await {
+            Ok(listed) => *position.insert(listed),
+            Err(error) => return End::Lost(error),
+        },
+    };
+    state.etcd(|etcd| {
+        etcd.state = "connected".into();
+        etcd.last_error = None;
+    });
+    *backoff = BACKOFF.0;
+    info!(revision = start.revision, "following etcd");
+    let mut watch = match open_watch(&mut client, state, start).await {
+        Ok(watch) => watch,
+        Err(error) => return End::Lost(error),
+    };
+    loop {
+        let responses = match gather(&mut watch).await {
+            Ok(responses) => responses,
+            Err(error) => return End::Lost(error),
+        };
+        if let Err(end) = take(&responses, state, position) {
+            return end;
+        }
+    }
+}
+
+/// Lists all kinds at one revision and makes that the state.
+async fn list(client: &mut Client, state: &State) -> Result<Position> {
+    let mut position: Option<Position> = None;
+    let mut fresh = Vec::new();
+    for kind in Kind::ALL {
+        let prefix = state.registry().list_prefix(kind).into_bytes();
+        let end = etcd_end(&prefix);
+        let mut objects = Vec::new();
+        let mut from = prefix;
+        loop {
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            if let Some(known) = position {
+                options = options.with_revision(known.revision);
+            }
+            let page = limited(client.get(from.clone(), Some(options))).await.with_context(|| format!("cannot list {kind:?}"))?;
+            let header = page.header().context("etcd answered without a header")?;
+            position.get_or_insert(Position { cluster: header.cluster_id(), revision: header.revision() });
+            objects.extend(page.kvs().iter().map(|kv| Change {
+                key: kv.key().to_vec(),
+                value: Some(kv.value().to_vec()),
+                revision: kv.mod_revision(),
+            }));
+            match page.kvs().last() {
+                Some(last) if page.more() => from = [last.key(), &[0]].concat(),
+                _ => break,
+            }
+        }
+        fresh.push(Fresh { kind, objects });
+    }
+    let position = position.context("nothing was listed")?;
+    state.replace(&fresh, position.revision);
+    Ok(position)
+}
+
+/// One stream with a watch for each kind.
+async fn open_watch(client: &mut Client, state: &State, start: Position) -> Result<WatchStream> {
+    let options = || {
+        WatchOptions::new().with_prefix().with_start_revision(start.revision + 1).with_prev_key().with_progress_notify()
+    };
+    let mut stream: Option<WatchStream> = None;
+    for kind in Kind::ALL {
+        let prefix = state.registry().list_prefix(kind);
+        match &mut stream {
+            None => stream = Some(limited(client.watch(prefix, Some(options()))).await.context("cannot watch")?),
+            Some(stream) => stream.watch(prefix, Some(options())).await.map_err(explain).context("cannot watch")?,
+        }
+    }
+    stream.context("nothing to watch")
+}
+
+/// The next response, and what follows it at once.
+async fn gather(watch: &mut WatchStream) -> Result<Vec<WatchResponse>> {
+    let mut responses = Vec::new();
+    for silence in 0.. {
+        match tokio::time::timeout(PROGRESS, watch.message()).await {
+            Ok(message) => {
+                responses.push(message.map_err(explain)?.context("etcd closed the watch")?);
+                break;
+            }
+            Err(_) if silence >= 3 => bail!("etcd has been silent for {:?}", PROGRESS * silence),
+            Err(_) => watch.request_progress().await.map_err(explain)?,
+        }
+    }
+    while responses.len() < GATHER_MAX {
+        match tokio::time::timeout(GATHER, watch.message()).await {
+            Ok(message) => responses.push(message.map_err(explain)?.context("etcd closed the watch")?),
+            Err(_) => break,
+        }
+    }
+    Ok(responses)
+}
+
+/// Takes the events of responses, all at once.
+fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Position>) -> Result<(), End> {
+    let known = position.ok_or_else(|| End::Relist("nothing was listed".into()))?;
+    let mut changes = Vec::new();
+    let mut revision = known.revision;
+    for response in responses {
+        if response.compact_revision() > 0 {
+            return Err(End::Relist(format!("history up to revision {} is gone", response.compact_revision())));
+        }
+        if response.canceled() {
+            return Err(End::Lost(anyhow::anyhow!("etcd ended the watch: {}", response.cancel_reason())));
+        }
+        if let Some(header) = response.header() {
+            if header.cluster_id() != known.cluster {
+                return Err(End::Relist("this is another etcd cluster".into()));
+            }
+            if header.revision() < known.revision {
+                return Err(End::Relist(format!("etcd went back from revision {} to {}", known.revision, header.revision())));
+            }
+        }
+        for event in response.events() {
+            let Some(kv) = event.kv() else { continue };
+            revision = revision.max(kv.mod_revision());
+            let value = (event.event_type() == EventType::Put).then(|| kv.value().to_vec());
+            changes.push(Change { key: kv.key().to_vec(), value, revision: kv.mod_revision() });
+        }
+    }
+    if !changes.is_empty() {
+        // Watches of several kinds come one after the other; together they are in the order of revisions.
+        changes.sort_by_key(|change| change.revision);
+        state.change(&changes, revision);
+        *position = Some(Position { revision, ..known });
+    }
+    Ok(())
+}
+
+/// The first key behind all keys with this prefix.
+fn etcd_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    // A list prefix ends with a slash, whose successor exists.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}

@@ -1,0 +1,203 @@
+//! What the tasks of the control plane share: the objects, what was made of them, and how everything is.
+
+use crate::etcd::source::Change;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use turnpike_desired::desired::Desired;
+use turnpike_desired::object::Kind;
+use turnpike_desired::registry::Registry;
+use turnpike_desired::resolve::Resolver;
+use turnpike_desired::settings::{Rules, Settings};
+use turnpike_desired::tracker::{RegistryEvent, Tracker};
+use turnpike_wire::admin::{DataplaneStatus, EtcdStatus};
+use turnpike_wire::config::{ClusterMode, Config};
+use turnpike_wire::update::Fleet;
+
+/// All objects of one kind.
+#[derive(Debug)]
+pub struct Fresh {
+    /// Which kind.
+    pub kind: Kind,
+    /// The objects.
+    pub objects: Vec<Change>,
+}
+
+/// What the cluster wants, as of a revision.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Services, backends and frontends.
+    pub desired: Arc<Desired>,
+    /// etcd revision.
+    pub revision: i64,
+}
+
+/// The objects and what was made of them.
+#[derive(Debug)]
+pub struct Core {
+    /// The objects.
+    pub tracker: Tracker,
+    /// What was made of them.
+    pub resolver: Resolver,
+    /// etcd revision they are of.
+    pub revision: i64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct State {
+    /// The configuration.
+    pub config: Config,
+    /// What of it validation and allocation need.
+    pub rules: Rules,
+    registry: Registry,
+    core: Mutex<Core>,
+    etcd: Mutex<EtcdStatus>,
+    dataplane: Mutex<DataplaneStatus>,
+    wanted: watch::Sender<Option<Wanted>>,
+    revision: watch::Sender<i64>,
+    settled: watch::Sender<i64>,
+    fleet: watch::Sender<Option<Fleet>>,
+    reported: Mutex<BTreeSet<String>>,
+}
+
+impl State {
+    /// State that knows nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let registry = Registry::new(&config.cluster.registry_prefix);
+        let core = Core {
+            tracker: Tracker::new(registry.clone(), &Kind::ALL),
+            resolver: Resolver::new(Settings::from_config(&config)),
+            revision: 0,
+        };
+        Self {
+            rules: Rules::from_config(&config),
+            registry,
+            core: Mutex::new(core),
+            etcd: Mutex::new(EtcdStatus { state: "connecting".into(), ..EtcdStatus::default() }),
+            dataplane: Mutex::new(DataplaneStatus { state: "absent".into(), ..DataplaneStatus::default() }),
+            wanted: watch::Sender::new(None),
+            revision: watch::Sender::new(0),
+            settled: watch::Sender::new(0),
+            fleet: watch::Sender::new(None),
+            reported: Mutex::new(BTreeSet::new()),
+            config,
+        }
+    }
+
+    /// Where the objects are in etcd.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A key of Turnpike's own.
+    #[must_use]
+    pub fn own_key(&self, below: &str) -> String {
+        format!("{}/{below}", self.config.cluster.turnpike_prefix)
+    }
+
+    /// The objects, for as long as the guard lives; never held across a wait.
+    pub fn core(&self) -> MutexGuard<'_, Core> {
+        held(&self.core)
+    }
+
+    /// Changes or reads the state of the connection to etcd.
+    pub fn etcd<T>(&self, body: impl FnOnce(&mut EtcdStatus) -> T) -> T {
+        body(&mut held(&self.etcd))
+    }
+
+    /// Changes or reads what is known of the dataplane.
+    pub fn dataplane<T>(&self, body: impl FnOnce(&mut DataplaneStatus) -> T) -> T {
+        body(&mut held(&self.dataplane))
+    }
+
+    /// Takes a full list: what is not in it is gone.
+    pub fn replace(&self, fresh: &[Fresh], revision: i64) {
+        let mut core = self.core();
+        for Fresh { kind, objects } in fresh {
+            core.tracker.replace_all(*kind, objects.iter().map(event));
+        }
+        core.revision = revision;
+        self.resolved(core);
+    }
+
+    /// Takes changes, all at once.
+    pub fn change(&self, changes: &[Change], revision: i64) {
+        let mut core = self.core();
+        for change in changes {
+            core.tracker.apply(&event(change));
+        }
+        core.revision = revision;
+        self.resolved(core);
+    }
+
+    fn resolved(&self, mut core: MutexGuard<'_, Core>) {
+        let Core { tracker, resolver, revision } = &mut *core;
+        let revision = *revision;
+        if let Some(desired) = resolver.resolve(tracker) {
+            self.report(tracker, resolver);
+            self.wanted.send_replace(Some(Wanted { desired, revision }));
+        }
+        drop(core);
+        self.revision.send_replace(revision);
+        if self.config.cluster.mode == ClusterMode::Kubernetes {
+            self.settled.send_replace(revision);
+        }
+    }
+
+    /// Says once what is wrong with objects, and once that it is no more.
+    fn report(&self, tracker: &Tracker, resolver: &Resolver) {
+        let skipped = tracker.skipped().into_iter().map(|s| format!("{}: {}", s.key, s.reason));
+        let now: BTreeSet<String> = skipped.chain(resolver.problems().iter().map(ToString::to_string)).collect();
+        let mut reported = held(&self.reported);
+        now.difference(&reported).for_each(|problem| warn!("{problem}"));
+        reported.difference(&now).for_each(|problem| info!("no longer: {problem}"));
+        *reported = now;
+    }
+
+    /// What the cluster wants now, and when that changes.
+    #[must_use]
+    pub fn wanted(&self) -> watch::Receiver<Option<Wanted>> {
+        self.wanted.subscribe()
+    }
+
+    /// The etcd revision that is known.
+    #[must_use]
+    pub fn revision(&self) -> watch::Receiver<i64> {
+        self.revision.subscribe()
+    }
+
+    /// The etcd revision up to which nothing is left for the controllers to write.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<i64> {
+        self.settled.subscribe()
+    }
+
+    /// Controllers have nothing left to write at this revision.
+    pub fn set_settled(&self, revision: i64) {
+        self.settled.send_replace(revision);
+    }
+
+    /// What the fleet shares, once it is known.
+    #[must_use]
+    pub fn fleet(&self) -> Option<Fleet> {
+        *self.fleet.borrow()
+    }
+
+    /// The fleet's settings are known.
+    pub fn set_fleet(&self, fleet: Fleet) {
+        self.fleet.send_replace(Some(fleet));
+    }
+}
+
+fn event(change: &Change) -> RegistryEvent<'_> {
+    RegistryEvent { key: &change.key, value: change.value.as_deref(), mod_revision: change.revision }
+}
+
+/// A task that panicked while it held the lock left plain data, which is replaced as a whole by the next change.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
