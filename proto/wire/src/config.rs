@@ -278,9 +278,22 @@ impl Config {
 
     /// Parses and validates `text`; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
-        Ok(config)
+        let config: Self = toml::from_str(text).map_err(|e| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: e.to_string().trim_end().to_owned(),
+        })?;
+        match crate::config_rules::broken(&config) {
+            Some(broken) => Err(broken.at(path)),
+            None => Ok(config),
+        }
+    }
+
+    /// Checks what only those need who have a dataplane: workers and ports. `path` is named in the error.
+    pub fn require_dataplane(&self, path: &Path) -> Result<(), ConfigError> {
+        match crate::config_rules::broken_dataplane(self) {
+            Some(broken) => Err(broken.at(path)),
+            None => Ok(()),
+        }
     }
 
     /// The name of this gateway: `gateway.name`, else the host's name.

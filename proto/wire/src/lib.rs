@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod codec;
 pub mod config;
+mod config_rules;
 pub mod event;
 pub mod limits;
 pub mod pages;

@@ -56,7 +56,13 @@ impl PortLabel {
         let words: Vec<&str> = label.split('\t').collect();
         let [name, device, driver, mac, steering] = words.as_slice() else { return None };
         let own = |word: &&str| (*word).to_owned();
-        Some(Self { name: own(name), device: own(device), driver: own(driver), mac: own(mac), steering: own(steering) })
+        Some(Self {
+            name: own(name),
+            device: own(device),
+            driver: own(driver),
+            mac: own(mac),
+            steering: own(steering),
+        })
     }
 }
 
