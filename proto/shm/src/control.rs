@@ -302,3 +302,7 @@ fn check(region: &Region) -> Result<(Span, Span), ShmError> {
     }
     Ok((down, up))
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

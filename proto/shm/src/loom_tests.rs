@@ -22,7 +22,7 @@ fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
 /// Claims 1, 2, 5: room for one record only, so each push writes over the words of the one before.
 #[test]
 fn loom_records_are_whole_and_in_order() {
-    model(3, || {
+    model(4, || {
         let memory = memory(4);
         let mut consumer = Consumer::attach(Arc::clone(&memory)).unwrap();
         let mut producer = Producer::attach(memory).unwrap();
@@ -66,12 +66,13 @@ fn loom_records_are_whole_and_in_order() {
 /// Claims 3, 4: a producer ends at some point, another follows; the consumer never mixes them and never calls the ring corrupt.
 #[test]
 fn loom_epochs_never_mix() {
-    model(3, || {
+    model(4, || {
         let memory = memory(8);
         let mut consumer = Consumer::attach(Arc::clone(&memory)).unwrap();
         let writers = thread::spawn(move || {
             for producer_number in 1..=2u8 {
                 let mut producer = Producer::attach(Arc::clone(&memory)).unwrap();
+                assert_eq!(producer.epoch(), u64::from(producer_number));
                 for _ in 0..2 {
                     // Full only while the first producer's records are unread.
                     let _ = producer.push(&[producer_number; 8]);
@@ -111,7 +112,7 @@ fn loom_epochs_never_mix() {
 /// A consumer that attaches while a producer does and writes: it starts somewhere whole.
 #[test]
 fn loom_both_ends_attach_at_once() {
-    model(3, || {
+    model(4, || {
         let memory = memory(8);
         let producer_memory = Arc::clone(&memory);
         let writer = thread::spawn(move || {

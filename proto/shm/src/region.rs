@@ -186,7 +186,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), ShmError> {
 
 /// A part that only one process may play at a time; given back when the process ends, however it ends.
 pub(crate) struct RoleLock {
-    _file: File,
+    file: File,
 }
 
 impl RoleLock {
@@ -213,7 +213,14 @@ impl RoleLock {
         let _ = file.set_len(0);
         let _ = file.rewind();
         let _ = writeln!(file, "{}", std::process::id());
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for RoleLock {
+    /// Closing is not enough: a child between fork and exec still has the file open, and the lock with it.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 

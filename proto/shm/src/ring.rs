@@ -187,7 +187,8 @@ impl<W: Words> Producer<W> {
         let ring = Ring::new(words)?;
         let tail = ring.field(TAIL).load(Ordering::Acquire);
         let epoch = ring.field(EPOCH).load(Ordering::Acquire).wrapping_add(1);
-        ring.field(EPOCH_START).store(tail, Ordering::Relaxed);
+        // Release: a consumer that meets this start, even before the epoch, also meets a tail no older than it.
+        ring.field(EPOCH_START).store(tail, Ordering::Release);
         ring.field(EPOCH).store(epoch, Ordering::Release);
         Ok(Self { ring, tail, epoch, sequence: 0 })
     }
@@ -325,7 +326,7 @@ impl<W: Words> Consumer<W> {
     /// Follows a new producer to the position it started at.
     fn enter(&mut self, epoch: u64) -> Result<Popped, RingCorrupt> {
         self.epoch = epoch;
-        let start = self.ring.field(EPOCH_START).load(Ordering::Relaxed);
+        let start = self.ring.field(EPOCH_START).load(Ordering::Acquire);
         let tail = self.ring.field(TAIL).load(Ordering::Acquire);
         let capacity = self.ring.capacity();
         let ahead = start.wrapping_sub(self.head);
@@ -357,6 +358,7 @@ impl<W: Words> Consumer<W> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 #[path = "ring_tests.rs"]
 mod tests;
