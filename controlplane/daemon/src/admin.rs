@@ -21,27 +21,33 @@ const CONVERSATIONS_MAX: usize = 64;
 /// Opens the socket, for its owner only. One that a killed control plane left is replaced, one that answers is not.
 pub fn open(path: &Path) -> Result<UnixListener> {
     let folder = path.parent().context("the admin socket has no folder")?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(folder)
-        .with_context(|| format!("cannot make {}; set gateway.run_dir to a folder that can be written", folder.display()))?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(|| {
+        format!("cannot make {}; set gateway.run_dir to a folder that can be written", folder.display())
+    })?;
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             bail!("{} is there and is no socket; remove it", path.display());
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("another control plane answers at {}; stop it, or give this gateway another gateway.run_dir", path.display());
+            bail!(
+                "another control plane answers at {}; stop it, or give this gateway another gateway.run_dir",
+                path.display()
+            );
         }
         fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot open {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| format!("cannot close {} to others", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {} to others", path.display()))?;
     Ok(listener)
 }
 
 /// Answers for ever. `connector` comes once there is an etcd.
-pub async fn serve(listener: UnixListener, state: Arc<State>, connector: tokio::sync::watch::Receiver<Option<Connector>>) {
+pub async fn serve(
+    listener: UnixListener,
+    state: Arc<State>,
+    connector: tokio::sync::watch::Receiver<Option<Connector>>,
+) {
     let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -63,7 +69,11 @@ pub async fn serve(listener: UnixListener, state: Arc<State>, connector: tokio::
     }
 }
 
-async fn converse(stream: UnixStream, state: &State, connector: &tokio::sync::watch::Receiver<Option<Connector>>) -> Result<()> {
+async fn converse(
+    stream: UnixStream,
+    state: &State,
+    connector: &tokio::sync::watch::Receiver<Option<Connector>>,
+) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -74,12 +84,18 @@ async fn converse(stream: UnixStream, state: &State, connector: &tokio::sync::wa
         }
         let too_long = line.len() > LINE_BYTES_MAX;
         let reply = match serde_json::from_slice(&line) {
-            _ if too_long => Reply::Error { message: format!("a request has at most {LINE_BYTES_MAX} bytes; send it in parts") },
+            _ if too_long => Reply::Error {
+                message: format!("a request has at most {LINE_BYTES_MAX} bytes; send it in parts"),
+            },
             Ok(request) => {
                 let connector = connector.borrow().clone();
                 answer(request, state, connector).await
             }
-            Err(error) => Reply::Error { message: format!("this is no request this control plane knows: {error}; run the same release of both programs") },
+            Err(error) => Reply::Error {
+                message: format!(
+                    "this is no request this control plane knows: {error}; run the same release of both programs"
+                ),
+            },
         };
         let mut bytes = serde_json::to_vec(&reply)?;
         bytes.push(b'\n');
@@ -95,7 +111,9 @@ async fn answer(request: Request, state: &State, connector: Option<Connector>) -
     let changed = match request {
         Request::Status => return Reply::Status(Box::new(view::status(state))),
         Request::Get { resource, namespace, name } => {
-            return Reply::Items { items: view::items(state, resource, namespace.as_deref(), name.as_deref()) };
+            return Reply::Items {
+                items: view::items(state, resource, namespace.as_deref(), name.as_deref()),
+            };
         }
         Request::Apply { objects } => match connected {
             Ok(connector) => apply::apply(state, &connector, &objects).await,

@@ -19,12 +19,17 @@ pub async fn read_or_make(client: &mut Client, key: &str, node_ports: PortRange)
         fresh
     } else {
         let found = answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(get) => get.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()),
+            TxnOpResponse::Get(get) => {
+                get.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
+            }
             _ => None,
         });
         found.with_context(|| format!("{key} was there and is not"))?
     };
     let bits = u128::from_str_radix(text.trim(), 16)
         .with_context(|| format!("{key} is no key of 32 hexadecimal digits; delete it, and a new one is made (flows to changed backends will move)"))?;
-    Ok(Fleet { maglev_key: [(bits >> 64) as u64, bits as u64], node_ports: (node_ports.first, node_ports.last) })
+    Ok(Fleet {
+        maglev_key: [(bits >> 64) as u64, bits as u64],
+        node_ports: (node_ports.first, node_ports.last),
+    })
 }

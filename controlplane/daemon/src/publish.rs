@@ -83,7 +83,15 @@ impl<'a> Session<'a> {
             d.published_generation = 0;
             d.published_revision = 0;
         });
-        Self { state, side, told: None, generation: 0, sent: None, snapshot_due: Instant::now(), record: Vec::new() }
+        Self {
+            state,
+            side,
+            told: None,
+            generation: 0,
+            sent: None,
+            snapshot_due: Instant::now(),
+            record: Vec::new(),
+        }
     }
 
     fn run(&mut self, stop: &AtomicBool) {
@@ -174,14 +182,17 @@ impl<'a> Session<'a> {
         let Some(wanted) = self.state.wanted().borrow().clone() else { return false };
         let Some(fleet) = self.state.fleet() else { return false };
         let (updates, is_snapshot) = match &self.told {
-            Some(told) if told.revision == wanted.revision && Arc::ptr_eq(&told.desired, &wanted.desired) => return false,
+            Some(told) if told.revision == wanted.revision && Arc::ptr_eq(&told.desired, &wanted.desired) => {
+                return false;
+            }
             Some(told) => (diff(&told.desired, &wanted.desired), false),
             None if Instant::now() < self.snapshot_due => return false,
             None => (snapshot(&wanted.desired, fleet), true),
         };
         self.generation += 1;
         let generation = self.generation;
-        let commit = Update::Commit(Commit { generation, revision: wanted.revision, records: updates.len() as u64 });
+        let commit =
+            Update::Commit(Commit { generation, revision: wanted.revision, records: updates.len() as u64 });
         // Until it is whole, the dataplane knows neither the state before nor this one.
         self.told = None;
         for update in updates.iter().chain([&commit]) {
@@ -217,7 +228,10 @@ impl<'a> Session<'a> {
                 Err(PushError::Full) => {
                     let now_ms = monotonic_ms();
                     self.side.beat(now_ms);
-                    if stop.load(Ordering::Relaxed) || !self.side.is_current() || !self.side.dataplane_alive(now_ms, HEARTBEAT_LOST_MS) {
+                    if stop.load(Ordering::Relaxed)
+                        || !self.side.is_current()
+                        || !self.side.dataplane_alive(now_ms, HEARTBEAT_LOST_MS)
+                    {
                         return false;
                     }
                     thread::sleep(TICK);

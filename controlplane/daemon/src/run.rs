@@ -46,7 +46,10 @@ pub async fn run(config: Config) -> Result<()> {
     let end = Arc::new(AtomicBool::new(false));
     let publisher = {
         let (state, end) = (state.clone(), end.clone());
-        std::thread::Builder::new().name("publish".into()).spawn(move || publish::run(&state, &end)).context("cannot start a thread")?
+        std::thread::Builder::new()
+            .name("publish".into())
+            .spawn(move || publish::run(&state, &end))
+            .context("cannot start a thread")?
     };
 
     tokio::select! {

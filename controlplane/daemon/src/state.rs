@@ -151,7 +151,8 @@ impl State {
     /// Says once what is wrong with objects, and once that it is no more.
     fn report(&self, tracker: &Tracker, resolver: &Resolver) {
         let skipped = tracker.skipped().into_iter().map(|s| format!("{}: {}", s.key, s.reason));
-        let now: BTreeSet<String> = skipped.chain(resolver.problems().iter().map(ToString::to_string)).collect();
+        let now: BTreeSet<String> =
+            skipped.chain(resolver.problems().iter().map(ToString::to_string)).collect();
         let mut reported = held(&self.reported);
         now.difference(&reported).for_each(|problem| warn!("{problem}"));
         reported.difference(&now).for_each(|problem| info!("no longer: {problem}"));

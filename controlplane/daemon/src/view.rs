@@ -14,11 +14,14 @@ use turnpike_wire::pages::{PORT_COUNTERS, PortLabel};
 /// The items of a listing, of one namespace and name where they are given.
 #[must_use]
 pub fn items(state: &State, resource: Resource, namespace: Option<&str>, name: Option<&str>) -> Vec<Value> {
-    let wanted = |key: &ObjectKey| namespace.is_none_or(|n| n == key.namespace) && name.is_none_or(|n| n == key.name);
+    let wanted =
+        |key: &ObjectKey| namespace.is_none_or(|n| n == key.namespace) && name.is_none_or(|n| n == key.name);
     let of_service = |item: &Value| {
         namespace.is_none_or(|n| item["namespace"] == n) && name.is_none_or(|n| item["service"] == n)
     };
-    let named = |item: &Value, field: &str| name.is_none_or(|n| item[field].as_str().map_or_else(|| item[field].to_string() == n, |v| v == n));
+    let named = |item: &Value, field: &str| {
+        name.is_none_or(|n| item[field].as_str().map_or_else(|| item[field].to_string() == n, |v| v == n))
+    };
     let core = state.core();
     let tracker = &core.tracker;
     match resource {
@@ -49,8 +52,12 @@ pub fn items(state: &State, resource: Resource, namespace: Option<&str>, name: O
             let gateway = json!({"name": state.config.gateway_name(), "addresses": state.config.own_addresses(), "state": state.dataplane(|d| d.state.clone())});
             Some(gateway).into_iter().filter(|g| named(g, "name")).collect()
         }
-        Resource::Ports => pages(state).iter().filter_map(port).map(|p| value(&p)).filter(|p| named(p, "name")).collect(),
-        Resource::Workers => pages(state).iter().filter_map(worker).map(|w| value(&w)).filter(|w| named(w, "worker")).collect(),
+        Resource::Ports => {
+            pages(state).iter().filter_map(port).map(|p| value(&p)).filter(|p| named(p, "name")).collect()
+        }
+        Resource::Workers => {
+            pages(state).iter().filter_map(worker).map(|w| value(&w)).filter(|w| named(w, "worker")).collect()
+        }
     }
 }
 
@@ -67,7 +74,8 @@ pub fn status(state: &State) -> Status {
     Status {
         gateway: state.config.gateway_name(),
         version: env!("CARGO_PKG_VERSION").into(),
-        mode: if state.config.cluster.mode == ClusterMode::Kubernetes { "kubernetes" } else { "standalone" }.into(),
+        mode: if state.config.cluster.mode == ClusterMode::Kubernetes { "kubernetes" } else { "standalone" }
+            .into(),
         etcd,
         objects: objects(&core),
         dataplane,
@@ -76,7 +84,11 @@ pub fn status(state: &State) -> Status {
 
 fn objects(core: &Core) -> ObjectsStatus {
     let (tracker, desired) = (&core.tracker, core.resolver.desired());
-    let problems = core.resolver.problems().into_iter().map(|p| Skipped { key: p.object, revision: 0, reason: p.message });
+    let problems = core.resolver.problems().into_iter().map(|p| Skipped {
+        key: p.object,
+        revision: 0,
+        reason: p.message,
+    });
     ObjectsStatus {
         services: tracker.services().len() as u64,
         endpoint_slices: tracker.endpoint_slices().len() as u64,

@@ -40,8 +40,10 @@ impl Connector {
             options = options.with_tls(tls(settings)?);
         }
         if let Some(user) = &settings.user {
-            let file = settings.password_file.as_deref().context("etcd.user is set, etcd.password_file is not")?;
-            let text = String::from_utf8(read("etcd.password_file", file)?).context("etcd.password_file is not text")?;
+            let file =
+                settings.password_file.as_deref().context("etcd.user is set, etcd.password_file is not")?;
+            let text = String::from_utf8(read("etcd.password_file", file)?)
+                .context("etcd.password_file is not text")?;
             options = options.with_user(user, text.lines().next().unwrap_or_default());
         }
         Ok(Self { endpoints: settings.endpoints.clone(), options })
@@ -56,7 +58,8 @@ impl Connector {
     /// A connection that has answered once.
     pub async fn connect(&self) -> Result<Client> {
         let connected = async {
-            let mut client = Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(explain)?;
+            let mut client =
+                Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(explain)?;
             client.get("turnpike", None).await.map_err(explain)?;
             anyhow::Ok(client)
         };
@@ -99,7 +102,8 @@ fn tls(settings: &Etcd) -> Result<TlsOptions> {
         tls = tls.ca_certificate(Certificate::from_pem(read("etcd.ca_file", ca)?));
     }
     if let (Some(certificate), Some(key)) = (&settings.cert_file, &settings.key_file) {
-        tls = tls.identity(Identity::from_pem(read("etcd.cert_file", certificate)?, read("etcd.key_file", key)?));
+        tls = tls
+            .identity(Identity::from_pem(read("etcd.cert_file", certificate)?, read("etcd.key_file", key)?));
     }
     Ok(tls)
 }

@@ -36,11 +36,9 @@ impl PrivateEtcd {
     /// Starts it on the data in `state_dir`, and waits until it answers. An etcd that a killed control plane left on that data is ended first.
     pub async fn start(state_dir: &Path) -> Result<Self> {
         let folder = state_dir.join("etcd");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("cannot make {}; set gateway.state_dir to a folder that can be written", folder.display()))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
+            format!("cannot make {}; set gateway.state_dir to a folder that can be written", folder.display())
+        })?;
         end_orphan(&folder).await?;
         if !folder.join("client.pem").exists() {
             make_certificates(&folder).context("cannot make the certificates of the private etcd")?;
@@ -77,7 +75,11 @@ impl PrivateEtcd {
             };
             let Some(ended) = ended else { return self.end().await };
             warn!("the private etcd ended ({ended:?}); its log is {}", self.log().display());
-            backoff = if started.elapsed() > BACKOFF_MAX { Duration::from_millis(100) } else { (backoff * 2).min(BACKOFF_MAX) };
+            backoff = if started.elapsed() > BACKOFF_MAX {
+                Duration::from_millis(100)
+            } else {
+                (backoff * 2).min(BACKOFF_MAX)
+            };
             let stopped = tokio::time::timeout(backoff, stop.wait_for(|stop| *stop)).await.is_ok();
             if stopped {
                 return;
@@ -110,13 +112,23 @@ impl PrivateEtcd {
             if let Some(status) = self.child.try_wait().context("cannot wait for etcd")? {
                 let log = fs::read_to_string(self.log()).unwrap_or_default();
                 let last = log.lines().last().unwrap_or("it says nothing").to_owned();
-                bail!("the private etcd ended at once ({status}); the end of {}: {last}", self.log().display());
+                bail!(
+                    "the private etcd ended at once ({status}); the end of {}: {last}",
+                    self.log().display()
+                );
             }
-            let listens = std::net::TcpStream::connect_timeout(&([127, 0, 0, 1], self.ports.0).into(), Duration::from_millis(200));
+            let listens = std::net::TcpStream::connect_timeout(
+                &([127, 0, 0, 1], self.ports.0).into(),
+                Duration::from_millis(200),
+            );
             if listens.is_ok() && connector.connect().await.is_ok() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "the private etcd does not answer after {START_LIMIT:?}; its log is {}", self.log().display());
+            ensure!(
+                Instant::now() < end,
+                "the private etcd does not answer after {START_LIMIT:?}; its log is {}",
+                self.log().display()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -184,7 +196,12 @@ async fn end_orphan(folder: &Path) -> Result<()> {
         if start.elapsed() > END_LIMIT {
             let _ = kill_process(pid, Signal::KILL);
         }
-        ensure!(start.elapsed() < END_LIMIT * 2, "process {} holds {} and does not end; end it by hand", pid.as_raw_nonzero(), folder.display());
+        ensure!(
+            start.elapsed() < END_LIMIT * 2,
+            "process {} holds {} and does not end; end it by hand",
+            pid.as_raw_nonzero(),
+            folder.display()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
@@ -194,14 +211,19 @@ async fn end_orphan(folder: &Path) -> Result<()> {
 fn ports(folder: &Path) -> Result<(u16, u16)> {
     let file = folder.join("ports");
     let known = fs::read_to_string(&file).ok();
-    let known = known.as_deref().and_then(|t| t.trim().split_once(' ')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let known = known
+        .as_deref()
+        .and_then(|t| t.trim().split_once(' '))
+        .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     if let Some(ports) = known {
         return Ok(ports);
     }
     let free = || TcpListener::bind(("127.0.0.1", 0));
-    let (client, peer) = (free().context("no free port on 127.0.0.1")?, free().context("no free port on 127.0.0.1")?);
+    let (client, peer) =
+        (free().context("no free port on 127.0.0.1")?, free().context("no free port on 127.0.0.1")?);
     let ports = (client.local_addr()?.port(), peer.local_addr()?.port());
-    fs::write(&file, format!("{} {}\n", ports.0, ports.1)).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::write(&file, format!("{} {}\n", ports.0, ports.1))
+        .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(ports)
 }
 
@@ -216,7 +238,8 @@ fn make_certificates(folder: &Path) -> Result<()> {
     // The client's certificate comes last: its presence says that all are there.
     for name in ["server", "client"] {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;
         write_secret(&folder.join(format!("{name}.key")), &key.serialize_pem())?;

@@ -83,7 +83,12 @@ pub async fn follow(connector: Connector, state: Arc<State>) {
 }
 
 /// One connection, from connecting until it breaks.
-async fn session(connector: &Connector, state: &State, position: &mut Option<Position>, backoff: &mut Duration) -> End {
+async fn session(
+    connector: &Connector,
+    state: &State,
+    position: &mut Option<Position>,
+    backoff: &mut Duration,
+) -> End {
     let mut client = match connector.connect().await {
         Ok(client) => client,
         Err(error) => return End::Lost(error),
@@ -130,7 +135,9 @@ async fn list(client: &mut Client, state: &State) -> Result<Position> {
             if let Some(known) = position {
                 options = options.with_revision(known.revision);
             }
-            let page = limited(client.get(from.clone(), Some(options))).await.with_context(|| format!("cannot list {kind:?}"))?;
+            let page = limited(client.get(from.clone(), Some(options)))
+                .await
+                .with_context(|| format!("cannot list {kind:?}"))?;
             let header = page.header().context("etcd answered without a header")?;
             position.get_or_insert(Position { cluster: header.cluster_id(), revision: header.revision() });
             objects.extend(page.kvs().iter().map(|kv| Change {
@@ -153,14 +160,22 @@ async fn list(client: &mut Client, state: &State) -> Result<Position> {
 /// One stream with a watch for each kind.
 async fn open_watch(client: &mut Client, state: &State, start: Position) -> Result<WatchStream> {
     let options = || {
-        WatchOptions::new().with_prefix().with_start_revision(start.revision + 1).with_prev_key().with_progress_notify()
+        WatchOptions::new()
+            .with_prefix()
+            .with_start_revision(start.revision + 1)
+            .with_prev_key()
+            .with_progress_notify()
     };
     let mut stream: Option<WatchStream> = None;
     for kind in Kind::ALL {
         let prefix = state.registry().list_prefix(kind);
         match &mut stream {
-            None => stream = Some(limited(client.watch(prefix, Some(options()))).await.context("cannot watch")?),
-            Some(stream) => stream.watch(prefix, Some(options())).await.map_err(explain).context("cannot watch")?,
+            None => {
+                stream = Some(limited(client.watch(prefix, Some(options()))).await.context("cannot watch")?)
+            }
+            Some(stream) => {
+                stream.watch(prefix, Some(options())).await.map_err(explain).context("cannot watch")?
+            }
         }
     }
     stream.context("nothing to watch")
@@ -195,7 +210,10 @@ fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Positi
     let mut revision = known.revision;
     for response in responses {
         if response.compact_revision() > 0 {
-            return Err(End::Relist(format!("history up to revision {} is gone", response.compact_revision())));
+            return Err(End::Relist(format!(
+                "history up to revision {} is gone",
+                response.compact_revision()
+            )));
         }
         if response.canceled() {
             return Err(End::Lost(anyhow::anyhow!("etcd ended the watch: {}", response.cancel_reason())));
@@ -205,7 +223,11 @@ fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Positi
                 return Err(End::Relist("this is another etcd cluster".into()));
             }
             if header.revision() < known.revision {
-                return Err(End::Relist(format!("etcd went back from revision {} to {}", known.revision, header.revision())));
+                return Err(End::Relist(format!(
+                    "etcd went back from revision {} to {}",
+                    known.revision,
+                    header.revision()
+                )));
             }
         }
         for event in response.events() {

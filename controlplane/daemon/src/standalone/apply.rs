@@ -38,14 +38,21 @@ pub async fn apply(state: &State, connector: &Connector, objects: &[Value]) -> R
 }
 
 /// Deletes objects; all of them must be there, unless `ignore_not_found`.
-pub async fn delete(state: &State, connector: &Connector, objects: &[ObjectName], ignore_not_found: bool) -> Result<Vec<Change>> {
+pub async fn delete(
+    state: &State,
+    connector: &Connector,
+    objects: &[ObjectName],
+    ignore_not_found: bool,
+) -> Result<Vec<Change>> {
     only_standalone(state)?;
     carry_out(state, connector, || plan_delete(state, objects, ignore_not_found)).await
 }
 
 fn only_standalone(state: &State) -> Result<()> {
     if state.config.cluster.mode == ClusterMode::Kubernetes {
-        bail!("in kubernetes mode the objects belong to the Kubernetes API: use kubectl; Turnpike only reads them");
+        bail!(
+            "in kubernetes mode the objects belong to the Kubernetes API: use kubectl; Turnpike only reads them"
+        );
     }
     if !state.core().tracker.is_complete() {
         bail!("etcd has not been read yet; turnpike status says why, try again when it is connected");
@@ -54,7 +61,11 @@ fn only_standalone(state: &State) -> Result<()> {
 }
 
 /// Plans and writes until nobody has written in between.
-async fn carry_out(state: &State, connector: &Connector, plan: impl Fn() -> Result<Plan>) -> Result<Vec<Change>> {
+async fn carry_out(
+    state: &State,
+    connector: &Connector,
+    plan: impl Fn() -> Result<Plan>,
+) -> Result<Vec<Change>> {
     let mut client = connector.connect().await?;
     for _ in 0..ATTEMPTS {
         let Plan { parts, results, revision } = plan()?;
@@ -83,7 +94,8 @@ async fn carry_out(state: &State, connector: &Connector, plan: impl Fn() -> Resu
 
 /// Writes all parts in one transaction if etcd takes that many operations, else one object after another.
 async fn write(state: &State, client: &mut etcd_client::Client, parts: Vec<Changes>) -> Result<Outcome> {
-    let limit = if state.config.etcd.endpoints.is_empty() { TXN_OPERATIONS_MAX } else { FOREIGN_OPERATIONS_MAX };
+    let limit =
+        if state.config.etcd.endpoints.is_empty() { TXN_OPERATIONS_MAX } else { FOREIGN_OPERATIONS_MAX };
     let mut outcome = Outcome::Overtaken(0);
     let mut batch = Changes::default();
     let mut parts = parts.into_iter().peekable();
@@ -105,7 +117,9 @@ async fn settle(state: &State, revision: i64) -> Result<()> {
     let done = settled.wait_for(|settled| *settled >= revision);
     match tokio::time::timeout(SETTLE_LIMIT, done).await {
         Ok(Ok(_)) => Ok(()),
-        _ => bail!("written at revision {revision}, but etcd has not shown it to us within {SETTLE_LIMIT:?}; turnpike status says how it is"),
+        _ => bail!(
+            "written at revision {revision}, but etcd has not shown it to us within {SETTLE_LIMIT:?}; turnpike status says how it is"
+        ),
     }
 }
 
@@ -159,8 +173,13 @@ fn plan_apply(state: &State, objects: &[Value]) -> Result<Plan> {
             part.put(state, &object, known.as_ref().map(|k| &k.0), known.as_ref().map_or(0, |k| k.1));
             plan.parts.push(part);
         }
-        let warnings = unused.iter().map(|field| format!("{field} is not used by Turnpike and not kept")).collect();
-        plan.results.push(Change { object: name(object.kind(), &object.key()), outcome: outcome.into(), warnings });
+        let warnings =
+            unused.iter().map(|field| format!("{field} is not used by Turnpike and not kept")).collect();
+        plan.results.push(Change {
+            object: name(object.kind(), &object.key()),
+            outcome: outcome.into(),
+            warnings,
+        });
     }
     if errors.is_empty() { Ok(plan) } else { Err(anyhow!("{}; nothing was changed", errors.join("\n"))) }
 }
@@ -175,22 +194,35 @@ fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) ->
         let key = ObjectKey::new(&wanted.namespace, &wanted.name);
         let Some((object, revision)) = known(&core, kind, &key) else {
             missing.push(format!("{} {key}", kind.name()));
-            plan.results.push(Change { object: name(kind, &key), outcome: "not found".into(), warnings: Vec::new() });
+            plan.results.push(Change {
+                object: name(kind, &key),
+                outcome: "not found".into(),
+                warnings: Vec::new(),
+            });
             continue;
         };
         let mut part = Changes::default();
         part.delete(state, &object, revision);
         if kind == Kind::Service {
             let slices = core.tracker.slices_of(&key).map(|s| s.object.as_ref());
-            endpoint_slices::of_deleted(&key, slices).iter().for_each(|slice| part.delete_slice(state, slice));
+            endpoint_slices::of_deleted(&key, slices)
+                .iter()
+                .for_each(|slice| part.delete_slice(state, slice));
         }
         plan.parts.push(part);
-        plan.results.push(Change { object: name(kind, &key), outcome: "deleted".into(), warnings: Vec::new() });
+        plan.results.push(Change {
+            object: name(kind, &key),
+            outcome: "deleted".into(),
+            warnings: Vec::new(),
+        });
     }
     if missing.is_empty() || ignore_not_found {
         Ok(plan)
     } else {
-        Err(anyhow!("not there: {}; nothing was changed (--ignore-not-found goes on without them)", missing.join(", ")))
+        Err(anyhow!(
+            "not there: {}; nothing was changed (--ignore-not-found goes on without them)",
+            missing.join(", ")
+        ))
     }
 }
 
@@ -198,10 +230,16 @@ fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) ->
 fn known(core: &Core, kind: Kind, key: &ObjectKey) -> Option<(Object, i64)> {
     let tracker = &core.tracker;
     match kind {
-        Kind::Service => tracker.service(key).map(|t| (Object::Service(Box::new(t.object.as_ref().clone())), t.revision)),
-        Kind::EndpointSlice => tracker.endpoint_slice(key).map(|t| (Object::EndpointSlice(Box::new(t.object.as_ref().clone())), t.revision)),
+        Kind::Service => {
+            tracker.service(key).map(|t| (Object::Service(Box::new(t.object.as_ref().clone())), t.revision))
+        }
+        Kind::EndpointSlice => tracker
+            .endpoint_slice(key)
+            .map(|t| (Object::EndpointSlice(Box::new(t.object.as_ref().clone())), t.revision)),
         Kind::Pod => tracker.pod(key).map(|t| (Object::Pod(Box::new(t.object.as_ref().clone())), t.revision)),
-        Kind::Node => tracker.node(key).map(|t| (Object::Node(Box::new(t.object.as_ref().clone())), t.revision)),
+        Kind::Node => {
+            tracker.node(key).map(|t| (Object::Node(Box::new(t.object.as_ref().clone())), t.revision))
+        }
         Kind::ServiceCidr => None,
     }
 }
@@ -213,7 +251,9 @@ fn name(kind: Kind, key: &ObjectKey) -> ObjectName {
 /// Gives a new object its identity.
 pub fn stamp(object: &mut Object) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
-    object.metadata_mut().stamp(&uuid::Uuid::new_v4().to_string(), Time { seconds: Some(now), nanos: Some(0) });
+    object
+        .metadata_mut()
+        .stamp(&uuid::Uuid::new_v4().to_string(), Time { seconds: Some(now), nanos: Some(0) });
 }
 
 /// A number below `bound`.

@@ -93,7 +93,11 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
     }
     let tracker = &core.tracker;
     let mut namespaces: BTreeMap<&str, Fingerprint> = BTreeMap::new();
-    for (key, revision) in tracker.pods().map(|(k, t)| (k, t.revision)).chain(tracker.endpoint_slices().map(|(k, t)| (k, t.revision))) {
+    for (key, revision) in tracker
+        .pods()
+        .map(|(k, t)| (k, t.revision))
+        .chain(tracker.endpoint_slices().map(|(k, t)| (k, t.revision)))
+    {
         namespaces.entry(&key.namespace).or_default().note(revision);
     }
     let mut nodes = Fingerprint::default();
@@ -125,8 +129,12 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
 fn needed(core: &Core, key: &ObjectKey) -> SliceChanges {
     let tracker = &core.tracker;
     let Some(service) = tracker.service(key) else { return SliceChanges::default() };
-    let pods = tracker.pods().filter(|(pod, _)| pod.namespace == key.namespace).map(|(_, t)| t.object.as_ref());
-    let slices = tracker.endpoint_slices().filter(|(slice, _)| slice.namespace == key.namespace).map(|(_, t)| t.object.as_ref());
+    let pods =
+        tracker.pods().filter(|(pod, _)| pod.namespace == key.namespace).map(|(_, t)| t.object.as_ref());
+    let slices = tracker
+        .endpoint_slices()
+        .filter(|(slice, _)| slice.namespace == key.namespace)
+        .map(|(_, t)| t.object.as_ref());
     let zone_of = |node: &str| {
         let node = tracker.node(&ObjectKey::new("", node))?;
         node.object.metadata.labels.get(ZONE_LABEL).cloned()

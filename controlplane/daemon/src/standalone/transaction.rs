@@ -73,7 +73,13 @@ impl Changes {
         self.operations.push(TxnOp::delete(state.registry().key(Kind::EndpointSlice, slice), None));
     }
 
-    fn allocations(&mut self, state: &State, holder: &ObjectKey, old: BTreeSet<String>, new: BTreeSet<String>) {
+    fn allocations(
+        &mut self,
+        state: &State,
+        holder: &ObjectKey,
+        old: BTreeSet<String>,
+        new: BTreeSet<String>,
+    ) {
         for taken in new.difference(&old) {
             let key = state.own_key(&format!("allocations/{taken}"));
             self.conditions.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
@@ -102,9 +108,16 @@ fn holds(object: &Object) -> BTreeSet<String> {
 
 fn held_by(service: &Service) -> BTreeSet<String> {
     let spec = &service.spec;
-    let cluster = spec.cluster_ips.iter().filter(|a| !a.is_empty() && *a != "None").map(|a| format!("cluster-ip/{a}"));
+    let cluster =
+        spec.cluster_ips.iter().filter(|a| !a.is_empty() && *a != "None").map(|a| format!("cluster-ip/{a}"));
     let node_ports = spec.ports.iter().map(|p| p.node_port).chain([spec.health_check_node_port]);
     let node_ports = node_ports.filter(|p| *p != 0).map(|p| format!("node-port/{p}"));
-    let public = service.status.load_balancer.ingress.iter().filter(|i| !i.ip.is_empty()).map(|i| format!("load-balancer/{}", i.ip));
+    let public = service
+        .status
+        .load_balancer
+        .ingress
+        .iter()
+        .filter(|i| !i.ip.is_empty())
+        .map(|i| format!("load-balancer/{}", i.ip));
     cluster.chain(node_ports).chain(public).collect()
 }
