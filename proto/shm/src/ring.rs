@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The producer owns `tail`, `epoch` and `epoch_start`; the consumer owns `head`. Each keeps its own position in private memory and never
-//! reads it back, so the peer can lie only about its own. No operation waits, and each looks at no more words than the data holds.
+//! believes the ring about it, so the peer can lie only about its own; a field that a third spoils is put right by its owner. No operation waits, and each looks at no more words than the data holds.
 //! The crate's first page numbers the claims this makes and the barrier behind each.
 
 use crate::sync::{AtomicU64, Ordering};
@@ -157,6 +157,13 @@ impl<W: Words> Ring<W> {
         &self.words.words()[at]
     }
 
+    /// Puts right a field of this side's own that somebody else has written; else the peer might wait on it for ever.
+    fn restore(&self, at: usize, own: u64) {
+        if self.field(at).load(Ordering::Relaxed) != own {
+            self.field(at).store(own, Ordering::Release);
+        }
+    }
+
     /// The data word of a position; the mask keeps any position inside the slice whose length `new` has checked.
     fn data(&self, position: u64) -> &AtomicU64 {
         &self.words.words()[HEADER_WORDS + (position & self.mask) as usize]
@@ -203,7 +210,10 @@ impl<W: Words> Producer<W> {
             return Err(PushError::TooLong { bytes: record.len(), limit });
         };
         let needed = (RECORD_HEADER_WORDS + record.len().div_ceil(8)) as u64;
+        self.ring.restore(EPOCH, self.epoch);
         if self.free_words() < needed {
+            // A tail that somebody spoilt may be why the consumer stands where there is nothing to give back.
+            self.ring.restore(TAIL, self.tail);
             return Err(PushError::Full);
         }
         let first = u64::from(self.sequence) << 32 | u64::from(length);
@@ -275,6 +285,7 @@ impl<W: Words> Consumer<W> {
         }
         let unread = tail.wrapping_sub(self.head);
         if unread == 0 {
+            self.ring.restore(HEAD, self.head);
             return Ok(Popped::Nothing);
         }
         match self.copy_out(unread, record) {

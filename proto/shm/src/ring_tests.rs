@@ -169,6 +169,41 @@ fn each_corruption_is_named_and_the_ring_goes_on() {
     }
 }
 
+/// Whatever a third writes over the header, both ends get over it without starting anew.
+#[test]
+fn a_spoilt_header_heals() {
+    for field in [HEAD, TAIL, EPOCH, EPOCH_START] {
+        for value in [0, 1, 5, 1 << 20, u64::MAX / 2, u64::MAX] {
+            for unread in 0..4 {
+                let memory = memory(16);
+                let (mut producer, mut consumer) = both(&memory);
+                let mut record = Vec::new();
+                while consumer.pop(&mut record) != Ok(Popped::Nothing) {}
+                for number in 0..9u8 {
+                    producer.push(&[number; 8]).unwrap();
+                    assert_eq!(record_of(&mut consumer), Some(vec![number; 8]));
+                }
+                for _ in 0..unread {
+                    producer.push(&[0xaa; 8]).unwrap();
+                }
+                memory[field].store(value, Ordering::Relaxed);
+                for _ in 0..4 {
+                    let _ = producer.push(&[0xbb; 8]);
+                    for _ in 0..6 {
+                        let _ = consumer.pop(&mut record);
+                    }
+                }
+                for number in 0..9u8 {
+                    let what = format!("field {field} = {value}, {unread} unread, record {number}");
+                    assert_eq!(producer.push(&[number; 8]), Ok(()), "{what}");
+                    assert_eq!(consumer.pop(&mut record), Ok(Popped::Record), "{what}");
+                    assert_eq!(record, [number; 8], "{what}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn an_epoch_start_outside_the_ring_is_corrupt() {
     let memory = memory(64);
