@@ -278,9 +278,12 @@ impl Config {
 
     /// Parses and validates `text`; `path` is named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|e| ConfigError::Syntax {
-            path: path.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let mut message = e.to_string().trim_end().to_owned();
+            if let Some(question) = crate::config_spelling::question(e.message()) {
+                message = format!("{message}; {question}");
+            }
+            ConfigError::Syntax { path: path.to_owned(), message }
         })?;
         match crate::config_rules::broken(&config) {
             Some(broken) => Err(broken.at(path)),

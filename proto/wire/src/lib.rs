@@ -15,6 +15,7 @@ pub mod admin;
 pub mod codec;
 pub mod config;
 mod config_rules;
+mod config_spelling;
 pub mod event;
 pub mod limits;
 pub mod pages;
