@@ -199,16 +199,23 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Verb::Get { resource, name, namespace, output } => {
             let request = Request::Get { resource: resource.into(), namespace, name: name.clone() };
-            let Reply::Items { items } = ask(&path, &request)? else { bail!("the control plane gave another answer than asked for") };
+            let Reply::Items { items } = ask(&path, &request)? else {
+                bail!("the control plane gave another answer than asked for")
+            };
             if let Some(name) = name
                 && items.is_empty()
             {
-                bail!("there is no {name} among the {resource:?}; turnpike get {} lists them", print::word(resource));
+                bail!(
+                    "there is no {name} among the {resource:?}; turnpike get {} lists them",
+                    print::word(resource)
+                );
             }
             print::items(resource, &items, output)
         }
         Verb::Status { output } => {
-            let Reply::Status(status) = ask(&path, &Request::Status)? else { bail!("the control plane gave another answer than asked for") };
+            let Reply::Status(status) = ask(&path, &Request::Status)? else {
+                bail!("the control plane gave another answer than asked for")
+            };
             print::status(&status, output)
         }
         Verb::Config { question: ConfigQuestion::Check } => {
@@ -228,7 +235,10 @@ fn run(arguments: Arguments) -> Result<()> {
 
 fn by_name(kind: Kind, names: &[String], namespace: &str) -> Vec<ObjectName> {
     let namespace = if kind == Kind::Node { "" } else { namespace };
-    names.iter().map(|name| ObjectName { kind: kind.name().into(), namespace: namespace.into(), name: name.clone() }).collect()
+    names
+        .iter()
+        .map(|name| ObjectName { kind: kind.name().into(), namespace: namespace.into(), name: name.clone() })
+        .collect()
 }
 
 /// Asks the control plane; its errors become ours.
@@ -242,7 +252,9 @@ fn ask(path: &Path, request: &Request) -> Result<Reply> {
 
 /// Prints what happened to each object, as kubectl does.
 fn changed(reply: &Reply) -> Result<()> {
-    let Reply::Changed { results } = reply else { bail!("the control plane gave another answer than asked for") };
+    let Reply::Changed { results } = reply else {
+        bail!("the control plane gave another answer than asked for")
+    };
     let mut out = std::io::stdout().lock();
     for change in results {
         for warning in &change.warnings {

@@ -28,7 +28,8 @@ pub fn read_all(files: &[PathBuf]) -> Result<Vec<Value>> {
 
 /// The manifests of a folder, not of the folders in it.
 fn folder(path: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+    let entries =
+        std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.with_context(|| format!("cannot read the folder {}", path.display()))?.path();
@@ -48,22 +49,29 @@ fn read(file: &Path, objects: &mut Vec<Value>) -> Result<()> {
     if file == Path::new("-") {
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
     } else {
-        text = std::fs::read_to_string(file).with_context(|| format!("cannot read the manifest {}", file.display()))?;
+        text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the manifest {}", file.display()))?;
     }
     parse(&text, objects).with_context(|| format!("{}", file.display()))
 }
 
 fn parse(text: &str, objects: &mut Vec<Value>) -> Result<()> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| anyhow::anyhow!("{error}"))?;
     for (number, document) in documents.into_iter().enumerate() {
         match document {
             Value::Null => {}
             Value::Object(ref fields) if fields.get("kind").is_some_and(|k| k == "List") => {
-                let Some(Value::Array(items)) = fields.get("items") else { bail!("document {}: a List without items", number + 1) };
+                let Some(Value::Array(items)) = fields.get("items") else {
+                    bail!("document {}: a List without items", number + 1)
+                };
                 objects.extend(items.iter().cloned());
             }
             Value::Object(ref fields) if !fields.get("kind").is_some_and(Value::is_string) => {
-                bail!("document {}: it has no kind; write kind: Service, Pod, Node or EndpointSlice", number + 1)
+                bail!(
+                    "document {}: it has no kind; write kind: Service, Pod, Node or EndpointSlice",
+                    number + 1
+                )
             }
             Value::Object(_) => objects.push(document),
             other => bail!("document {}: it is no object but {}", number + 1, describe(&other)),
@@ -89,7 +97,11 @@ pub fn names(objects: &[Value]) -> Result<Vec<ObjectName>> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let kind = text("/kind").context("an object has no kind")?;
         let name = text("/metadata/name").with_context(|| format!("a {kind} has no metadata.name"))?;
-        let namespace = if kind == "Node" { String::new() } else { text("/metadata/namespace").unwrap_or_else(|| "default".into()) };
+        let namespace = if kind == "Node" {
+            String::new()
+        } else {
+            text("/metadata/namespace").unwrap_or_else(|| "default".into())
+        };
         Ok(ObjectName { kind, namespace, name })
     };
     objects.iter().map(name).collect()
@@ -108,7 +120,8 @@ mod tests {
     fn several_documents_lists_and_json() {
         let yaml = "kind: Pod\nmetadata: {name: a}\n---\n---\nkind: List\nitems:\n- {kind: Node, metadata: {name: n}}\n- {kind: Pod, metadata: {name: b, namespace: x}}\n";
         let objects = parsed(yaml).unwrap();
-        let names: Vec<_> = names(&objects).unwrap().into_iter().map(|n| (n.kind, n.namespace, n.name)).collect();
+        let names: Vec<_> =
+            names(&objects).unwrap().into_iter().map(|n| (n.kind, n.namespace, n.name)).collect();
         let text = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
         assert_eq!(names, [text("Pod", "default", "a"), text("Node", "", "n"), text("Pod", "x", "b")]);
         assert_eq!(parsed(r#"{"kind": "Pod", "metadata": {"name": "j"}}"#).unwrap().len(), 1);
@@ -132,7 +145,11 @@ mod tests {
     fn folders_are_read_in_order() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b.yaml", "a.json", "ignored.txt"] {
-            std::fs::write(folder.path().join(name), format!("{{\"kind\": \"Pod\", \"metadata\": {{\"name\": \"{name}\"}}}}")).unwrap();
+            std::fs::write(
+                folder.path().join(name),
+                format!("{{\"kind\": \"Pod\", \"metadata\": {{\"name\": \"{name}\"}}}}"),
+            )
+            .unwrap();
         }
         let objects = read_all(&[folder.path().to_owned()]).unwrap();
         let names: Vec<_> = names(&objects).unwrap().into_iter().map(|n| n.name).collect();

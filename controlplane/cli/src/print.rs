@@ -59,12 +59,21 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
     writeln!(
         out,
         "state      etcd revision {} → published {} (generation {}) → adopted {} (generation {}){adoption}",
-        etcd.revision, dataplane.published_revision, dataplane.published_generation, dataplane.adopted_revision, dataplane.adopted_generation
+        etcd.revision,
+        dataplane.published_revision,
+        dataplane.published_generation,
+        dataplane.adopted_revision,
+        dataplane.adopted_generation
     )?;
     writeln!(
         out,
         "objects    {} services, {} endpoint slices, {} pods, {} nodes → {} frontends, {} backends",
-        objects.services, objects.endpoint_slices, objects.pods, objects.nodes, objects.frontends, objects.backends
+        objects.services,
+        objects.endpoint_slices,
+        objects.pods,
+        objects.nodes,
+        objects.frontends,
+        objects.backends
     )?;
     if let Some(complaint) = &dataplane.last_complaint {
         writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
@@ -78,7 +87,14 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
         for worker in &dataplane.workers {
             let count = |name: &str| worker.counters.get(name).copied().unwrap_or(0);
             let (received, forwarded) = (count("rx_packets"), count("forwarded"));
-            let cells = [u64::from(worker.worker), u64::from(worker.core), worker.flows, worker.flows_max, received, forwarded];
+            let cells = [
+                u64::from(worker.worker),
+                u64::from(worker.core),
+                worker.flows,
+                worker.flows_max,
+                received,
+                forwarded,
+            ];
             let mut row: Vec<String> = cells.iter().map(u64::to_string).collect();
             row.push(other_fates(worker.counters.iter()));
             table.add_row(row);
@@ -91,11 +107,27 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
 
 /// Counters of packets that were not forwarded, the largest first.
 fn other_fates<'a>(counters: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
-    const TALLIES: [&str; 15] = [
-        "forwarded", "rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "flows_opened", "flows_closed", "flows_live", "arp_requests",
-        "icmp_sent", "resets_sent", "held_frames", "busy_turns", "idle_turns", "generation",
+    const TALLIES: [&str; 17] = [
+        "forwarded",
+        "rx_packets",
+        "rx_bytes",
+        "tx_packets",
+        "tx_bytes",
+        "flows_opened",
+        "flows_closed",
+        "flows_live",
+        "arp_requests",
+        "icmp_sent",
+        "resets_sent",
+        "held_frames",
+        "busy_turns",
+        "idle_turns",
+        "core",
+        "generation",
+        "flows_max",
     ];
-    let mut fates: Vec<_> = counters.filter(|(name, n)| **n > 0 && !TALLIES.contains(&name.as_str())).collect();
+    let mut fates: Vec<_> =
+        counters.filter(|(name, n)| **n > 0 && !TALLIES.contains(&name.as_str())).collect();
     fates.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
     fates.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }
@@ -119,7 +151,9 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("NAMESPACE", |v| text(v, "/namespace")),
             ("SERVICE", |v| text(v, "/service")),
             ("PORT", |v| text(v, "/port_name")),
-            ("ENDPOINTS", |v| list(v, "/endpoints", |e| format!("{}:{}", text(e, "/address"), text(e, "/port")))),
+            ("ENDPOINTS", |v| {
+                list(v, "/endpoints", |e| format!("{}:{}", text(e, "/address"), text(e, "/port")))
+            }),
         ],
         Listing::Endpointslices => vec![
             NAMESPACE,
@@ -135,7 +169,9 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("IP", |v| text(v, "/status/podIP")),
             ("NODE", |v| text(v, "/spec/nodeName")),
         ],
-        Listing::Nodes => vec![NAME, ("ADDRESSES", |v| list(v, "/status/addresses", |a| text(a, "/address")))],
+        Listing::Nodes => {
+            vec![NAME, ("ADDRESSES", |v| list(v, "/status/addresses", |a| text(a, "/address")))]
+        }
         Listing::Frontends => vec![
             ("NAMESPACE", |v| text(v, "/namespace")),
             ("SERVICE", |v| text(v, "/service")),
@@ -143,7 +179,9 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("KIND", |v| text(v, "/kind")),
             ("ADDRESS", |v| format!("{} {}:{}", text(v, "/protocol"), text(v, "/address"), text(v, "/port"))),
             ("ACTION", |v| text(v, "/action")),
-            ("BACKENDS", |v| list(v, "/backends", |b| format!("{}:{}", text(b, "/address"), text(b, "/port")))),
+            ("BACKENDS", |v| {
+                list(v, "/backends", |b| format!("{}:{}", text(b, "/address"), text(b, "/port")))
+            }),
         ],
         Listing::Backends => vec![
             ("NAMESPACE", |v| text(v, "/namespace")),
@@ -154,7 +192,9 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("WEIGHT", |v| text(v, "/weight")),
             ("NODE", |v| text(v, "/node")),
         ],
-        Listing::Gateways => vec![("NAME", |v| text(v, "/name")), ("ADDRESSES", |v| list(v, "/addresses", plain))],
+        Listing::Gateways => {
+            vec![("NAME", |v| text(v, "/name")), ("ADDRESSES", |v| list(v, "/addresses", plain))]
+        }
         Listing::Ports => vec![
             ("NAME", |v| text(v, "/name")),
             ("DEVICE", |v| text(v, "/device")),

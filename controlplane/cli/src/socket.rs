@@ -35,7 +35,11 @@ impl Socket {
         let talk = || format!("the control plane at {} went away while it was asked", self.path.display());
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        ensure!(line.len() <= LINE_BYTES_MAX, "the request has {} bytes, over the limit of {LINE_BYTES_MAX}; send it in parts", line.len());
+        ensure!(
+            line.len() <= LINE_BYTES_MAX,
+            "the request has {} bytes, over the limit of {LINE_BYTES_MAX}; send it in parts",
+            line.len()
+        );
         self.stream.get_mut().write_all(&line).with_context(talk)?;
         let mut answer = String::new();
         let limit = LINE_BYTES_MAX as u64 + 1;
@@ -43,6 +47,7 @@ impl Socket {
         if answer.is_empty() {
             bail!("{}; its log says why", talk());
         }
-        serde_json::from_str(&answer).context("the control plane speaks another language; run the same release of both programs")
+        serde_json::from_str(&answer)
+            .context("the control plane speaks another language; run the same release of both programs")
     }
 }

@@ -84,7 +84,9 @@ impl Service {
         let Some(child) = &mut self.child else {
             return if Instant::now() >= self.due { self.start() } else { Ok(()) };
         };
-        let Some(status) = child.try_wait().with_context(|| format!("cannot wait for turnpike-{}", self.name))? else {
+        let Some(status) =
+            child.try_wait().with_context(|| format!("cannot wait for turnpike-{}", self.name))?
+        else {
             self.proven |= self.started.elapsed() >= STEADY;
             return Ok(());
         };
@@ -92,9 +94,16 @@ impl Service {
         if !self.proven {
             bail!("turnpike-{} could not run ({status}); what it said is above", self.name);
         }
-        self.backoff = if self.started.elapsed() >= STEADY { Duration::ZERO } else { (self.backoff * 2).clamp(Duration::from_millis(200), BACKOFF_MAX) };
+        self.backoff = if self.started.elapsed() >= STEADY {
+            Duration::ZERO
+        } else {
+            (self.backoff * 2).clamp(Duration::from_millis(200), BACKOFF_MAX)
+        };
         self.due = Instant::now() + self.backoff;
-        eprintln!("up           | turnpike-{} ended ({status}); starting it again in {:?}", self.name, self.backoff);
+        eprintln!(
+            "up           | turnpike-{} ended ({status}); starting it again in {:?}",
+            self.name, self.backoff
+        );
         Ok(())
     }
 
