@@ -7,10 +7,10 @@
 use crate::testpmd_output::{Forwarded, Report};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -88,21 +88,18 @@ impl Testpmd {
             .args(Self::command(core, idle_core, huge))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .context("cannot start dpdk-testpmd through stdbuf; install the packages dpdk and coreutils")?;
-        let (Some(prompt), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(prompt), Some(output), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             bail!("dpdk-testpmd has no pipes")
         };
         let (tell, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines() {
-                let Ok(line) = line else { break };
-                if tell.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let tell_errors = tell.clone();
+        std::thread::spawn(move || pass_lines(output, &tell));
+        std::thread::spawn(move || pass_lines(errors, &tell_errors));
         let mut testpmd = Self { child, prompt, lines, forwarder: PathBuf::new(), mode: None, fed: false };
         testpmd.wait_for("its ports", |line| line.trim() == "Done")?;
         testpmd.forwarder = testpmd.forwarding_thread()?;
@@ -164,12 +161,11 @@ impl Testpmd {
     /// The folder of the forwarding thread in /proc.
     fn forwarding_thread(&self) -> Result<PathBuf> {
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))?.flatten() {
-            if fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("lcore-worker"))
-            {
+            if fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.contains("-worker-")) {
                 return Ok(task.path());
             }
         }
-        bail!("dpdk-testpmd has no thread lcore-worker")
+        bail!("dpdk-testpmd has no thread named rte-worker or lcore-worker")
     }
 
     /// CPU time the forwarding thread has had so far.
@@ -177,6 +173,16 @@ impl Testpmd {
         let text = fs::read_to_string(self.forwarder.join("schedstat"))
             .context("the forwarding thread's CPU time")?;
         text.split_whitespace().next().and_then(|ns| ns.parse().ok()).context("schedstat says no time")
+    }
+}
+
+/// Hands on what testpmd says, until it ends.
+fn pass_lines(from: impl Read, to: &Sender<String>) {
+    for line in BufReader::new(from).lines() {
+        let Ok(line) = line else { break };
+        if to.send(line).is_err() {
+            break;
+        }
     }
 }
 
