@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     match run(&arguments, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("turnpike-dataplane: {error}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
