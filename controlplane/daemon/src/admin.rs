@@ -9,14 +9,17 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 use turnpike_wire::admin::{LINE_BYTES_MAX, Reply, Request};
 
 /// Conversations at the same time; more wait.
 const CONVERSATIONS_MAX: usize = 64;
+/// How long a change waits for etcd to be there and read.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Opens the socket, for its owner only. One that a killed control plane left is replaced, one that answers is not.
 pub fn open(path: &Path) -> Result<UnixListener> {
@@ -43,11 +46,7 @@ pub fn open(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers for ever. `connector` comes once there is an etcd.
-pub async fn serve(
-    listener: UnixListener,
-    state: Arc<State>,
-    connector: tokio::sync::watch::Receiver<Option<Connector>>,
-) {
+pub async fn serve(listener: UnixListener, state: Arc<State>, connector: watch::Receiver<Option<Connector>>) {
     let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -72,7 +71,7 @@ pub async fn serve(
 async fn converse(
     stream: UnixStream,
     state: &State,
-    connector: &tokio::sync::watch::Receiver<Option<Connector>>,
+    connector: &watch::Receiver<Option<Connector>>,
 ) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -87,10 +86,7 @@ async fn converse(
             _ if too_long => Reply::Error {
                 message: format!("a request has at most {LINE_BYTES_MAX} bytes; send it in parts"),
             },
-            Ok(request) => {
-                let connector = connector.borrow().clone();
-                answer(request, state, connector).await
-            }
+            Ok(request) => answer(request, state, connector.clone()).await,
             Err(error) => Reply::Error {
                 message: format!(
                     "this is no request this control plane knows: {error}; run the same release of both programs"
@@ -106,8 +102,16 @@ async fn converse(
     }
 }
 
-async fn answer(request: Request, state: &State, connector: Option<Connector>) -> Reply {
-    let connected = connector.context("etcd is not there yet; turnpike status says why");
+async fn answer(request: Request, state: &State, mut connector: watch::Receiver<Option<Connector>>) -> Reply {
+    // Right after the start etcd may need a moment; later this is there at once.
+    let connected = async {
+        let there = tokio::time::timeout(START_LIMIT, connector.wait_for(Option::is_some)).await;
+        let there = there.ok().and_then(Result::ok).and_then(|connector| connector.clone());
+        let connector = there.context("etcd is not there; turnpike status says why")?;
+        let mut revision = state.revision();
+        let _ = tokio::time::timeout(START_LIMIT, revision.wait_for(|revision| *revision > 0)).await;
+        anyhow::Ok(connector)
+    };
     let changed = match request {
         Request::Status => return Reply::Status(Box::new(view::status(state))),
         Request::Get { resource, namespace, name } => {
@@ -115,11 +119,11 @@ async fn answer(request: Request, state: &State, connector: Option<Connector>) -
                 items: view::items(state, resource, namespace.as_deref(), name.as_deref()),
             };
         }
-        Request::Apply { objects } => match connected {
+        Request::Apply { objects } => match connected.await {
             Ok(connector) => apply::apply(state, &connector, &objects).await,
             Err(error) => Err(error),
         },
-        Request::Delete { objects, ignore_not_found } => match connected {
+        Request::Delete { objects, ignore_not_found } => match connected.await {
             Ok(connector) => apply::delete(state, &connector, &objects, ignore_not_found).await,
             Err(error) => Err(error),
         },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use turnpike_desired::desired::Desired;
-use turnpike_desired::object::Kind;
+use turnpike_desired::object::{Kind, ObjectKey};
 use turnpike_desired::registry::Registry;
 use turnpike_desired::resolve::Resolver;
 use turnpike_desired::settings::{Rules, Settings};
@@ -44,6 +44,25 @@ pub struct Core {
     pub revision: i64,
 }
 
+impl Core {
+    /// The revision at which a key was written last, good or bad; 0: it is not there.
+    #[must_use]
+    pub fn written_at(&self, state: &State, kind: Kind, name: &ObjectKey) -> i64 {
+        let tracker = &self.tracker;
+        let good = match kind {
+            Kind::Service => tracker.service(name).map(|t| t.revision),
+            Kind::EndpointSlice => tracker.endpoint_slice(name).map(|t| t.revision),
+            Kind::Pod => tracker.pod(name).map(|t| t.revision),
+            Kind::Node => tracker.node(name).map(|t| t.revision),
+            Kind::ServiceCidr => None,
+        };
+        let key = state.registry().key(kind, name);
+        let bad =
+            tracker.skipped().into_iter().find(|skipped| skipped.key == key).map(|skipped| skipped.revision);
+        good.max(bad).unwrap_or(0)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct State {
@@ -60,6 +79,7 @@ pub struct State {
     settled: watch::Sender<i64>,
     fleet: watch::Sender<Option<Fleet>>,
     reported: Mutex<BTreeSet<String>>,
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl State {
@@ -83,6 +103,7 @@ impl State {
             settled: watch::Sender::new(0),
             fleet: watch::Sender::new(None),
             reported: Mutex::new(BTreeSet::new()),
+            writing: tokio::sync::Mutex::new(()),
             config,
         }
     }
@@ -180,6 +201,11 @@ impl State {
     /// Controllers have nothing left to write at this revision.
     pub fn set_settled(&self, revision: i64) {
         self.settled.send_replace(revision);
+    }
+
+    /// Held while a request is planned, written and seen again, so that requests to one control plane do not overtake each other.
+    pub async fn writing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.writing.lock().await
     }
 
     /// What the fleet shares, once it is known.

@@ -20,7 +20,9 @@ pub fn items(state: &State, resource: Resource, namespace: Option<&str>, name: O
         namespace.is_none_or(|n| item["namespace"] == n) && name.is_none_or(|n| item["service"] == n)
     };
     let named = |item: &Value, field: &str| {
-        name.is_none_or(|n| item[field].as_str().map_or_else(|| item[field].to_string() == n, |v| v == n))
+        name.is_none_or(|n| {
+            item[field] == n || item[field].as_u64().is_some_and(|number| n.parse() == Ok(number))
+        })
     };
     let core = state.core();
     let tracker = &core.tracker;

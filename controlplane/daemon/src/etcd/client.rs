@@ -1,7 +1,7 @@
 //! Connections to etcd: endpoints, TLS client certificates, user and password, limits on waiting.
 
-use anyhow::{Context, Result};
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use anyhow::{Context, Result, bail, ensure};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, TlsOptions, WatchClient};
 use std::path::Path;
 use std::time::Duration;
 use turnpike_wire::config::Etcd;
@@ -12,6 +12,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is asked whether it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// Largest answer that is taken: a page of a list, or all events of one transaction. Only what comes is held in memory.
+const MESSAGE_BYTES_MAX: usize = 512 << 20;
+/// What a request is refused with that asks for a key the user may not read; etcd itself is there.
+const PERMISSION_DENIED: i32 = 7;
 
 /// Knows how to connect.
 #[derive(Clone)]
@@ -36,7 +41,12 @@ impl Connector {
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if settings.endpoints.iter().any(|e| e.starts_with("https://")) {
+        let is_tls = |endpoint: &String| endpoint.starts_with("https://");
+        if settings.endpoints.iter().any(is_tls) {
+            ensure!(
+                settings.endpoints.iter().all(is_tls),
+                "etcd.endpoints: some are https:// and some are not; write all of them the same way"
+            );
             options = options.with_tls(tls(settings)?);
         }
         if let Some(user) = &settings.user {
@@ -60,7 +70,10 @@ impl Connector {
         let connected = async {
             let mut client =
                 Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(explain)?;
-            client.get("turnpike", None).await.map_err(explain)?;
+            match client.get("turnpike", None).await {
+                Err(etcd_client::Error::GRpcStatus(status)) if status.code() as i32 == PERMISSION_DENIED => {}
+                answer => drop(answer.map_err(explain)?),
+            }
             anyhow::Ok(client)
         };
         let timed = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
@@ -68,6 +81,18 @@ impl Connector {
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_TIMEOUT:?}")))
             .with_context(|| format!("etcd at {} cannot be reached", self.endpoints.join(", ")))
     }
+}
+
+/// For lists, whose pages may be large.
+#[must_use]
+pub fn lists(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// For watches, whose events may be large: one transaction is one answer.
+#[must_use]
+pub fn watches(client: &Client) -> WatchClient {
+    client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Waits for a request, but not for ever.
@@ -80,32 +105,38 @@ pub async fn limited<T>(request: impl Future<Output = Result<T, etcd_client::Err
 
 /// An error of the client with the causes that its own text leaves out.
 pub fn explain(error: etcd_client::Error) -> anyhow::Error {
-    let text = match &error {
-        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
-        etcd_client::Error::TransportError(transport) => {
-            let mut text = transport.to_string();
-            let mut cause = std::error::Error::source(transport);
-            while let Some(next) = cause {
-                text = format!("{text}: {next}");
-                cause = next.source();
-            }
-            text
-        }
+    let text = match error {
+        etcd_client::Error::GRpcStatus(status) => with_causes(status.message(), &status),
+        etcd_client::Error::TransportError(error) => with_causes(&error.to_string(), &error),
         other => other.to_string(),
     };
-    anyhow::Error::from(error).context(text)
+    anyhow::Error::msg(text)
+}
+
+fn with_causes(text: &str, error: &dyn std::error::Error) -> String {
+    let mut text = text.to_owned();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn tls(settings: &Etcd) -> Result<TlsOptions> {
-    let mut tls = TlsOptions::new();
-    if let Some(ca) = &settings.ca_file {
-        tls = tls.ca_certificate(Certificate::from_pem(read("etcd.ca_file", ca)?));
-    }
-    if let (Some(certificate), Some(key)) = (&settings.cert_file, &settings.key_file) {
-        tls = tls
-            .identity(Identity::from_pem(read("etcd.cert_file", certificate)?, read("etcd.key_file", key)?));
-    }
-    Ok(tls)
+    let authority = settings.ca_file.as_deref().context(
+        "etcd.ca_file is not set; https:// endpoints need the authority that signed their certificates",
+    )?;
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("etcd.ca_file", authority)?));
+    Ok(match (&settings.cert_file, &settings.key_file) {
+        (Some(certificate), Some(key)) => tls
+            .identity(Identity::from_pem(read("etcd.cert_file", certificate)?, read("etcd.key_file", key)?)),
+        (None, None) => tls,
+        _ => bail!("etcd.cert_file and etcd.key_file belong together; set both or neither"),
+    })
 }
 
 fn read(setting: &str, file: &Path) -> Result<Vec<u8>> {

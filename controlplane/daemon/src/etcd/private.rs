@@ -4,8 +4,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,12 +18,16 @@ use turnpike_wire::config::Etcd;
 
 /// How long it may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// Attempts to start it when others take its ports.
+const STARTS_MAX: u32 = 3;
 /// How long it may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait before it is started again after it died.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Most operations of one of its transactions.
-pub const TXN_OPERATIONS_MAX: usize = 10_000;
+const TXN_OPERATIONS_MAX: usize = 100_000;
+/// Largest of its requests, in bytes. etcd 3.4 takes larger ones, but at its next start it refuses a log with an entry over 10 MiB.
+const REQUEST_BYTES_MAX: usize = 8 << 20;
 
 /// A running private etcd.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct PrivateEtcd {
     folder: PathBuf,
     ports: (u16, u16),
     child: Child,
+    /// Given back by the kernel when this process ends, however it ends.
+    _lock: File,
 }
 
 impl PrivateEtcd {
@@ -39,14 +46,25 @@ impl PrivateEtcd {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
             format!("cannot make {}; set gateway.state_dir to a folder that can be written", folder.display())
         })?;
+        let lock = lock(&folder)?;
         end_orphan(&folder).await?;
         if !folder.join("client.pem").exists() {
             make_certificates(&folder).context("cannot make the certificates of the private etcd")?;
         }
-        let ports = ports(&folder)?;
-        let child = spawn(&folder, ports)?;
-        let mut etcd = Self { folder, ports, child };
-        etcd.wait_until_it_answers().await?;
+        let ports_found = ports(&folder)?;
+        let child = spawn(&folder, ports_found)?;
+        let mut etcd = Self { folder, ports: ports_found, child, _lock: lock };
+        for attempt in 1.. {
+            match etcd.wait_until_it_answers().await {
+                Ok(()) => break,
+                // Somebody was faster at a port that was free a moment ago.
+                Err(_) if attempt < STARTS_MAX && ports(&etcd.folder)? != etcd.ports => {
+                    etcd.ports = ports(&etcd.folder)?;
+                    etcd.child = spawn(&etcd.folder, etcd.ports)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         info!(port = etcd.ports.0, "the private etcd answers");
         Ok(etcd)
     }
@@ -157,7 +175,7 @@ fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
         ("auto-compaction-mode", "revision".to_owned()),
         ("auto-compaction-retention", "10000".to_owned()),
         ("max-txn-ops", TXN_OPERATIONS_MAX.to_string()),
-        ("max-request-bytes", (16 << 20).to_string()),
+        ("max-request-bytes", REQUEST_BYTES_MAX.to_string()),
         ("logger", "zap".to_owned()),
         ("log-outputs", "stderr".to_owned()),
     ];
@@ -175,6 +193,20 @@ fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
         fs::write(folder.join("pid"), pid.to_string()).context("cannot note the pid of etcd")?;
     }
     Ok(child)
+}
+
+/// Keeps other control planes from the same data: they would take our etcd for an orphan.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!(
+            "another control plane uses {}; stop it, or give this gateway another gateway.state_dir",
+            folder.display()
+        )
+    })?;
+    Ok(file)
 }
 
 /// Ends the etcd that the pid file names, if it really is one on this data.
@@ -207,7 +239,7 @@ async fn end_orphan(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ports for clients and peers: those of the last start, else free ones.
+/// Ports for clients and peers: those of the last start while nobody else has them, else free ones.
 fn ports(folder: &Path) -> Result<(u16, u16)> {
     let file = folder.join("ports");
     let known = fs::read_to_string(&file).ok();
@@ -215,7 +247,8 @@ fn ports(folder: &Path) -> Result<(u16, u16)> {
         .as_deref()
         .and_then(|t| t.trim().split_once(' '))
         .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    if let Some(ports) = known {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    if let Some(ports) = known.filter(|&(client, peer)| is_free(client) && is_free(peer)) {
         return Ok(ports);
     }
     let free = || TcpListener::bind(("127.0.0.1", 0));

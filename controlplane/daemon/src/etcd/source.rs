@@ -4,21 +4,22 @@
 //! and the watch goes on where it was; a compacted revision, another cluster or a revision that went back mean a new list, which is compared
 //! with what is known. Whatever happens, the state before stays in force until then.
 
-use crate::etcd::client::{Connector, explain, limited};
+use crate::etcd::client::{Connector, explain, limited, lists, watches};
 use crate::state::{Fresh, State};
 use anyhow::{Context, Result, bail};
 use etcd_client::{Client, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use turnpike_desired::object::Kind;
+use turnpike_wire::config::ClusterMode;
 
 /// Objects of one page of a list.
 const PAGE: i64 = 1_000;
 /// How long further events are waited for, to be taken together.
 const GATHER: Duration = Duration::from_millis(1);
-/// Most responses taken together.
-const GATHER_MAX: usize = 1_000;
+/// How long the first of them may wait for the others.
+const GATHER_LIMIT: Duration = Duration::from_millis(5);
 /// How often the watch is asked how far it is; silence for three times as long ends the connection.
 const PROGRESS: Duration = Duration::from_secs(3);
 /// Waits between attempts to connect.
@@ -58,7 +59,10 @@ pub async fn follow(connector: Connector, state: Arc<State>) {
         match session(&connector, &state, &mut position, &mut backoff).await {
             End::Relist(reason) => {
                 warn!("listing everything anew: {reason}");
-                state.etcd(|etcd| etcd.relists += 1);
+                state.etcd(|etcd| {
+                    etcd.relists += 1;
+                    etcd.state = "connecting".into();
+                });
                 position = None;
             }
             End::Lost(error) => {
@@ -89,15 +93,18 @@ async fn session(
     position: &mut Option<Position>,
     backoff: &mut Duration,
 ) -> End {
-    let mut client = match connector.connect().await {
+    let client = match connector.connect().await {
         Ok(client) => client,
         Err(error) => return End::Lost(error),
     };
+    let lost = |error: anyhow::Error| {
+        End::Lost(error.context(format!("etcd at {}", connector.endpoints().join(", "))))
+    };
     let start = match *position {
         Some(known) => known,
-        None => match list(&mut client, state).await {
+        None => match list(&client, state).await {
             Ok(listed) => *position.insert(listed),
-            Err(error) => return End::Lost(error),
+            Err(error) => return lost(error),
         },
     };
     state.etcd(|etcd| {
@@ -106,24 +113,27 @@ async fn session(
     });
     *backoff = BACKOFF.0;
     info!(revision = start.revision, "following etcd");
-    let mut watch = match open_watch(&mut client, state, start).await {
+    let mut watch = match open_watch(&client, state, start).await {
         Ok(watch) => watch,
-        Err(error) => return End::Lost(error),
+        Err(error) => return lost(error),
     };
     loop {
         let responses = match gather(&mut watch).await {
             Ok(responses) => responses,
-            Err(error) => return End::Lost(error),
+            Err(error) => return lost(error),
         };
-        if let Err(end) = take(&responses, state, position) {
-            return end;
+        match take(&responses, state, position) {
+            Ok(()) => {}
+            Err(End::Lost(error)) => return lost(error),
+            Err(end) => return end,
         }
     }
 }
 
 /// Lists all kinds at one revision and makes that the state.
-async fn list(client: &mut Client, state: &State) -> Result<Position> {
+async fn list(client: &Client, state: &State) -> Result<Position> {
     let mut position: Option<Position> = None;
+    let mut lists = lists(client);
     let mut fresh = Vec::new();
     for kind in Kind::ALL {
         let prefix = state.registry().list_prefix(kind).into_bytes();
@@ -135,7 +145,7 @@ async fn list(client: &mut Client, state: &State) -> Result<Position> {
             if let Some(known) = position {
                 options = options.with_revision(known.revision);
             }
-            let page = limited(client.get(from.clone(), Some(options)))
+            let page = limited(lists.get(from.clone(), Some(options)))
                 .await
                 .with_context(|| format!("cannot list {kind:?}"))?;
             let header = page.header().context("etcd answered without a header")?;
@@ -157,25 +167,30 @@ async fn list(client: &mut Client, state: &State) -> Result<Position> {
     Ok(position)
 }
 
-/// One stream with a watch for each kind.
-async fn open_watch(client: &mut Client, state: &State, start: Position) -> Result<WatchStream> {
-    let options = || {
-        WatchOptions::new()
-            .with_prefix()
-            .with_start_revision(start.revision + 1)
-            .with_prev_key()
-            .with_progress_notify()
-    };
+/// What to watch. In standalone mode one transaction writes objects of several kinds, so one watch has them all: etcd never splits a
+/// revision over two answers of one watch. A kube-apiserver writes one object at a time and keeps much else under the prefix.
+fn watched(state: &State) -> Vec<String> {
+    match state.config.cluster.mode {
+        ClusterMode::Standalone => {
+            vec![format!("/{}/", state.config.cluster.registry_prefix.trim_matches('/')).replace("//", "/")]
+        }
+        ClusterMode::Kubernetes => Kind::ALL.map(|kind| state.registry().list_prefix(kind)).into(),
+    }
+}
+
+/// One stream with all watches.
+async fn open_watch(client: &Client, state: &State, start: Position) -> Result<WatchStream> {
+    let options =
+        WatchOptions::new().with_prefix().with_start_revision(start.revision + 1).with_progress_notify();
     let mut stream: Option<WatchStream> = None;
-    for kind in Kind::ALL {
-        let prefix = state.registry().list_prefix(kind);
+    for prefix in watched(state) {
+        let options = Some(options.clone());
         match &mut stream {
             None => {
-                stream = Some(limited(client.watch(prefix, Some(options()))).await.context("cannot watch")?)
+                let opened = limited(watches(client).watch(prefix, options)).await;
+                stream = Some(opened.context("cannot watch")?);
             }
-            Some(stream) => {
-                stream.watch(prefix, Some(options())).await.map_err(explain).context("cannot watch")?
-            }
+            Some(stream) => stream.watch(prefix, options).await.map_err(explain).context("cannot watch")?,
         }
     }
     stream.context("nothing to watch")
@@ -194,7 +209,8 @@ async fn gather(watch: &mut WatchStream) -> Result<Vec<WatchResponse>> {
             Err(_) => watch.request_progress().await.map_err(explain)?,
         }
     }
-    while responses.len() < GATHER_MAX {
+    let end = Instant::now() + GATHER_LIMIT;
+    while Instant::now() < end {
         match tokio::time::timeout(GATHER, watch.message()).await {
             Ok(message) => responses.push(message.map_err(explain)?.context("etcd closed the watch")?),
             Err(_) => break,

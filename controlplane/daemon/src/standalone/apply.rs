@@ -1,14 +1,14 @@
 //! `turnpike apply` and `turnpike delete`.
 
 use crate::etcd::client::Connector;
-use crate::etcd::private::TXN_OPERATIONS_MAX;
-use crate::standalone::transaction::{Changes, Outcome};
+use crate::standalone::transaction::{Changes, Obstacles, Outcome};
 use crate::state::{Core, State};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::time::Duration;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
+use tracing::debug;
 use turnpike_desired::k8s::Time;
 use turnpike_desired::object::{Kind, Object, ObjectKey};
 use turnpike_desired::{allocate, defaults, endpoint_slices, manifest, validate};
@@ -16,28 +16,27 @@ use turnpike_wire::admin::{Change, ObjectName};
 use turnpike_wire::config::ClusterMode;
 
 /// Attempts to write before giving up, when somebody else keeps writing in between.
-const ATTEMPTS: usize = 10;
+const ATTEMPTS: u32 = 40;
+/// How long news of what overtook a request are waited for, a random part of it at least.
+const NEWS_LIMIT: Duration = Duration::from_millis(100);
 /// How long a change may take until it has come back from etcd and everything that follows from it is written.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
-/// Most operations of a transaction in an etcd with its default settings.
-const FOREIGN_OPERATIONS_MAX: usize = 128;
 
 /// Everything that is to be written for a request.
 struct Plan {
-    /// One for each object that changes.
-    parts: Vec<Changes>,
+    changes: Changes,
     results: Vec<Change>,
     /// The revision of the state it was made from.
     revision: i64,
 }
 
-/// Creates or changes objects. On an error nothing is changed, unless it says so.
+/// Creates or changes objects, all or none. When it returns, what follows from them is in force.
 pub async fn apply(state: &State, connector: &Connector, objects: &[Value]) -> Result<Vec<Change>> {
     only_standalone(state)?;
-    carry_out(state, connector, || plan_apply(state, objects)).await
+    carry_out(state, connector, |obstacles| plan_apply(state, objects, obstacles)).await
 }
 
-/// Deletes objects; all of them must be there, unless `ignore_not_found`.
+/// Deletes objects, all or none; all of them must be there, unless `ignore_not_found`.
 pub async fn delete(
     state: &State,
     connector: &Connector,
@@ -45,7 +44,7 @@ pub async fn delete(
     ignore_not_found: bool,
 ) -> Result<Vec<Change>> {
     only_standalone(state)?;
-    carry_out(state, connector, || plan_delete(state, objects, ignore_not_found)).await
+    carry_out(state, connector, |_| plan_delete(state, objects, ignore_not_found)).await
 }
 
 fn only_standalone(state: &State) -> Result<()> {
@@ -64,71 +63,56 @@ fn only_standalone(state: &State) -> Result<()> {
 async fn carry_out(
     state: &State,
     connector: &Connector,
-    plan: impl Fn() -> Result<Plan>,
+    plan: impl Fn(&Obstacles) -> Result<Plan>,
 ) -> Result<Vec<Change>> {
     let mut client = connector.connect().await?;
-    for _ in 0..ATTEMPTS {
-        let Plan { parts, results, revision } = plan()?;
-        if parts.is_empty() {
+    let mut obstacles = Obstacles::new();
+    for attempt in 0..ATTEMPTS {
+        let turn = state.writing().await;
+        let Plan { changes, mut results, revision } = plan(&obstacles)?;
+        if changes.is_empty() {
             return Ok(results);
         }
-        match write(state, &mut client, parts).await? {
-            Outcome::Done(revision) => {
-                settle(state, revision).await?;
+        match changes.commit(&mut client).await? {
+            Outcome::Done(written) => {
+                // The next request plans with what this one wrote.
+                let _ = timeout(SETTLE_LIMIT, state.revision().wait_for(|known| *known >= written)).await;
+                drop(turn);
+                settle(state, written, &mut results).await;
                 return Ok(results);
             }
-            Outcome::Overtaken(seen) => {
+            Outcome::Overtaken(found) => {
+                drop(turn);
+                debug!(attempt, ?found, "somebody else wrote in between");
+                obstacles = found;
                 // What overtook us is on its way here; planning before it has come would end the same.
-                let mut known = state.revision();
-                let news = known.wait_for(|known| *known > revision);
-                let _ = tokio::time::timeout(SETTLE_LIMIT.min(Duration::from_millis(500)), news).await;
-                tracing::debug!(seen, "somebody else wrote in between");
+                let _ = timeout(NEWS_LIMIT, state.revision().wait_for(|known| *known > revision)).await;
+                tokio::time::sleep(Duration::from_micros(random(NEWS_LIMIT.as_micros() as u64 / 4))).await;
             }
         }
     }
-    bail!(
-        "others kept writing the same objects, or an allocation under {} has no Service; nothing was changed by the last attempt, try again",
-        state.own_key("allocations")
-    )
-}
-
-/// Writes all parts in one transaction if etcd takes that many operations, else one object after another.
-async fn write(state: &State, client: &mut etcd_client::Client, parts: Vec<Changes>) -> Result<Outcome> {
-    let limit =
-        if state.config.etcd.endpoints.is_empty() { TXN_OPERATIONS_MAX } else { FOREIGN_OPERATIONS_MAX };
-    let mut outcome = Outcome::Overtaken(0);
-    let mut batch = Changes::default();
-    let mut parts = parts.into_iter().peekable();
-    while let Some(part) = parts.next() {
-        batch.join(part);
-        if parts.peek().is_none_or(|next| batch.size() + next.size() > limit) {
-            outcome = std::mem::take(&mut batch).commit(client).await.context("cannot write to etcd")?;
-            if matches!(outcome, Outcome::Overtaken(_)) {
-                return Ok(outcome);
-            }
-        }
-    }
-    Ok(outcome)
+    bail!("others wrote in between {ATTEMPTS} times; nothing was changed, try again")
 }
 
 /// Waits until what was written has come back and the controllers have nothing left to write.
-async fn settle(state: &State, revision: i64) -> Result<()> {
+async fn settle(state: &State, revision: i64, results: &mut [Change]) {
     let mut settled = state.settled();
     let done = settled.wait_for(|settled| *settled >= revision);
-    match tokio::time::timeout(SETTLE_LIMIT, done).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => bail!(
-            "written at revision {revision}, but etcd has not shown it to us within {SETTLE_LIMIT:?}; turnpike status says how it is"
-        ),
+    if !matches!(timeout(SETTLE_LIMIT, done).await, Ok(Ok(_)))
+        && let Some(first) = results.first_mut()
+    {
+        first.warnings.push(format!(
+            "written at revision {revision}, but not in force after {SETTLE_LIMIT:?}; turnpike status says why"
+        ));
     }
 }
 
-fn plan_apply(state: &State, objects: &[Value]) -> Result<Plan> {
+fn plan_apply(state: &State, objects: &[Value], obstacles: &Obstacles) -> Result<Plan> {
     let core = state.core();
-    let mut plan = Plan { parts: Vec::new(), results: Vec::new(), revision: core.revision };
+    let mut plan = Plan { changes: Changes::default(), results: Vec::new(), revision: core.revision };
     let mut taken = allocate::Allocations::of(core.tracker.services().map(|(_, s)| s.object.as_ref()));
     let mut errors: Vec<String> = Vec::new();
-    let mut seen: BTreeMap<(Kind, ObjectKey), ()> = BTreeMap::new();
+    let mut seen: BTreeSet<(Kind, ObjectKey)> = BTreeSet::new();
     for value in objects.iter().cloned().flat_map(manifest::flatten) {
         let (mut object, unused) = match manifest::from_json(value) {
             Ok(manifest) => (manifest.object, manifest.unused_fields),
@@ -137,17 +121,18 @@ fn plan_apply(state: &State, objects: &[Value]) -> Result<Plan> {
                 continue;
             }
         };
-        defaults::apply(&mut object, None);
-        let known = known(&core, object.kind(), &object.key());
-        defaults::apply(&mut object, known.as_ref().map(|k| &k.0));
+        let (kind, key) = (object.kind(), named(&object));
+        let known = known(&core, kind, &key);
+        let old = known.as_ref().map(|(old, _)| old);
+        defaults::apply(&mut object, old);
         let checked = validate::validate(&object, &state.rules)
-            .and_then(|()| known.as_ref().map_or(Ok(()), |(old, _)| validate::validate_update(old, &object)));
+            .and_then(|()| old.map_or(Ok(()), |old| validate::validate_update(old, &object)));
         if let Err(invalid) = checked {
             errors.push(invalid.to_string());
             continue;
         }
-        if seen.insert((object.kind(), object.key()), ()).is_some() {
-            errors.push(format!("{} {} is there twice; leave one out", object.kind().name(), object.key()));
+        if !seen.insert((kind, key.clone())) {
+            errors.push(format!("{kind} {key} is there twice; leave one out"));
             continue;
         }
         if let Object::Service(service) = &mut object {
@@ -163,15 +148,15 @@ fn plan_apply(state: &State, objects: &[Value]) -> Result<Plan> {
             }
         }
         stamp(&mut object);
+        let written_at = core.written_at(state, kind, &key);
         let outcome = match &known {
-            Some((old, _)) if *old == object => "unchanged",
-            Some(_) => "configured",
-            None => "created",
+            // A bad value behind the good one is written over.
+            Some((old, good_at)) if *old == object && *good_at == written_at => "unchanged",
+            _ if written_at > 0 => "configured",
+            _ => "created",
         };
         if outcome != "unchanged" {
-            let mut part = Changes::default();
-            part.put(state, &object, known.as_ref().map(|k| &k.0), known.as_ref().map_or(0, |k| k.1));
-            plan.parts.push(part);
+            plan.changes.put(state, &object, old, written_at);
         }
         let warnings =
             unused.iter().map(|field| format!("{field} is not used by Turnpike and not kept")).collect();
@@ -181,35 +166,38 @@ fn plan_apply(state: &State, objects: &[Value]) -> Result<Plan> {
             warnings,
         });
     }
+    plan.changes.take_over(state, &core, obstacles);
     if errors.is_empty() { Ok(plan) } else { Err(anyhow!("{}; nothing was changed", errors.join("\n"))) }
 }
 
 fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) -> Result<Plan> {
     let core = state.core();
-    let mut plan = Plan { parts: Vec::new(), results: Vec::new(), revision: core.revision };
+    let mut plan = Plan { changes: Changes::default(), results: Vec::new(), revision: core.revision };
     let mut missing = Vec::new();
     for wanted in objects {
         let kind = Kind::from_name(&wanted.kind)
             .ok_or_else(|| anyhow!("{}: Turnpike knows Service, Pod, Node and EndpointSlice", wanted.kind))?;
         let key = ObjectKey::new(&wanted.namespace, &wanted.name);
-        let Some((object, revision)) = known(&core, kind, &key) else {
-            missing.push(format!("{} {key}", kind.name()));
+        let revision = core.written_at(state, kind, &key);
+        if revision == 0 {
+            missing.push(format!("{kind} {key}"));
             plan.results.push(Change {
                 object: name(kind, &key),
                 outcome: "not found".into(),
                 warnings: Vec::new(),
             });
             continue;
-        };
-        let mut part = Changes::default();
-        part.delete(state, &object, revision);
-        if kind == Kind::Service {
-            let slices = core.tracker.slices_of(&key).map(|s| s.object.as_ref());
-            endpoint_slices::of_deleted(&key, slices)
-                .iter()
-                .for_each(|slice| part.delete_slice(state, slice));
         }
-        plan.parts.push(part);
+        let good = known(&core, kind, &key);
+        plan.changes.delete(state, kind, &key, good.as_ref().map(|(object, _)| object), revision);
+        if kind == Kind::Service {
+            let in_namespace = core.tracker.endpoint_slices().filter(|(k, _)| k.namespace == key.namespace);
+            let slices = in_namespace.map(|(_, slice)| slice.object.as_ref());
+            for slice in endpoint_slices::of_deleted(&key, slices) {
+                let revision = core.written_at(state, Kind::EndpointSlice, &slice);
+                plan.changes.delete(state, Kind::EndpointSlice, &slice, None, revision);
+            }
+        }
         plan.results.push(Change {
             object: name(kind, &key),
             outcome: "deleted".into(),
@@ -226,7 +214,14 @@ fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) ->
     }
 }
 
-/// An object that is known, and the revision it was written at.
+/// The key an object will have once it has its defaults.
+fn named(object: &Object) -> ObjectKey {
+    let mut whole = object.clone();
+    defaults::apply(&mut whole, None);
+    whole.key()
+}
+
+/// The last good version of an object, and the revision it was written at.
 fn known(core: &Core, kind: Kind, key: &ObjectKey) -> Option<(Object, i64)> {
     let tracker = &core.tracker;
     match kind {
@@ -258,5 +253,21 @@ pub fn stamp(object: &mut Object) {
 
 /// A number below `bound`.
 fn random(bound: u64) -> u64 {
-    ((uuid::Uuid::new_v4().as_u128() & u128::from(u64::MAX)) * u128::from(bound) >> 64) as u64
+    let uuid = uuid::Uuid::new_v4();
+    // Bytes 6 and 8 hold the version and the variant.
+    let [a, b, c, d, e, f, .., g, h] = *uuid.as_bytes();
+    let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    ((u128::from(number) * u128::from(bound)) >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::random;
+
+    #[test]
+    fn random_numbers_fill_their_range() {
+        let drawn: std::collections::BTreeSet<u64> = (0..2_000).map(|_| random(16)).collect();
+        assert_eq!(drawn, (0..16).collect());
+        assert_eq!(random(1), 0);
+    }
 }

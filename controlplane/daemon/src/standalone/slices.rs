@@ -17,8 +17,10 @@ use turnpike_desired::endpoint_slices::{self, SliceChanges};
 use turnpike_desired::object::{Kind, Object, ObjectKey};
 use turnpike_desired::words::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL};
 
-/// Wait after a failure.
+/// Wait after a failure, or after somebody else wrote in between and nothing came of it.
 const RETRY: Duration = Duration::from_millis(500);
+/// Most operations of one transaction; an etcd with its default settings takes 128.
+const OPERATIONS_MAX: usize = 100;
 
 /// What a Service's slices were last found right for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,41 +51,80 @@ pub async fn control(state: Arc<State>, connector: Connector) {
     let mut client: Option<Client> = None;
     loop {
         let revision = *revisions.borrow_and_update();
-        match round(&state, &connector, &mut client, &mut right).await {
-            Ok(true) => state.set_settled(revision),
-            Ok(false) => {}
+        let retry = match round(&state, &connector, &mut client, &mut right).await {
+            Ok(Round::Idle) => {
+                state.set_settled(revision);
+                None
+            }
+            // What was written comes back as a revision of its own.
+            Ok(Round::Written) => None,
+            Ok(Round::Overtaken) => Some(RETRY),
             Err(error) => {
                 warn!("slices cannot be written: {error:#}");
                 client = None;
-                tokio::time::sleep(RETRY).await;
-                continue;
+                Some(RETRY)
             }
-        }
-        if revisions.changed().await.is_err() {
+        };
+        let changed = match retry {
+            None => revisions.changed().await,
+            Some(wait) => tokio::time::timeout(wait, revisions.changed()).await.unwrap_or(Ok(())),
+        };
+        if changed.is_err() {
             return;
         }
     }
 }
 
-/// Looks once at everything that changed. Says whether nothing had to be written.
+/// How a round ended.
+enum Round {
+    Idle,
+    Written,
+    Overtaken,
+}
+
+/// Looks once at everything that changed, and writes what is missing.
 async fn round(
     state: &State,
     connector: &Connector,
     client: &mut Option<Client>,
     right: &mut BTreeMap<ObjectKey, Inputs>,
-) -> Result<bool> {
+) -> Result<Round> {
     let work = plan(state, right);
-    let idle = work.is_empty();
-    for changes in work {
-        let client = match client {
-            Some(client) => client,
-            None => client.insert(connector.connect().await?),
-        };
-        if let Outcome::Overtaken(revision) = changes.commit(client).await? {
-            tracing::debug!(revision, "somebody else wrote a slice in between");
+    if work.is_empty() {
+        return Ok(Round::Idle);
+    }
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(connector.connect().await?),
+    };
+    let mut round = Round::Written;
+    let mut work = work.into_iter().peekable();
+    let mut batch: Vec<Changes> = Vec::new();
+    while let Some(changes) = work.next() {
+        batch.push(changes);
+        let size: usize = batch.iter().chain(work.peek()).map(Changes::size).sum();
+        if work.peek().is_some() && size <= OPERATIONS_MAX {
+            continue;
+        }
+        if !write(std::mem::take(&mut batch), client).await? {
+            round = Round::Overtaken;
         }
     }
-    Ok(idle)
+    Ok(round)
+}
+
+/// Writes a batch in one transaction; if that is overtaken, one Service after another, so that none waits for another's sake.
+async fn write(batch: Vec<Changes>, client: &mut Client) -> Result<bool> {
+    let mut all = Changes::default();
+    batch.iter().cloned().for_each(|changes| all.join(changes));
+    if matches!(all.commit(client).await?, Outcome::Done(_)) {
+        return Ok(true);
+    }
+    let mut done = true;
+    for changes in batch {
+        done &= matches!(changes.commit(client).await?, Outcome::Done(_));
+    }
+    Ok(done)
 }
 
 fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> {
@@ -122,7 +163,7 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
         }
     }
     right.retain(|key, _| seen.contains(key));
-    work.extend(orphans(state, &core, &seen));
+    work.extend(orphans(state, &core));
     work
 }
 
@@ -147,25 +188,35 @@ fn written(state: &State, core: &Core, needed: SliceChanges) -> Changes {
     for slice in needed.put {
         let mut object = Object::EndpointSlice(Box::new(slice));
         stamp(&mut object);
-        let revision = core.tracker.endpoint_slice(&object.key()).map_or(0, |t| t.revision);
+        let revision = core.written_at(state, Kind::EndpointSlice, &object.key());
         changes.put(state, &object, None, revision);
     }
     for key in &needed.delete {
-        changes.delete_slice(state, key);
+        delete(state, core, key, &mut changes);
     }
     changes
 }
 
 /// Slices that were made here for Services that are gone.
-fn orphans(state: &State, core: &Core, services: &BTreeSet<ObjectKey>) -> Option<Changes> {
-    let mut changes = Changes::default();
+fn orphans(state: &State, core: &Core) -> Vec<Changes> {
+    let mut work = Vec::new();
     for (key, slice) in core.tracker.endpoint_slices() {
         let labels = &slice.object.metadata.labels;
         let ours = labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY);
-        let service = labels.get(SERVICE_NAME_LABEL).map(|name| ObjectKey::new(&key.namespace, name));
-        if ours && service.is_some_and(|service| !services.contains(&service)) {
-            changes.delete_slice(state, key);
+        let Some(service) = labels.get(SERVICE_NAME_LABEL).filter(|_| ours) else { continue };
+        let service = ObjectKey::new(&key.namespace, service);
+        // A Service that cannot be read is not gone.
+        if core.tracker.service(&service).is_none() && core.written_at(state, Kind::Service, &service) == 0 {
+            let mut changes = Changes::default();
+            changes.expect(&state.registry().key(Kind::Service, &service), 0);
+            delete(state, core, key, &mut changes);
+            work.push(changes);
         }
     }
-    (!changes.is_empty()).then_some(changes)
+    work
+}
+
+fn delete(state: &State, core: &Core, slice: &ObjectKey, changes: &mut Changes) {
+    let revision = core.written_at(state, Kind::EndpointSlice, slice);
+    changes.delete(state, Kind::EndpointSlice, slice, None, revision);
 }

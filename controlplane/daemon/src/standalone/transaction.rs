@@ -1,101 +1,177 @@
-//! One object's change as conditions and operations of an etcd transaction, its allocations included.
+//! One request as one etcd transaction, with what its Services hold.
 //!
-//! What a Service holds — cluster addresses, NodePorts, load-balancer addresses — stands in a key of its own each, made only if it is not
-//! there. So two gateways that give out the same address at the same time cannot both succeed, whatever they knew.
+//! What a Service holds — cluster addresses, NodePorts, load-balancer addresses — stands in a key of its own each, whose value is the
+//! holder. It is made only if it is not there, so two gateways that give out the same address at the same time cannot both succeed,
+//! whatever they knew. A key whose holder is gone (somebody deleted a Service past Turnpike) is taken over on condition that the holder
+//! still is what it was known to be.
 
 use crate::etcd::client::limited;
-use crate::state::State;
-use anyhow::Result;
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
-use std::collections::BTreeSet;
+use crate::state::{Core, State};
+use anyhow::{Context, Result};
+use etcd_client::{Client, Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse};
+use std::collections::{BTreeMap, BTreeSet};
 use turnpike_desired::envelope;
 use turnpike_desired::k8s::Service;
 use turnpike_desired::object::{Kind, Object, ObjectKey};
 
-/// Conditions and operations that belong together.
+/// Conditions and writes that belong together.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    conditions: Vec<Compare>,
-    operations: Vec<TxnOp>,
+    /// Revision at which each key must have been written last; 0: it must not be there.
+    expected: BTreeMap<String, i64>,
+    /// New value of each key; none: deleted.
+    written: BTreeMap<String, Option<Vec<u8>>>,
+    /// Allocation keys that get a holder.
+    taken: BTreeMap<String, ObjectKey>,
+    /// Allocation keys that lose theirs.
+    freed: BTreeSet<String>,
 }
 
+/// An allocation that was there when it should be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupied {
+    /// Who holds it.
+    pub holder: ObjectKey,
+    /// When that was written.
+    pub revision: i64,
+}
+
+/// Allocations that stood in the way, by key.
+pub type Obstacles = BTreeMap<String, Occupied>;
+
 /// Whether a transaction was carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// At this revision.
     Done(i64),
-    /// Somebody else has written in between; known at this revision.
-    Overtaken(i64),
+    /// Somebody else has written in between.
+    Overtaken(Obstacles),
 }
 
 impl Changes {
     /// Whether there is nothing to do.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.operations.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.written.is_empty() && self.taken.is_empty() && self.freed.is_empty()
     }
 
-    /// The larger of the numbers of conditions and operations, which etcd limits.
+    /// At most this many conditions, and at most this many operations, which etcd limits.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.conditions.len().max(self.operations.len())
+        let conditions = self.expected.len() + self.taken.len();
+        conditions.max(self.written.len() + self.taken.len() + self.freed.len())
     }
 
-    /// Takes another's conditions and operations.
+    /// Takes another's conditions and writes.
     pub fn join(&mut self, other: Self) {
-        self.conditions.extend(other.conditions);
-        self.operations.extend(other.operations);
+        self.expected.extend(other.expected);
+        self.written.extend(other.written);
+        self.taken.extend(other.taken);
+        self.freed.extend(other.freed);
     }
 
     /// Nothing but this may have been written to a key since `revision`; 0: it is not there.
     pub fn expect(&mut self, key: &str, revision: i64) {
-        self.conditions.push(Compare::mod_revision(key, CompareOp::Equal, revision));
+        self.expected.insert(key.to_owned(), revision);
     }
 
     /// Writes an object that was last written at `revision`, or was not there (0), and what it holds instead of what `old` held.
     pub fn put(&mut self, state: &State, object: &Object, old: Option<&Object>, revision: i64) {
         let key = state.registry().key(object.kind(), &object.key());
         self.expect(&key, revision);
-        self.operations.push(TxnOp::put(key, envelope::encode(object), None));
-        self.allocations(state, &object.key(), old.map(holds).unwrap_or_default(), holds(object));
+        self.written.insert(key, Some(envelope::encode(object)));
+        let (before, after) = (old.map(holds).unwrap_or_default(), holds(object));
+        let own_key = |held: &String| state.own_key(&format!("allocations/{held}"));
+        self.taken.extend(after.difference(&before).map(|held| (own_key(held), object.key())));
+        self.freed.extend(before.difference(&after).map(own_key));
     }
 
-    /// Deletes an object that was last written at `revision`, and what it holds.
-    pub fn delete(&mut self, state: &State, object: &Object, revision: i64) {
-        let key = state.registry().key(object.kind(), &object.key());
-        self.expect(&key, revision);
-        self.operations.push(TxnOp::delete(key, None));
-        self.allocations(state, &object.key(), holds(object), BTreeSet::new());
-    }
-
-    /// Deletes a slice, whoever wrote it last.
-    pub fn delete_slice(&mut self, state: &State, slice: &ObjectKey) {
-        self.operations.push(TxnOp::delete(state.registry().key(Kind::EndpointSlice, slice), None));
-    }
-
-    fn allocations(
+    /// Deletes an object that was last written at `revision`, and frees what its last good version held.
+    pub fn delete(
         &mut self,
         state: &State,
-        holder: &ObjectKey,
-        old: BTreeSet<String>,
-        new: BTreeSet<String>,
+        kind: Kind,
+        name: &ObjectKey,
+        good: Option<&Object>,
+        revision: i64,
     ) {
-        for taken in new.difference(&old) {
-            let key = state.own_key(&format!("allocations/{taken}"));
-            self.conditions.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
-            self.operations.push(TxnOp::put(key, holder.to_string(), None));
-        }
-        for freed in old.difference(&new) {
-            self.operations.push(TxnOp::delete(state.own_key(&format!("allocations/{freed}")), None));
+        let key = state.registry().key(kind, name);
+        self.expect(&key, revision);
+        self.written.insert(key, None);
+        let held = good.map(holds).unwrap_or_default();
+        self.freed.extend(held.iter().map(|held| state.own_key(&format!("allocations/{held}"))));
+    }
+
+    /// Lets what stands in the way be taken over if its holder, as far as `core` knows, does not hold it.
+    pub fn take_over(&mut self, state: &State, core: &Core, obstacles: &Obstacles) {
+        for (key, occupied) in obstacles {
+            if self.taken.contains_key(key) {
+                let holder = state.registry().key(Kind::Service, &occupied.holder);
+                self.expected
+                    .entry(holder)
+                    .or_insert_with(|| core.written_at(state, Kind::Service, &occupied.holder));
+                self.expect(key, occupied.revision);
+            }
         }
     }
 
     /// Carries everything out at once, if all conditions hold.
     pub async fn commit(self, client: &mut Client) -> Result<Outcome> {
-        let answer = limited(client.txn(Txn::new().when(self.conditions).and_then(self.operations))).await?;
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(if answer.succeeded() { Outcome::Done(revision) } else { Outcome::Overtaken(revision) })
+        let Self { mut expected, mut written, taken, freed } = self;
+        let wanted: Vec<String> = taken.keys().cloned().collect();
+        for key in freed {
+            if !taken.contains_key(&key) {
+                written.insert(key, None);
+            } else {
+                // It passes from one Service of this transaction to another; the first one's condition guards it.
+                expected.insert(key, ANY);
+            }
+        }
+        for (key, holder) in taken {
+            expected.entry(key.clone()).or_insert(0);
+            written.insert(key, Some(holder.to_string().into_bytes()));
+        }
+        let conditions = expected.into_iter().filter(|(_, revision)| *revision != ANY);
+        let conditions: Vec<Compare> = conditions
+            .map(|(key, revision)| Compare::mod_revision(key, CompareOp::Equal, revision))
+            .collect();
+        let writes: Vec<TxnOp> = written
+            .into_iter()
+            .map(|(key, value)| match value {
+                Some(value) => TxnOp::put(key, value, None),
+                None => TxnOp::delete(key, None),
+            })
+            .collect();
+        let looks: Vec<TxnOp> = wanted.into_iter().map(|key| TxnOp::get(key, None)).collect();
+        let count = conditions.len().max(writes.len());
+        let answer = limited(client.txn(Txn::new().when(conditions).and_then(writes).or_else(looks)))
+            .await
+            .with_context(|| mend(count))?;
+        if answer.succeeded() {
+            let header = answer.header().context("etcd answered without a header")?;
+            return Ok(Outcome::Done(header.revision()));
+        }
+        let found = answer.op_responses().into_iter().filter_map(|response| match response {
+            TxnOpResponse::Get(get) => get.kvs().first().and_then(occupied),
+            _ => None,
+        });
+        Ok(Outcome::Overtaken(found.collect()))
     }
+}
+
+/// No revision is negative: the key may be in any state.
+const ANY: i64 = -1;
+
+fn mend(operations: usize) -> String {
+    format!(
+        "cannot write to etcd (one transaction of {operations} operations; should it be too large, send less at once, or start etcd with larger --max-txn-ops and --max-request-bytes)"
+    )
+}
+
+fn occupied(kv: &KeyValue) -> Option<(String, Occupied)> {
+    let (namespace, name) = kv.value_str().ok()?.split_once('/')?;
+    let occupied = Occupied { holder: ObjectKey::new(namespace, name), revision: kv.mod_revision() };
+    Some((kv.key_str().ok()?.to_owned(), occupied))
 }
 
 /// What a Service holds, as keys below `allocations/`. Other objects hold nothing.
