@@ -12,7 +12,7 @@ use std::time::Duration;
 use turnpike_benches::floor::{FloorRun, Mode, Testpmd};
 use turnpike_benches::host::{self, Host};
 use turnpike_benches::report::{FloorFigures, Report, ScenarioFigures};
-use turnpike_benches::subject::{Scenario, Subject, SubjectRun};
+use turnpike_benches::subject::{Clock, Scenario, Subject, SubjectRun};
 
 const SCENARIOS: &[(&str, u32)] = &[
     ("established/1", 1),
@@ -37,6 +37,9 @@ struct Arguments {
     /// Without testpmd and so without ratios, for profilers.
     #[arg(long)]
     no_floor: bool,
+    /// Times by the wall alone, for valgrind.
+    #[arg(long)]
+    wall: bool,
     /// Packet memory and flow tables on ordinary pages.
     #[arg(long)]
     ordinary_pages: bool,
@@ -71,11 +74,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         "two cores are needed: one to measure on, one for the rest; --no-floor measures on one"
     );
     let huge = !arguments.ordinary_pages;
+    let clock = if arguments.wall { Clock::Wall } else { Clock::WallAndCpu };
     let mut host = Host::look(core, huge);
 
     let mut floors = if arguments.no_floor { None } else { Some(Testpmd::start(core, idle_core, huge)?) };
     say(&format!("opening {} flows", scenarios.iter().map(|s| u64::from(s.flows)).sum::<u64>()));
-    let subject = Subject::start(core, huge, scenarios.clone())?;
+    let subject = Subject::start(core, huge, scenarios.clone(), clock)?;
     let measured = measure(&subject, floors.as_mut(), scenarios.len(), runs, time)?;
     drop(floors);
     host.load_after = host::load();

@@ -54,6 +54,28 @@ pub struct Scenario {
     pub flows: u32,
 }
 
+/// What a run is timed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The wall, and the thread's CPU time beside it.
+    WallAndCpu,
+    /// The wall alone: valgrind cannot run the look at the other one.
+    Wall,
+}
+
+impl Clock {
+    /// CPU time of the calling thread.
+    fn thread_cpu(self) -> Option<Duration> {
+        match self {
+            Self::WallAndCpu => {
+                let time = clock_gettime(ClockId::ThreadCPUTime);
+                Some(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+            }
+            Self::Wall => None,
+        }
+    }
+}
+
 /// What a scenario's flow table turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
@@ -88,12 +110,12 @@ pub struct Subject {
 
 impl Subject {
     /// Makes port, tables and flows of all scenarios, on `core`. `huge`: memory of huge pages.
-    pub fn start(core: u16, huge: bool, scenarios: Vec<Scenario>) -> Result<Self> {
+    pub fn start(core: u16, huge: bool, scenarios: Vec<Scenario>, clock: Clock) -> Result<Self> {
         let (requests, todo) = channel();
         let (tell, outcomes) = channel();
         let (ready, is_ready) = channel();
         std::thread::Builder::new().name("subject".into()).spawn(move || {
-            if let Err(error) = work(core, huge, &scenarios, &todo, &tell, &ready) {
+            if let Err(error) = work(core, huge, &scenarios, clock, &todo, &tell, &ready) {
                 let _ = ready.send(Err(error));
             }
         })?;
@@ -119,6 +141,7 @@ fn work(
     core: u16,
     huge: bool,
     scenarios: &[Scenario],
+    clock: Clock,
     todo: &Receiver<(usize, Duration)>,
     tell: &Sender<Result<SubjectRun>>,
     ready: &Sender<Result<Vec<Prepared>>>,
@@ -145,7 +168,7 @@ fn work(
     let _ = ready.send(Ok(prepared));
     while let Ok((scenario, time)) = todo.recv() {
         let outcome = match beds.get_mut(scenario) {
-            Some(bed) => bed.run(&mut line, time).with_context(|| scenarios[scenario].name.clone()),
+            Some(bed) => bed.run(&mut line, time, clock).with_context(|| scenarios[scenario].name.clone()),
             None => Err(anyhow!("there is no scenario {scenario}")),
         };
         if tell.send(outcome).is_err() {
@@ -293,7 +316,7 @@ impl<'m> Bed<'m> {
         bad.map(|&v| format!("{} {}", v.name(), counters.verdict(v))).collect::<Vec<_>>().join(", ")
     }
 
-    fn run(&mut self, line: &mut Line, time: Duration) -> Result<SubjectRun> {
+    fn run(&mut self, line: &mut Line, time: Duration, clock: Clock) -> Result<SubjectRun> {
         self.know_router();
         let before = self.worker.counters().clone();
         let (mut wall, mut cpu) = (Duration::ZERO, Duration::ZERO);
@@ -302,7 +325,7 @@ impl<'m> Bed<'m> {
             self.put_chunk(line)?;
             let now_ms = self.now_ms();
             let mut handled = 0;
-            let cpu_start = thread_cpu();
+            let cpu_start = clock.thread_cpu();
             let wall_start = Instant::now();
             while handled < CHUNK {
                 let some = self.worker.turn(&mut line.queues, now_ms);
@@ -313,7 +336,10 @@ impl<'m> Bed<'m> {
                 turns += 1;
             }
             let elapsed = wall_start.elapsed();
-            let on_cpu = thread_cpu().saturating_sub(cpu_start);
+            let on_cpu = match (cpu_start, clock.thread_cpu()) {
+                (Some(start), Some(end)) => end.saturating_sub(start),
+                _ => elapsed,
+            };
             wall += elapsed;
             // The CPU clock is read by a system call of its own, so an undisturbed chunk shows as a little more CPU time than time.
             cpu += elapsed.min(on_cpu);
@@ -373,12 +399,6 @@ fn dropped(before: &Counters, after: &Counters) -> u64 {
     others + flows + received.abs_diff(forwarded)
 }
 
-/// CPU time of the calling thread.
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 /// One Service of [`BACKENDS`] backends behind [`VIP`].
 fn service() -> Vec<Update> {
     let key = ServiceKey("default/bench:http/TCP".into());
@@ -414,7 +434,7 @@ mod tests {
         let scenarios = [("established/1", 1), ("established/100", 100)]
             .map(|(name, flows)| Scenario { name: name.into(), flows });
         let core = *capsule::available_cores().last().unwrap();
-        let subject = Subject::start(core, false, scenarios.to_vec()).unwrap();
+        let subject = Subject::start(core, false, scenarios.to_vec(), Clock::WallAndCpu).unwrap();
         assert_eq!(subject.prepared()[1].pages, PageKind::Ordinary);
         assert_eq!(subject.prepared()[1].table_bytes, FlowTable::memory_bytes(100));
         for scenario in [0, 1, 0] {
