@@ -112,10 +112,51 @@ fn prefixes(config: &Config) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Every network of addresses that are given out, with its setting.
+/// The networks addresses are given out from, and the addresses that must lie in none of them.
 fn networks(config: &Config) -> Result<(), Broken> {
+    let given_out = given_out(config)?;
+    for (at, (setting, network)) in given_out.iter().enumerate() {
+        apart(setting, network, &given_out[..at])?;
+    }
+    for network in &config.cluster.pod_cidrs {
+        unicast("cluster.pod_cidrs", network)?;
+        apart("cluster.pod_cidrs", network, &given_out)?;
+    }
+    let mut sources = BTreeSet::new();
+    for address in &config.dataplane.snat.addresses {
+        if !is_host(*address) {
+            return Err(Broken::new("dataplane.snat.addresses", format!("{address} is no host's address")));
+        }
+        if !sources.insert(address) {
+            return Err(Broken::new(
+                "dataplane.snat.addresses",
+                format!("{address} is there twice; write it once"),
+            ));
+        }
+        outside("dataplane.snat.addresses", *address, &given_out)?;
+    }
+    for port in &config.dataplane.ports {
+        let setting = format!("dataplane.ports {:?}", port.name);
+        for address in port.addresses.iter().map(|network| network.addr()).chain(port.gateway) {
+            outside(&setting, address, &given_out)?;
+        }
+    }
+    if config.cluster.node_port_range.first < 1_024 {
+        return Err(Broken::new(
+            "cluster.node_port_range",
+            format!("{} is a well-known port; start at 1024 or above", config.cluster.node_port_range.first),
+        ));
+    }
+    Ok(())
+}
+
+/// A setting and a network of it.
+type Named = (String, IpNet);
+
+/// Every network of addresses that Services get, with its setting.
+fn given_out(config: &Config) -> Result<Vec<Named>, Broken> {
     let mut names = BTreeSet::new();
-    let mut all: Vec<(String, IpNet)> =
+    let mut all: Vec<Named> =
         config.cluster.service_cidrs.iter().map(|n| ("cluster.service_cidrs".to_owned(), *n)).collect();
     for pool in &config.cluster.pools {
         if pool.name.is_empty() || !names.insert(&pool.name) {
@@ -132,44 +173,65 @@ fn networks(config: &Config) -> Result<(), Broken> {
         }
         all.extend(pool.addresses.iter().map(|n| (format!("cluster.pools {:?}", pool.name), *n)));
     }
-    for (at, (setting, network)) in all.iter().enumerate() {
-        for (other_setting, other) in &all[..at] {
-            if network.contains(&other.network()) || other.contains(&network.network()) {
-                return Err(Broken::new(
-                    setting,
-                    format!(
-                        "{network} overlaps {other} of {other_setting}; an address can be given out by one of them only"
-                    ),
-                ));
-            }
-        }
+    for (setting, network) in &all {
+        unicast(setting, network)?;
     }
-    let inside = |address: IpAddr| all.iter().find(|(_, n)| n.contains(&address));
-    for address in &config.dataplane.snat.addresses {
-        if !is_host(*address) {
-            return Err(Broken::new("dataplane.snat.addresses", format!("{address} is no host's address")));
-        }
-        if let Some((setting, network)) = inside(IpAddr::V4(*address)) {
-            return Err(Broken::new(
-                "dataplane.snat.addresses",
-                format!("{address} lies in {network} of {setting}; take an address that no Service can get"),
-            ));
-        }
+    Ok(all)
+}
+
+/// Refuses a network that shares an address with one of `others`.
+fn apart(setting: &str, network: &IpNet, others: &[Named]) -> Result<(), Broken> {
+    match others
+        .iter()
+        .find(|(_, other)| network.contains(&other.network()) || other.contains(&network.network()))
+    {
+        None => Ok(()),
+        Some((other_setting, other)) => Err(Broken::new(
+            setting,
+            format!(
+                "{network} overlaps {other} of {other_setting}; an address can belong to one of them only"
+            ),
+        )),
     }
-    if config.cluster.node_port_range.first < 1_024 {
-        return Err(Broken::new(
-            "cluster.node_port_range",
-            format!("{} is a well-known port; start at 1024 or above", config.cluster.node_port_range.first),
-        ));
+}
+
+/// Refuses an address that a Service could get.
+fn outside(setting: &str, address: Ipv4Addr, given_out: &[Named]) -> Result<(), Broken> {
+    match given_out.iter().find(|(_, network)| network.contains(&IpAddr::V4(address))) {
+        None => Ok(()),
+        Some((other, network)) => Err(Broken::new(
+            setting,
+            format!("{address} lies in {network} of {other}; take an address that no Service can get"),
+        )),
     }
-    Ok(())
+}
+
+/// Refuses a network that holds addresses no host can have.
+fn unicast(setting: &str, network: &IpNet) -> Result<(), Broken> {
+    const NO_HOSTS: [&str; 7] =
+        ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::1/128", "fe80::/10", "ff00::/8"];
+    let overlaps = |reserved: &&&str| {
+        reserved.parse::<IpNet>().is_ok_and(|reserved| {
+            network.contains(&reserved.network()) || reserved.contains(&network.network())
+        })
+    };
+    match NO_HOSTS.iter().find(overlaps) {
+        None => Ok(()),
+        Some(reserved) => Err(Broken::new(
+            setting,
+            format!(
+                "{network} overlaps {reserved}, whose addresses no host can have; take a network of your own"
+            ),
+        )),
+    }
 }
 
 fn etcd(config: &Config) -> Result<(), Broken> {
     let etcd = &config.etcd;
     for endpoint in &etcd.endpoints {
         let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
-        if rest.is_none_or(|r| r.trim_end_matches('/').is_empty()) {
+        let is_member = |r: &str| !r.trim_end_matches('/').is_empty() && !r.contains(char::is_whitespace);
+        if !rest.is_some_and(is_member) {
             return Err(Broken::new(
                 "etcd.endpoints",
                 format!("{endpoint:?} is no URL; write e.g. \"https://etcd-1:2379\""),
@@ -231,6 +293,8 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
         ));
     }
     let mut names = BTreeSet::new();
+    let mut devices = BTreeSet::new();
+    let mut addresses = BTreeSet::new();
     for port in &dataplane.ports {
         if port.name.is_empty() || !names.insert(&port.name) {
             return Err(Broken::new(
@@ -239,6 +303,20 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             ));
         }
         port_rules(port)?;
+        let setting = || format!("dataplane.ports {:?}", port.name);
+        let device = port.device.split(',').next().unwrap_or_default();
+        if !devices.insert(device) {
+            return Err(Broken::new(
+                setting(),
+                format!("device {device} is another port's already; give each port a device of its own"),
+            ));
+        }
+        if let Some(twice) = port.addresses.iter().find(|network| !addresses.insert(network.addr())) {
+            return Err(Broken::new(
+                setting(),
+                format!("{} is there twice; an address belongs to one port", twice.addr()),
+            ));
+        }
     }
     Ok(())
 }
@@ -336,6 +414,11 @@ mod tests {
             assert!(GOOD.contains(from), "{from}");
             GOOD.replacen(from, to, 1)
         };
+        let second_port = |device: &str, address: &str| {
+            format!(
+                "[[dataplane.ports]]\nname = \"lan\"\ndevice = \"{device}\"\naddresses = [\"{address}\"]\n[dataplane.snat]"
+            )
+        };
         let rows = [
             (change("workers = [1]", "workers = []"), "dataplane.workers"),
             (change("workers = [1]", "workers = [1, 1]"), "core 1 is there twice"),
@@ -347,6 +430,25 @@ mod tests {
             (change("203.0.113.0/24", "nonsense"), "line"),
             (change("gateway = \"192.0.2.254\"", "gateway = \"198.51.100.1\""), "gateway 198.51.100.1"),
             (change("192.0.2.1/24", "192.0.2.0/24"), "192.0.2.0/24"),
+            (change("203.0.113.0/24", "192.0.2.0/28"), "192.0.2.1 lies in 192.0.2.0/28"),
+            (change("203.0.113.0/24", "192.0.2.254/32"), "192.0.2.254 lies in 192.0.2.254/32"),
+            (change("203.0.113.0/24", "224.1.0.0/16"), "224.1.0.0/16 overlaps 224.0.0.0/3"),
+            (change("203.0.113.0/24", "0.0.0.0/1"), "0.0.0.0/1 overlaps 0.0.0.0/8"),
+            (change("203.0.113.0/24", "fe80::/64"), "fe80::/64 overlaps fe80::/10"),
+            (change("10.244.0.0/16", "10.0.0.0/8"), "cluster.pod_cidrs: 10.0.0.0/8 overlaps 10.96.0.0/16"),
+            (
+                change("[\"192.0.2.1/24\"]", "[\"192.0.2.1/24\", \"192.0.2.1/25\"]"),
+                "192.0.2.1 is there twice",
+            ),
+            (
+                change("[dataplane.snat]", &second_port("net_af_packet0,iface=gw1", "198.51.100.1/24")),
+                "device net_af_packet0 is another port's",
+            ),
+            (
+                change("[dataplane.snat]", &second_port("net_af_packet1,iface=gw1", "192.0.2.1/24")),
+                "\"lan\": 192.0.2.1 is there twice",
+            ),
+            (change("[\"10.1.0.1\"]", "[\"10.1.0.1\", \"10.1.0.1\"]"), "10.1.0.1 is there twice"),
             (change("addresses = [\"10.1.0.1\"]", "addresses = [\"10.96.0.1\"]"), "10.96.0.1"),
             (change("device = \"net_af_packet0", "device = \"eth0"), "eth0"),
             (
@@ -359,6 +461,7 @@ mod tests {
             ),
             (change("mode = \"standalone\"", "mode = \"kubernetes\""), "etcd.endpoints"),
             (change("endpoints = []", "endpoints = [\"etcd:2379\"]"), "etcd:2379"),
+            (change("endpoints = []", "endpoints = [\"http://a:1, http://b:1\"]"), "is no URL"),
             (change("endpoints = []", "endpoints = []\nuser = \"x\""), "etcd.password_file"),
             (change("endpoints = []", "endpoints = []\ncert_file = \"/x\""), "etcd.key_file"),
             (change("node_port_range = \"30000-32767\"", "node_port_range = \"9-7\""), "FIRST-LAST"),
