@@ -14,11 +14,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
-use turnpike_wire::admin::{LINE_BYTES_MAX, Reply, Request};
+use turnpike_wire::admin::{LINE_BYTES_MAX, Reply, Request, Resource};
 
 /// Conversations at the same time; more wait.
 const CONVERSATIONS_MAX: usize = 64;
-/// How long a change waits for etcd to be there and read.
+/// How long a request waits for etcd to be there and read.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Opens the socket, for its owner only. One that a killed control plane left is replaced, one that answers is not.
@@ -102,28 +102,22 @@ async fn converse(
     }
 }
 
-async fn answer(request: Request, state: &State, mut connector: watch::Receiver<Option<Connector>>) -> Reply {
-    // Right after the start etcd may need a moment; later this is there at once.
-    let connected = async {
-        let there = tokio::time::timeout(START_LIMIT, connector.wait_for(Option::is_some)).await;
-        let there = there.ok().and_then(Result::ok).and_then(|connector| connector.clone());
-        let connector = there.context("etcd is not there; turnpike status says why")?;
-        let mut revision = state.revision();
-        let _ = tokio::time::timeout(START_LIMIT, revision.wait_for(|revision| *revision > 0)).await;
-        anyhow::Ok(connector)
-    };
+async fn answer(request: Request, state: &State, connector: watch::Receiver<Option<Connector>>) -> Reply {
     let changed = match request {
         Request::Status => return Reply::Status(Box::new(view::status(state))),
-        Request::Get { resource, namespace, name } => {
-            return Reply::Items {
-                items: view::items(state, resource, namespace.as_deref(), name.as_deref()),
-            };
-        }
-        Request::Apply { objects } => match connected.await {
+        Request::Get { resource, namespace, name } => match ready_to_show(state, resource).await {
+            Ok(()) => {
+                return Reply::Items {
+                    items: view::items(state, resource, namespace.as_deref(), name.as_deref()),
+                };
+            }
+            Err(error) => Err(error),
+        },
+        Request::Apply { objects } => match ready_to_change(state, connector).await {
             Ok(connector) => apply::apply(state, &connector, &objects).await,
             Err(error) => Err(error),
         },
-        Request::Delete { objects, ignore_not_found } => match connected.await {
+        Request::Delete { objects, ignore_not_found } => match ready_to_change(state, connector).await {
             Ok(connector) => apply::delete(state, &connector, &objects, ignore_not_found).await,
             Err(error) => Err(error),
         },
@@ -132,4 +126,30 @@ async fn answer(request: Request, state: &State, mut connector: watch::Receiver<
         Ok(results) => Reply::Changed { results },
         Err(error) => Reply::Error { message: format!("{error:#}") },
     }
+}
+
+/// Right after the start etcd may need a moment; later this is true at once.
+async fn ready_to_change(
+    state: &State,
+    mut connector: watch::Receiver<Option<Connector>>,
+) -> Result<Connector> {
+    let there = tokio::time::timeout(START_LIMIT, connector.wait_for(Option::is_some)).await;
+    let there = there.ok().and_then(Result::ok).and_then(|connector| connector.clone());
+    let connector = there.context("etcd is not there; turnpike status says why")?;
+    read_once(state).await?;
+    Ok(connector)
+}
+
+/// What comes from etcd is shown once it has been read: an empty list before would be a lie.
+async fn ready_to_show(state: &State, resource: Resource) -> Result<()> {
+    match resource {
+        Resource::Gateways | Resource::Ports | Resource::Workers => Ok(()),
+        _ => read_once(state).await,
+    }
+}
+
+async fn read_once(state: &State) -> Result<()> {
+    let mut revision = state.revision();
+    let read = tokio::time::timeout(START_LIMIT, revision.wait_for(|revision| *revision > 0)).await;
+    read.ok().and_then(Result::ok).map(drop).context("etcd has not been read yet; turnpike status says why")
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{info, warn};
 use turnpike_desired::desired::Desired;
 use turnpike_desired::diff::{diff, snapshot};
@@ -18,26 +20,31 @@ use turnpike_wire::event::Event;
 use turnpike_wire::limits::{HEARTBEAT_LOST_MS, HEARTBEAT_PERIOD_MS};
 use turnpike_wire::update::{Commit, Update};
 
-/// How often everything is looked at when nothing happens.
-const TICK: Duration = Duration::from_millis(1);
+/// How often the rings are looked at while an answer is awaited.
+const TICK: Duration = Duration::from_micros(200);
+/// How often they are looked at when nothing happens; what is new is sent at once all the same.
+const REST: Duration = Duration::from_millis(10);
 /// How often a dataplane is looked for when there is none.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often it is checked that the mapped memory still is the dataplane's.
 const CHECK_MS: u64 = 50;
-/// Least time between two snapshots to a dataplane that keeps refusing them.
-const RETRY: Duration = Duration::from_secs(1);
+/// Shortest and longest time between two snapshots to a dataplane that keeps refusing them.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
-/// Publishes until `stop` says otherwise.
-pub fn run(state: &Arc<State>, stop: &AtomicBool) {
+/// Publishes until `stop` says otherwise. `runtime` is where the rest of the control plane runs.
+pub fn run(state: &State, runtime: &Handle, stop: &AtomicBool) {
     let folder = state.config.shm_folder();
     let mut complaint = String::new();
     while !stop.load(Ordering::Relaxed) {
         match ControlSide::open(&folder) {
             Ok(side) => {
                 complaint.clear();
-                Session::new(state, side).run(stop);
+                Session::new(state, side).run(runtime, stop);
             }
-            Err(ShmError::Absent { .. }) => state.dataplane(|d| d.state = "absent".into()),
+            Err(ShmError::Absent { .. }) => state.dataplane(|d| {
+                d.state = "absent".into();
+                d.pid = None;
+            }),
             Err(error) => {
                 let text = error.to_string();
                 if text != complaint {
@@ -63,7 +70,11 @@ struct Session<'a> {
     generation: u64,
     /// When the last transaction was finished, until it is adopted.
     sent: Option<Instant>,
+    wanted: watch::Receiver<Option<Wanted>>,
+    alive: bool,
     snapshot_due: Instant,
+    /// Wait before the next snapshot if this one is refused.
+    retry: Duration,
     record: Vec<u8>,
 }
 
@@ -89,12 +100,15 @@ impl<'a> Session<'a> {
             told: None,
             generation: 0,
             sent: None,
+            wanted: state.wanted(),
+            alive: true,
             snapshot_due: Instant::now(),
+            retry: RETRY.0,
             record: Vec::new(),
         }
     }
 
-    fn run(&mut self, stop: &AtomicBool) {
+    fn run(&mut self, runtime: &Handle, stop: &AtomicBool) {
         let mut beaten_ms = 0;
         let mut checked_ms = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -109,14 +123,32 @@ impl<'a> Session<'a> {
                     info!("another dataplane has taken over");
                     return;
                 }
-                let alive = self.side.dataplane_alive(now_ms, HEARTBEAT_LOST_MS);
-                self.state.dataplane(|d| d.state = if alive { "serving" } else { "stale" }.into());
+                self.alive = self.side.dataplane_alive(now_ms, HEARTBEAT_LOST_MS);
+                let text = if self.alive { "serving" } else { "stale" };
+                self.state.dataplane(|d| {
+                    if d.state != text {
+                        d.state = text.into();
+                    }
+                });
             }
             self.listen();
             self.watch_adoption();
             if !self.speak(stop) {
-                thread::sleep(TICK);
+                self.rest(runtime);
             }
+        }
+    }
+
+    /// Waits for news of either side.
+    fn rest(&mut self, runtime: &Handle) {
+        if self.sent.is_some_and(|sent| sent.elapsed() < REST) {
+            thread::sleep(TICK);
+            return;
+        }
+        let wanted = &mut self.wanted;
+        let changed = runtime.block_on(async { tokio::time::timeout(REST, wanted.changed()).await });
+        if matches!(changed, Ok(Err(_))) {
+            thread::sleep(REST);
         }
     }
 
@@ -157,14 +189,22 @@ impl<'a> Session<'a> {
 
     fn snapshot_again(&mut self, reason: &str) {
         self.told = None;
-        self.snapshot_due = Instant::now() + RETRY;
+        self.put_off();
         self.state.dataplane(|d| d.last_complaint = Some(reason.to_owned()));
+    }
+
+    /// The first snapshot after a good time goes at once; then ever later.
+    fn put_off(&mut self) {
+        let wait = if self.retry == RETRY.0 { Duration::ZERO } else { self.retry };
+        self.snapshot_due = Instant::now() + wait;
+        self.retry = (self.retry * 2).min(RETRY.1);
     }
 
     /// Notices that every worker has adopted what was published last.
     fn watch_adoption(&mut self) {
         let (generation, revision) = self.side.adopted();
-        let elapsed = self.sent.filter(|_| generation == self.generation && generation > 0);
+        let told = self.told.as_ref().is_some_and(|told| told.revision == revision);
+        let elapsed = self.sent.filter(|_| told && generation == self.generation);
         self.state.dataplane(|d| {
             d.adopted_generation = generation;
             d.adopted_revision = revision;
@@ -174,12 +214,17 @@ impl<'a> Session<'a> {
         });
         if elapsed.is_some() {
             self.sent = None;
+            self.retry = RETRY.0;
         }
     }
 
     /// Sends what is new as one transaction. Says whether there was something.
     fn speak(&mut self, stop: &AtomicBool) -> bool {
-        let Some(wanted) = self.state.wanted().borrow().clone() else { return false };
+        // Seen now, whatever comes of it: `rest` waits for the next.
+        let Some(wanted) = self.wanted.borrow_and_update().clone() else { return false };
+        if !self.alive {
+            return false;
+        }
         let Some(fleet) = self.state.fleet() else { return false };
         let (updates, is_snapshot) = match &self.told {
             Some(told) if told.revision == wanted.revision && Arc::ptr_eq(&told.desired, &wanted.desired) => {
@@ -219,7 +264,7 @@ impl<'a> Session<'a> {
     fn send(&mut self, update: &Update, stop: &AtomicBool) -> bool {
         if let Err(error) = encode_update(update, &mut self.record) {
             warn!("a record cannot be sent: {error}");
-            self.snapshot_due = Instant::now() + RETRY;
+            self.put_off();
             return false;
         }
         loop {
@@ -238,7 +283,7 @@ impl<'a> Session<'a> {
                 }
                 Err(error) => {
                     warn!("a record cannot be sent: {error}");
-                    self.snapshot_due = Instant::now() + RETRY;
+                    self.put_off();
                     return false;
                 }
             }

@@ -45,10 +45,10 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let end = Arc::new(AtomicBool::new(false));
     let publisher = {
-        let (state, end) = (state.clone(), end.clone());
+        let (state, end, runtime) = (state.clone(), end.clone(), tokio::runtime::Handle::current());
         std::thread::Builder::new()
             .name("publish".into())
-            .spawn(move || publish::run(&state, &end))
+            .spawn(move || publish::run(&state, &runtime, &end))
             .context("cannot start a thread")?
     };
 
