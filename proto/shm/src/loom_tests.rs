@@ -19,7 +19,7 @@ fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     builder.check(run);
 }
 
-/// Claims 1, 2, 5: room for one record only, so each push writes over the words of the one before.
+/// Claims 1, 5: room for one record only, so each push writes over the words of the one before.
 #[test]
 fn loom_records_are_whole_and_in_order() {
     model(4, || {

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! The producer owns `tail`, `epoch` and `epoch_start`; the consumer owns `head`. Each keeps its own position in private memory and never
-//! believes the ring about it, so the peer can lie only about its own; a field that a third spoils is put right by its owner. No operation waits, and each looks at no more words than the data holds.
+//! believes the ring about it, so the peer can lie only about its own; a field that a third spoils is put right by its owner. No
+//! operation waits, and each looks at no more words than the data holds. A peer may say something at every pop: who pops in a loop
+//! bounds it.
 //! The crate's first page numbers the claims this makes and the barrier behind each.
 
 use crate::sync::{AtomicU64, Ordering};
