@@ -45,19 +45,28 @@ fn churn(lab: &Lab, round: u64) {
     lab.apply(&file.to_string_lossy()).unwrap();
 }
 
-/// What should be in the tables: every backend of every frontend, by the resolved truth.
-fn truth(lab: &Lab) -> BTreeSet<String> {
-    let frontends: Vec<Value> =
-        serde_json::from_str(&lab.turnpike_ok(&["get", "frontends", "-o", "json"]).unwrap()).unwrap();
-    frontends
+/// The pods of the churned Service as they are in etcd, and as its frontend has them.
+fn churned(lab: &Lab) -> (BTreeSet<String>, BTreeSet<String>) {
+    let items = |resource: &str| -> Vec<Value> {
+        serde_json::from_str(&lab.turnpike_ok(&["get", resource, "-o", "json"]).unwrap()).unwrap()
+    };
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pods = items("pods");
+    let pods = pods
         .iter()
-        .map(|f| format!("{} {} {} {}", f["protocol"], f["address"], f["port"], f["backends"]))
-        .collect()
+        .filter(|p| p["metadata"]["labels"]["app"] == "churn")
+        .map(|p| text(&p["status"]["podIP"]));
+    let frontends = items("frontends");
+    let frontend = frontends.iter().find(|f| f["address"] == "10.96.0.99").unwrap();
+    let backends = frontend["backends"].as_array().unwrap().iter().map(|b| text(&b["address"]));
+    (pods.collect(), backends.collect())
 }
 
 /// The tables have converged: adopted is published, published is etcd's, and requests of every face are answered by the pods that are there.
 fn converged(lab: &Lab) {
     lab.wait_adopted().unwrap();
+    let (pods, backends) = churned(lab);
+    assert_eq!(pods, backends);
     for url in ["http://203.0.113.80/", "http://192.0.2.1:30080/", "http://10.96.0.80/"] {
         let outcome = lab.load(&[url, "--requests", "60"]).unwrap();
         assert_eq!((outcome.failures, outcome.answers.len()), (0, 3), "{url}: {outcome:?}");
@@ -87,9 +96,7 @@ fn traffic_never_stops_for_a_dead_control_plane() {
     let outcome = outcome_of(load).unwrap();
     assert_eq!(outcome.failures, 0, "after {rounds} deaths: {outcome:?}");
     assert!(rounds >= 3 && outcome.requests > 200, "{rounds} rounds, {outcome:?}");
-    let before = truth(&lab);
     converged(&lab);
-    assert_eq!(truth(&lab), before);
     println!("{} requests over {rounds} deaths of the control plane", outcome.requests);
 }
 
@@ -154,7 +161,5 @@ fn both_die_at_random_moments_and_the_tables_converge() {
         lab.wait_for_admin().unwrap();
         churn(&lab, round + 100);
         converged(&lab);
-        let churned = truth(&lab).into_iter().find(|f| f.contains("10.96.0.99")).unwrap();
-        assert_eq!(churned.matches("10.244.9.").count() as u64, 1 + (round + 100) % 7, "{churned}");
     }
 }

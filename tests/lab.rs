@@ -24,7 +24,7 @@ fn gateway_serves(name: &str, workers: &str) {
     for url in [VIP, NODE_PORT, CLUSTER_IP] {
         for connections in ["new", "keep"] {
             let outcome = lab
-                .load(&[url, "--requests", "10000", "--connections", connections, "--clients", "8"])
+                .load(&[url, "--requests", "10000", "--connections", connections, "--clients", "32"])
                 .unwrap();
             all_pods_answered(&outcome, 10_000);
         }
