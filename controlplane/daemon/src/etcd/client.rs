@@ -18,58 +18,31 @@ const MESSAGE_BYTES_MAX: usize = 512 << 20;
 /// What a request is refused with that asks for a key the user may not read; etcd itself is there.
 const PERMISSION_DENIED: i32 = 7;
 
-/// Knows how to connect.
-#[derive(Clone)]
+/// Knows how to connect. Certificates and password are read anew for each connection, so that they can be exchanged under way.
+#[derive(Clone, Debug)]
 pub struct Connector {
-    endpoints: Vec<String>,
-    options: ConnectOptions,
-}
-
-impl std::fmt::Debug for Connector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connector").field("endpoints", &self.endpoints).finish_non_exhaustive()
-    }
+    settings: Etcd,
 }
 
 impl Connector {
-    /// Reads certificates and password. `settings.endpoints` must not be empty.
+    /// Reads certificates and password once, to find mistakes. `settings.endpoints` must not be empty.
     pub fn new(settings: &Etcd) -> Result<Self> {
-        // A watch must end when its member has lost its leader, rather than fall silent.
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        let is_tls = |endpoint: &String| endpoint.starts_with("https://");
-        if settings.endpoints.iter().any(is_tls) {
-            ensure!(
-                settings.endpoints.iter().all(is_tls),
-                "etcd.endpoints: some are https:// and some are not; write all of them the same way"
-            );
-            options = options.with_tls(tls(settings)?);
-        }
-        if let Some(user) = &settings.user {
-            let file =
-                settings.password_file.as_deref().context("etcd.user is set, etcd.password_file is not")?;
-            let text = String::from_utf8(read("etcd.password_file", file)?)
-                .context("etcd.password_file is not text")?;
-            options = options.with_user(user, text.lines().next().unwrap_or_default());
-        }
-        Ok(Self { endpoints: settings.endpoints.clone(), options })
+        options(settings)?;
+        Ok(Self { settings: settings.clone() })
     }
 
     /// Where it connects to.
     #[must_use]
     pub fn endpoints(&self) -> &[String] {
-        &self.endpoints
+        &self.settings.endpoints
     }
 
     /// A connection that has answered once.
     pub async fn connect(&self) -> Result<Client> {
+        let endpoints = &self.settings.endpoints;
         let connected = async {
-            let mut client =
-                Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(explain)?;
+            let options = options(&self.settings)?;
+            let mut client = Client::connect(endpoints, Some(options)).await.map_err(explain)?;
             match client.get("turnpike", None).await {
                 Err(etcd_client::Error::GRpcStatus(status)) if status.code() as i32 == PERMISSION_DENIED => {}
                 answer => drop(answer.map_err(explain)?),
@@ -79,7 +52,7 @@ impl Connector {
         let timed = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
         timed
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_TIMEOUT:?}")))
-            .with_context(|| format!("etcd at {} cannot be reached", self.endpoints.join(", ")))
+            .with_context(|| format!("etcd at {} cannot be reached", endpoints.join(", ")))
     }
 }
 
@@ -124,6 +97,32 @@ fn with_causes(text: &str, error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn options(settings: &Etcd) -> Result<ConnectOptions> {
+    // A watch must end when its member has lost its leader, rather than fall silent.
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    let is_tls = |endpoint: &String| endpoint.starts_with("https://");
+    if settings.endpoints.iter().any(is_tls) {
+        ensure!(
+            settings.endpoints.iter().all(is_tls),
+            "etcd.endpoints: some are https:// and some are not; write all of them the same way"
+        );
+        options = options.with_tls(tls(settings)?);
+    }
+    if let Some(user) = &settings.user {
+        let file =
+            settings.password_file.as_deref().context("etcd.user is set, etcd.password_file is not")?;
+        let text = String::from_utf8(read("etcd.password_file", file)?);
+        let text = text.context("etcd.password_file is not text")?;
+        options = options.with_user(user, text.lines().next().unwrap_or_default());
+    }
+    Ok(options)
 }
 
 fn tls(settings: &Etcd) -> Result<TlsOptions> {

@@ -22,6 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const STARTS_MAX: u32 = 3;
 /// How long it may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// A log over this is put aside at the next start.
+const LOG_BYTES_MAX: u64 = 8 << 20;
 /// Longest wait before it is started again after it died.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Most operations of one of its transactions.
@@ -46,6 +48,9 @@ impl PrivateEtcd {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(|| {
             format!("cannot make {}; set gateway.state_dir to a folder that can be written", folder.display())
         })?;
+        // In full, since it tells our etcd from those of other folders.
+        let folder =
+            fs::canonicalize(&folder).with_context(|| format!("cannot find {}", folder.display()))?;
         let lock = lock(&folder)?;
         end_orphan(&folder).await?;
         if !folder.join("client.pem").exists() {
@@ -58,7 +63,7 @@ impl PrivateEtcd {
             match etcd.wait_until_it_answers().await {
                 Ok(()) => break,
                 // Somebody was faster at a port that was free a moment ago.
-                Err(_) if attempt < STARTS_MAX && ports(&etcd.folder)? != etcd.ports => {
+                Err(_) if attempt < STARTS_MAX && etcd.has_ended() && ports(&etcd.folder)? != etcd.ports => {
                     etcd.ports = ports(&etcd.folder)?;
                     etcd.child = spawn(&etcd.folder, etcd.ports)?;
                 }
@@ -116,7 +121,10 @@ impl PrivateEtcd {
         if tokio::time::timeout(END_LIMIT, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
-        let _ = fs::remove_file(self.folder.join("pid"));
+    }
+
+    fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     fn log(&self) -> PathBuf {
@@ -154,13 +162,16 @@ impl PrivateEtcd {
 
 fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
     let log_file = folder.join("etcd.log");
+    if fs::metadata(&log_file).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        // The one before goes; failing that, the log grows on.
+        let _ = fs::rename(&log_file, folder.join("etcd.log.1"));
+    }
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_file);
     let log = log.with_context(|| format!("cannot write {}", log_file.display()))?;
     let (client, peer) = (format!("https://127.0.0.1:{}", ports.0), format!("https://127.0.0.1:{}", ports.1));
     let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let arguments = [
         ("name", "turnpike".to_owned()),
-        ("data-dir", file("data")),
         ("listen-client-urls", client.clone()),
         ("advertise-client-urls", client),
         ("listen-peer-urls", peer.clone()),
@@ -180,6 +191,7 @@ fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
         ("log-outputs", "stderr".to_owned()),
     ];
     let child = Command::new("etcd")
+        .arg(data_argument(folder))
         .args(arguments.iter().map(|(name, value)| format!("--{name}={value}")))
         .args(["--client-cert-auth", "--peer-client-cert-auth"])
         .env_clear()
@@ -187,11 +199,9 @@ fn spawn(folder: &Path, ports: (u16, u16)) -> Result<Child> {
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(log)
+        .kill_on_drop(true)
         .spawn()
         .context("cannot start etcd; install it (Debian: apt-get install etcd-server), or set etcd.endpoints to an etcd of your own")?;
-    if let Some(pid) = child.id() {
-        fs::write(folder.join("pid"), pid.to_string()).context("cannot note the pid of etcd")?;
-    }
     Ok(child)
 }
 
@@ -209,22 +219,13 @@ fn lock(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Ends the etcd that the pid file names, if it really is one on this data.
+/// Ends an etcd that works on this data: the lock says that it is no control plane's.
 async fn end_orphan(folder: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(folder.join("pid")) else { return Ok(()) };
-    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
-    let data = format!("--data-dir={}", folder.join("data").display());
-    let is_ours = || {
-        let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        command.split(|&b| b == 0).any(|argument| argument == data.as_bytes())
-    };
-    if !is_ours() {
-        return Ok(());
-    }
+    let Some(pid) = process_on(folder) else { return Ok(()) };
     info!(pid = pid.as_raw_nonzero(), "ending the etcd that an earlier control plane left");
     let start = Instant::now();
     let _ = kill_process(pid, Signal::TERM);
-    while is_ours() {
+    while process_on(folder) == Some(pid) {
         if start.elapsed() > END_LIMIT {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -237,6 +238,22 @@ async fn end_orphan(folder: &Path) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// The etcd that works on the data in `folder`, by its command line. One that has ended and is not waited for has none.
+fn process_on(folder: &Path) -> Option<Pid> {
+    let data = data_argument(folder);
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        let mut words = command.split(|&byte| byte == 0);
+        let is_etcd = words.next()? == b"etcd";
+        (is_etcd && words.any(|word| word == data.as_bytes())).then_some(pid)
+    })
+}
+
+fn data_argument(folder: &Path) -> String {
+    format!("--data-dir={}", folder.join("data").display())
 }
 
 /// Ports for clients and peers: those of the last start while nobody else has them, else free ones.

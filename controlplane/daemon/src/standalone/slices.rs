@@ -9,12 +9,15 @@ use crate::standalone::transaction::{Changes, Outcome};
 use crate::state::{Core, State};
 use anyhow::Result;
 use etcd_client::Client;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::warn;
 use turnpike_desired::endpoint_slices::{self, SliceChanges};
+use turnpike_desired::k8s::{EndpointSlice, Pod, Service};
 use turnpike_desired::object::{Kind, Object, ObjectKey};
+use turnpike_desired::selector;
+use turnpike_desired::tracker::{Tracked, Tracker};
 use turnpike_desired::words::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL};
 
 /// Wait after a failure, or after somebody else wrote in between and nothing came of it.
@@ -26,11 +29,12 @@ const OPERATIONS_MAX: usize = 100;
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Inputs {
     service: i64,
-    namespace: Fingerprint,
+    pods: Fingerprint,
+    slices: Fingerprint,
     nodes: Fingerprint,
 }
 
-/// Changes whenever one of a group of objects does.
+/// Changes whenever one of a group of objects does, or one comes or goes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Fingerprint {
     youngest: i64,
@@ -133,27 +137,26 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
         return Vec::new();
     }
     let tracker = &core.tracker;
-    let mut namespaces: BTreeMap<&str, Fingerprint> = BTreeMap::new();
-    for (key, revision) in tracker
-        .pods()
-        .map(|(k, t)| (k, t.revision))
-        .chain(tracker.endpoint_slices().map(|(k, t)| (k, t.revision)))
-    {
-        namespaces.entry(&key.namespace).or_default().note(revision);
-    }
+    let by_label = ByLabel::of(tracker);
     let mut nodes = Fingerprint::default();
     tracker.nodes().for_each(|(_, t)| nodes.note(t.revision));
 
     let mut work = Vec::new();
-    let mut seen = BTreeSet::new();
+    right.retain(|key, _| tracker.service(key).is_some());
     for (key, service) in tracker.services() {
-        seen.insert(key.clone());
-        let namespace = namespaces.get(key.namespace.as_str()).copied().unwrap_or_default();
-        let inputs = Inputs { service: service.revision, namespace, nodes };
+        let pods = by_label.matching(&key.namespace, &service.object.spec.selector);
+        let mut inputs = Inputs {
+            service: service.revision,
+            pods: Fingerprint::default(),
+            slices: Fingerprint::default(),
+            nodes,
+        };
+        pods.iter().for_each(|pod| inputs.pods.note(pod.revision));
+        tracker.slices_of(key).for_each(|slice| inputs.slices.note(slice.revision));
         if right.get(key) == Some(&inputs) {
             continue;
         }
-        let needed = needed(&core, key);
+        let needed = needed(&core, key, &service.object, &pods);
         if needed.put.is_empty() && needed.delete.is_empty() {
             right.insert(key.clone(), inputs);
         } else {
@@ -162,25 +165,61 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
             work.push(changes);
         }
     }
-    right.retain(|key, _| seen.contains(key));
     work.extend(orphans(state, &core));
     work
 }
 
-fn needed(core: &Core, key: &ObjectKey) -> SliceChanges {
+/// Pods by namespace, label and its value, so that a selector looks only at those that have one of its labels.
+struct ByLabel<'a>(HashMap<&'a str, HashMap<&'a str, PodsByValue<'a>>>);
+type PodsByValue<'a> = HashMap<&'a str, Vec<&'a Tracked<Pod>>>;
+
+impl<'a> ByLabel<'a> {
+    fn of(tracker: &'a Tracker) -> Self {
+        let mut pods = Self(HashMap::new());
+        for (key, pod) in tracker.pods() {
+            let namespace = pods.0.entry(&key.namespace).or_default();
+            for (label, value) in &pod.object.metadata.labels {
+                namespace.entry(label).or_default().entry(value).or_default().push(pod);
+            }
+        }
+        pods
+    }
+
+    fn matching(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'a Tracked<Pod>> {
+        let Some(labels) = self.0.get(namespace) else { return Vec::new() };
+        let with = |(label, value): (&String, &String)| {
+            labels
+                .get(label.as_str())
+                .and_then(|values| values.get(value.as_str()))
+                .map_or(&[][..], Vec::as_slice)
+        };
+        let fewest = selector.iter().map(with).min_by_key(|pods| pods.len()).unwrap_or_default();
+        let matches = |pod: &&&Tracked<Pod>| selector::matches(selector, &pod.object.metadata.labels);
+        fewest.iter().filter(matches).copied().collect()
+    }
+}
+
+fn needed(core: &Core, key: &ObjectKey, service: &Service, pods: &[&Tracked<Pod>]) -> SliceChanges {
     let tracker = &core.tracker;
-    let Some(service) = tracker.service(key) else { return SliceChanges::default() };
-    let pods =
-        tracker.pods().filter(|(pod, _)| pod.namespace == key.namespace).map(|(_, t)| t.object.as_ref());
-    let slices = tracker
-        .endpoint_slices()
-        .filter(|(slice, _)| slice.namespace == key.namespace)
-        .map(|(_, t)| t.object.as_ref());
     let zone_of = |node: &str| {
         let node = tracker.node(&ObjectKey::new("", node))?;
         node.object.metadata.labels.get(ZONE_LABEL).cloned()
     };
-    endpoint_slices::reconcile(&service.object, pods, slices, &zone_of)
+    let pods = || pods.iter().map(|pod| pod.object.as_ref());
+    let own = tracker.slices_of(key).map(|slice| slice.object.as_ref());
+    let changes = endpoint_slices::reconcile(service, pods(), own, &zone_of);
+    let is_own =
+        |name: &ObjectKey| tracker.slices_of(key).any(|s| ObjectKey::of(&s.object.metadata) == *name);
+    let is_foreign = |slice: &EndpointSlice| {
+        let name = ObjectKey::of(&slice.metadata);
+        tracker.endpoint_slice(&name).is_some() && !is_own(&name)
+    };
+    if !changes.put.iter().any(is_foreign) {
+        return changes;
+    }
+    // Somebody has a slice of a name that was chosen: choose again, knowing every name of the namespace.
+    let all = tracker.endpoint_slices().filter(|(slice, _)| slice.namespace == key.namespace);
+    endpoint_slices::reconcile(service, pods(), all.map(|(_, t)| t.object.as_ref()), &zone_of)
 }
 
 fn written(state: &State, core: &Core, needed: SliceChanges) -> Changes {
