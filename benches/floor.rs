@@ -90,7 +90,9 @@ impl Testpmd {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot start dpdk-testpmd through stdbuf; install the packages dpdk-dev and coreutils")?;
+            .context(
+                "cannot start dpdk-testpmd through stdbuf; install the packages dpdk-dev and coreutils",
+            )?;
         let (Some(prompt), Some(output), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {

@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn least_and_middle() {
-        let rows: &[(&[f64], Option<(f64, f64)>)] = &[
+        type Row = (&'static [f64], Option<(f64, f64)>);
+        let rows: &[Row] = &[
             (&[], None),
             (&[3.0], Some((3.0, 3.0))),
             (&[5.0, 1.0, 9.0], Some((1.0, 5.0))),
