@@ -126,6 +126,47 @@ fn another_cluster_behind_the_same_address_is_listed_anew() {
     assert!(turnpike.status().etcd.relists >= 1);
 }
 
+/// A copy of a folder of files and folders.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_etcd_restored_from_a_backup_is_listed_anew() {
+    let etcd = Etcd::start();
+    let proxy = Proxy::new(etcd.address());
+    let turnpike = ControlPlane::connected(&on(&proxy.endpoint()));
+    turnpike.apply(vec![service("old", "ClusterIP")]);
+    proxy.turn(None);
+    let folder = etcd.stop();
+    let backup = tempfile::Builder::new().prefix("turnpike-etcd-").tempdir().unwrap();
+    copy(&folder.path().join("data"), &backup.path().join("data"));
+
+    let etcd = Etcd::start_in(folder, "http", &[]);
+    proxy.turn(Some(etcd.address()));
+    turnpike.wait_connected();
+    assert_eq!(turnpike.apply(vec![service("new", "ClusterIP")]), ["created"]);
+    assert_eq!(turnpike.status().etcd.relists, 0, "a restart is no reason to list anew");
+    let revision = turnpike.status().etcd.revision;
+
+    let restored = Etcd::start_in(backup, "http", &[]);
+    proxy.turn(Some(restored.address()));
+    wait("the past", || turnpike.service("new") == serde_json::Value::Null);
+    turnpike.wait_connected();
+    assert!(turnpike.status().etcd.revision < revision);
+    assert_eq!(turnpike.status().etcd.relists, 1);
+    assert_ne!(turnpike.service("old"), serde_json::Value::Null);
+    assert_eq!(turnpike.apply(vec![service("newer", "ClusterIP")]), ["created"]);
+}
+
 #[test]
 fn control_planes_at_the_same_time_never_share_an_address() {
     let etcd = Etcd::start();

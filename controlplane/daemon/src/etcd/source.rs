@@ -101,7 +101,11 @@ async fn session(
         End::Lost(error.context(format!("etcd at {}", connector.endpoints().join(", "))))
     };
     let start = match *position {
-        Some(known) => known,
+        Some(known) => match still_there(&client, state, known).await {
+            Ok(None) => known,
+            Ok(Some(reason)) => return End::Relist(reason),
+            Err(error) => return lost(error),
+        },
         None => match list(&client, state).await {
             Ok(listed) => *position.insert(listed),
             Err(error) => return lost(error),
@@ -128,6 +132,22 @@ async fn session(
             Err(end) => return end,
         }
     }
+}
+
+/// Why a watch cannot go on from `known` in this etcd, if it cannot. A read is asked of the leader; the answers of a watch may come from a
+/// member that lags behind, and say nothing about that.
+async fn still_there(client: &Client, state: &State, known: Position) -> Result<Option<String>> {
+    let options = GetOptions::new().with_count_only();
+    let service = state.registry().list_prefix(Kind::Service);
+    let answer = limited(lists(client).get(service, Some(options))).await?;
+    let header = answer.header().context("etcd answered without a header")?;
+    Ok(if header.cluster_id() != known.cluster {
+        Some("this is another etcd cluster".into())
+    } else if header.revision() < known.revision {
+        Some(format!("etcd went back from revision {} to {}", known.revision, header.revision()))
+    } else {
+        None
+    })
 }
 
 /// Lists all kinds at one revision and makes that the state.
@@ -234,17 +254,8 @@ fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Positi
         if response.canceled() {
             return Err(End::Lost(anyhow::anyhow!("etcd ended the watch: {}", response.cancel_reason())));
         }
-        if let Some(header) = response.header() {
-            if header.cluster_id() != known.cluster {
-                return Err(End::Relist("this is another etcd cluster".into()));
-            }
-            if header.revision() < known.revision {
-                return Err(End::Relist(format!(
-                    "etcd went back from revision {} to {}",
-                    known.revision,
-                    header.revision()
-                )));
-            }
+        if response.header().is_some_and(|header| header.cluster_id() != known.cluster) {
+            return Err(End::Relist("this is another etcd cluster".into()));
         }
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };

@@ -32,7 +32,7 @@ struct Plan {
 
 /// Creates or changes objects, all or none. When it returns, what follows from them is in force.
 pub async fn apply(state: &State, connector: &Connector, objects: &[Value]) -> Result<Vec<Change>> {
-    only_standalone(state)?;
+    ready(state)?;
     carry_out(state, connector, |obstacles| plan_apply(state, objects, obstacles)).await
 }
 
@@ -43,16 +43,22 @@ pub async fn delete(
     objects: &[ObjectName],
     ignore_not_found: bool,
 ) -> Result<Vec<Change>> {
-    only_standalone(state)?;
+    ready(state)?;
     carry_out(state, connector, |_| plan_delete(state, objects, ignore_not_found)).await
 }
 
-fn only_standalone(state: &State) -> Result<()> {
+/// Refuses changes where a kube-apiserver makes them.
+pub fn only_standalone(state: &State) -> Result<()> {
     if state.config.cluster.mode == ClusterMode::Kubernetes {
         bail!(
             "in kubernetes mode the objects belong to the Kubernetes API: use kubectl; Turnpike only reads them"
         );
     }
+    Ok(())
+}
+
+fn ready(state: &State) -> Result<()> {
+    only_standalone(state)?;
     if !state.core().tracker.is_complete() {
         bail!("etcd has not been read yet; turnpike status says why, try again when it is connected");
     }

@@ -64,8 +64,11 @@ impl Etcd {
         self.address
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// Ends it at once and gives its folder, to copy or to start again.
+    pub fn stop(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::replace(&mut self.folder, TempDir::new().unwrap())
     }
 
     /// `[etcd]` of a configuration that leads here without TLS.
