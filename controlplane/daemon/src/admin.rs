@@ -133,6 +133,7 @@ async fn ready_to_change(
     state: &State,
     mut connector: watch::Receiver<Option<Connector>>,
 ) -> Result<Connector> {
+    apply::only_standalone(state)?;
     let there = tokio::time::timeout(START_LIMIT, connector.wait_for(Option::is_some)).await;
     let there = there.ok().and_then(Result::ok).and_then(|connector| connector.clone());
     let connector = there.context("etcd is not there; turnpike status says why")?;

@@ -3,7 +3,7 @@
 
 mod bed;
 
-use bed::etcd::{Etcd, blocking, free, private_pid};
+use bed::etcd::{Etcd, blocking, private_pid};
 use bed::proxy::Proxy;
 use bed::{ControlPlane, pod, service, standalone, wait};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, PermissionType, TlsOptions};
@@ -196,28 +196,17 @@ fn control_planes_at_the_same_time_never_share_an_address() {
 
 #[test]
 fn an_etcd_that_cannot_be_reached_is_named_and_waited_for() {
-    let address = free();
-    let proxy_less = format!("http://{address}");
-    let turnpike = ControlPlane::started(&on(&proxy_less));
+    let etcd = Etcd::start();
+    let proxy = Proxy::new(etcd.address());
+    proxy.turn(None);
+    let turnpike = ControlPlane::started(&on(&proxy.endpoint()));
     wait("the error", || turnpike.status().etcd.last_error.is_some());
     let status = turnpike.status().etcd;
     assert_ne!(status.state, "connected");
-    assert!(status.last_error.unwrap().contains(&address.to_string()));
+    assert!(status.last_error.unwrap().contains(&proxy.endpoint()));
     let error = turnpike.try_apply(vec![service("web", "ClusterIP")]).unwrap_err();
     assert!(error.contains("etcd"), "{error}");
-
-    let etcd = Etcd::start();
-    let proxy = std::net::TcpListener::bind(address).unwrap();
-    let target = etcd.address();
-    thread::spawn(move || {
-        for inside in proxy.incoming().flatten() {
-            let outside = std::net::TcpStream::connect(target).unwrap();
-            let pairs = [(inside.try_clone().unwrap(), outside.try_clone().unwrap()), (outside, inside)];
-            for (mut from, mut to) in pairs {
-                thread::spawn(move || std::io::copy(&mut from, &mut to));
-            }
-        }
-    });
+    proxy.turn(Some(etcd.address()));
     turnpike.wait_connected();
     assert_eq!(turnpike.apply(vec![service("web", "ClusterIP")]), ["created"]);
 }

@@ -98,7 +98,7 @@ impl Drop for Etcd {
 }
 
 /// A free port of the loopback.
-pub fn free() -> SocketAddr {
+fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
