@@ -36,11 +36,29 @@ pub struct Change {
     pub revision: i64,
 }
 
-/// What a watch needs to go on.
+/// Most watches of a stream.
+const WATCHES_MAX: usize = Kind::ALL.len();
+
+/// What a stream needs to go on.
 #[derive(Clone, Copy, Debug)]
 struct Position {
     cluster: u64,
+    /// The youngest revision of all that was seen.
     revision: i64,
+    /// How far each watch is, in the order of [`watched`]. One may be far ahead of another while a stream catches up: only of its own events
+    /// has a watch left none out.
+    reached: [i64; WATCHES_MAX],
+}
+
+impl Position {
+    const fn listed(cluster: u64, revision: i64) -> Self {
+        Self { cluster, revision, reached: [revision; WATCHES_MAX] }
+    }
+
+    /// How far the watch of this id is. etcd counts the watches of a stream from 0 in the order they were asked for.
+    fn reached(&mut self, watch: i64) -> Option<&mut i64> {
+        usize::try_from(watch).ok().and_then(|watch| self.reached.get_mut(watch))
+    }
 }
 
 /// Why a watch ended.
@@ -169,7 +187,7 @@ async fn list(client: &Client, state: &State) -> Result<Position> {
                 .await
                 .with_context(|| format!("cannot list {kind:?}"))?;
             let header = page.header().context("etcd answered without a header")?;
-            position.get_or_insert(Position { cluster: header.cluster_id(), revision: header.revision() });
+            position.get_or_insert(Position::listed(header.cluster_id(), header.revision()));
             objects.extend(page.kvs().iter().map(|kv| Change {
                 key: kv.key().to_vec(),
                 value: Some(kv.value().to_vec()),
@@ -200,11 +218,10 @@ fn watched(state: &State) -> Vec<String> {
 
 /// One stream with all watches.
 async fn open_watch(client: &Client, state: &State, start: Position) -> Result<WatchStream> {
-    let options =
-        WatchOptions::new().with_prefix().with_start_revision(start.revision + 1).with_progress_notify();
     let mut stream: Option<WatchStream> = None;
-    for prefix in watched(state) {
-        let options = Some(options.clone());
+    for (prefix, reached) in watched(state).into_iter().zip(start.reached) {
+        let options =
+            Some(WatchOptions::new().with_prefix().with_start_revision(reached + 1).with_progress_notify());
         match &mut stream {
             None => {
                 let opened = limited(watches(client).watch(prefix, options)).await;
@@ -243,7 +260,7 @@ async fn gather(watch: &mut WatchStream) -> Result<Vec<WatchResponse>> {
 fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Position>) -> Result<(), End> {
     let known = position.ok_or_else(|| End::Relist("nothing was listed".into()))?;
     let mut changes = Vec::new();
-    let mut revision = known.revision;
+    let mut next = known;
     for response in responses {
         if response.compact_revision() > 0 {
             return Err(End::Relist(format!(
@@ -257,9 +274,20 @@ fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Positi
         if response.header().is_some_and(|header| header.cluster_id() != known.cluster) {
             return Err(End::Relist("this is another etcd cluster".into()));
         }
+        // Only word of a watch's own progress counts: etcd before 3.4.25 answers the question for all with a revision that events may still
+        // be missing of (watch id -1).
+        if response.events().is_empty()
+            && !response.created()
+            && let (Some(header), Some(reached)) = (response.header(), next.reached(response.watch_id()))
+        {
+            *reached = header.revision().max(*reached);
+        }
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
-            revision = revision.max(kv.mod_revision());
+            next.revision = next.revision.max(kv.mod_revision());
+            if let Some(reached) = next.reached(response.watch_id()) {
+                *reached = kv.mod_revision().max(*reached);
+            }
             let value = (event.event_type() == EventType::Put).then(|| kv.value().to_vec());
             changes.push(Change { key: kv.key().to_vec(), value, revision: kv.mod_revision() });
         }
@@ -267,9 +295,9 @@ fn take(responses: &[WatchResponse], state: &State, position: &mut Option<Positi
     if !changes.is_empty() {
         // Watches of several kinds come one after the other; together they are in the order of revisions.
         changes.sort_by_key(|change| change.revision);
-        state.change(&changes, revision);
-        *position = Some(Position { revision, ..known });
+        state.change(&changes, next.revision);
     }
+    *position = Some(next);
     Ok(())
 }
 
