@@ -1,6 +1,7 @@
 //! `turnpike up`: the control plane and the dataplane in the foreground, for one host. The control plane starts the private etcd itself.
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -131,7 +132,7 @@ impl Service {
     /// Asks it to end, and kills it when it does not.
     fn end(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
