@@ -52,13 +52,21 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn reversed(self) -> Self {
-        let addresses = (self.0 >> 32) as u64;
-        let ports = (self.0 >> 96) as u32;
-        Self(
-            self.0 & 0xff00
-                | (addresses.rotate_left(32) as u128) << 32
-                | (ports.rotate_left(16) as u128) << 96,
-        )
+        Self(self.0 & 0xff00 | (self.addresses_back() as u128) << 32 | (self.ports_back() as u128) << 96)
+    }
+
+    /// Both addresses as they stand in a header that goes the other way, source in the low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addresses_back(self) -> u64 {
+        ((self.0 >> 32) as u64).rotate_left(32)
+    }
+
+    /// Both ports as they stand in a header that goes the other way, source in the low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ports_back(self) -> u32 {
+        ((self.0 >> 96) as u32).rotate_left(16)
     }
 
     /// IP protocol number.

@@ -98,6 +98,12 @@ impl Candidate {
     /// No entry of the home bucket has the tag.
     pub const NONE: Self = Self(NONE);
 
+    /// The entry that the client's packets of the session in `slot` have.
+    #[must_use]
+    pub const fn from_client(slot: usize) -> Self {
+        Self(slot as u32)
+    }
+
     /// Slot of the session.
     #[inline(always)]
     #[must_use]

@@ -77,7 +77,7 @@ struct Slot {
 
 /// The table of next hops.
 pub struct Neighbours {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; NEXT_HOPS_MAX]>,
     /// Indices in the order they were taken, plus one; 0 where none is written yet.
     taken: Box<[AtomicU32]>,
     count: AtomicUsize,
@@ -106,7 +106,7 @@ impl Neighbours {
             heard_ms: AtomicU32::new(0),
         };
         Self {
-            slots: (0..NEXT_HOPS_MAX).map(|_| slot()).collect(),
+            slots: boxed(slot),
             taken: (0..NEXT_HOPS_MAX).map(|_| AtomicU32::new(0)).collect(),
             count: AtomicUsize::new(0),
         }
@@ -242,6 +242,12 @@ impl Neighbours {
             .filter_map(|i| u16::try_from(i.load(Relaxed).checked_sub(1)?).ok())
             .map(|i| (self.hop(i), self.link(i)))
     }
+}
+
+/// Made on the heap: the array is too large for a stack.
+fn boxed(slot: impl Fn() -> Slot) -> Box<[Slot; NEXT_HOPS_MAX]> {
+    let slots: Box<[Slot]> = (0..NEXT_HOPS_MAX).map(|_| slot()).collect();
+    slots.try_into().ok().expect("as many slots were made as the array has")
 }
 
 const fn key_of(hop: NextHop) -> u64 {

@@ -4,7 +4,7 @@
 
 use crate::flow_key::FlowKey;
 use crate::verdict::Verdict;
-use turnpike_packet::{checksum, tcp::flags};
+use turnpike_packet::{checksum, icmpv4, tcp::flags};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -38,6 +38,10 @@ const ARP: u32 = 2;
 const BAD: u32 = 3;
 
 impl Packet {
+    const fn bad(verdict: Verdict) -> Self {
+        Self(BAD + verdict as u32)
+    }
+
     #[inline(always)]
     const fn flow(l4: usize, tcp_flags: u8) -> Self {
         Self(FLOW | (l4 as u32 & 0xff) << 8 | (tcp_flags as u32) << 16)
@@ -83,24 +87,27 @@ impl std::fmt::Debug for Packet {
     }
 }
 
-/// What was read from a frame: the five-tuple of a [`Kind::Flow`] (of an echo request protocol and addresses, with ports zero), and the rest.
+/// What was read from a frame: the five-tuple of a [`Kind::Flow`] (of an echo request protocol and addresses), and the rest.
 pub type Parsed = (FlowKey, Packet);
 
 const fn bad(verdict: Verdict) -> Parsed {
-    (FlowKey::from_header(0), Packet(BAD + verdict as u32))
+    (FlowKey::from_header(0), Packet::bad(verdict))
 }
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 
-/// Reads a frame that came in on a port with this Ethernet address. `head` is its first segment, `frame_len` the length of all.
+/// Reads a frame that came in on a port with this Ethernet address, as [`crate::rewrite::mac_bits`] has it. `head` is its first segment,
+/// `frame_len` the length of all.
 #[inline(always)]
 #[must_use]
-pub fn parse(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     // The common case: IPv4 without options, and enough bytes for the ports behind it.
     let Some(fixed) = head.first_chunk::<{ L4 + 8 }>() else { return short(head, frame_len, mac) };
-    if fixed[12] != 0x08 || fixed[13] != 0x00 || fixed[14] != 0x45 || fixed[..6] != mac {
+    let ours = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]) == mac as u32
+        && u16::from_le_bytes([fixed[4], fixed[5]]) == (mac >> 32) as u16;
+    if !ours || u16::from_le_bytes([fixed[12], fixed[13]]) != 0x0008 || fixed[14] != 0x45 {
         return odd(head, frame_len, mac);
     }
     let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
@@ -116,7 +123,8 @@ pub fn parse(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
     }
     let mut header = [0; 16];
     header.copy_from_slice(&fixed[22..38]);
-    transport(head, L4, total_len - IPV4, FlowKey::from_header(u128::from_le_bytes(header)))
+    let key = FlowKey::from_header(u128::from_le_bytes(header));
+    (key, transport(head, L4, total_len - IPV4, key.protocol()))
 }
 
 /// Whether the checksum of an IPv4 header without options is right: its ten words sum up to all ones (RFC 1071).
@@ -127,51 +135,51 @@ fn checksum_holds(frame: &[u8; L4 + 8]) -> bool {
     let sum = word(14) + word(18) + word(22) + word(26) + word(30);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum == 0xffff
+    // At most 0x1ffff: all ones, or all ones once the carry is added back in.
+    sum == 0xffff || sum == 0x1_fffe
 }
 
 /// Checks the transport header at `l4`, with `l4_len` bytes from there to the end of the IP packet.
 #[inline(always)]
-fn transport(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
-    match key.protocol() {
+fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
+    match protocol {
         TCP => {
-            let Some(header) = head.get(l4..l4 + 20) else {
-                return bad(if l4_len < 20 { Verdict::BadL4 } else { Verdict::HeaderSplit });
-            };
+            let Some(header) = head.get(l4..l4 + 20) else { return cut_off(l4_len, 20) };
             let header_len = usize::from(header[12] >> 4) * 4;
             if header_len < 20 || header_len > l4_len {
-                return bad(Verdict::BadL4);
+                return Packet::bad(Verdict::BadL4);
             }
-            (key, Packet::flow(l4, header[13]))
+            Packet::flow(l4, header[13])
         }
         UDP => {
-            let Some(header) = head.get(l4..l4 + 8) else {
-                return bad(if l4_len < 8 { Verdict::BadL4 } else { Verdict::HeaderSplit });
-            };
+            let Some(header) = head.get(l4..l4 + 8) else { return cut_off(l4_len, 8) };
             let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
             if length < 8 || length > l4_len {
-                return bad(Verdict::BadL4);
+                return Packet::bad(Verdict::BadL4);
             }
-            (key, Packet::flow(l4, 0))
+            Packet::flow(l4, 0)
         }
-        ICMP => icmp(head, l4, l4_len, key),
-        _ => bad(Verdict::OtherProtocol),
+        ICMP => icmp(head, l4, l4_len),
+        _ => Packet::bad(Verdict::OtherProtocol),
     }
+}
+
+/// A transport header that is not all there: the packet is too short for it, or the segment.
+#[cold]
+fn cut_off(l4_len: usize, header_len: usize) -> Packet {
+    Packet::bad(if l4_len < header_len { Verdict::BadL4 } else { Verdict::HeaderSplit })
 }
 
 #[cold]
 #[inline(never)]
-fn icmp(head: &[u8], l4: usize, l4_len: usize, key: FlowKey) -> Parsed {
-    const ECHO_REQUEST: u8 = 8;
+fn icmp(head: &[u8], l4: usize, l4_len: usize) -> Packet {
     match head.get(l4..l4 + 8) {
-        _ if l4_len < 8 => bad(Verdict::BadL4),
-        None => bad(Verdict::HeaderSplit),
-        Some(header) if header[0] == ECHO_REQUEST && header[1] == 0 => {
-            (FlowKey::new(ICMP, key.source(), key.destination(), 0, 0), Packet(ECHO | (l4 as u32) << 8))
+        None => cut_off(l4_len, 8),
+        Some(_) if l4_len < 8 => Packet::bad(Verdict::BadL4),
+        Some(header) if header[0] == icmpv4::ECHO_REQUEST && header[1] == 0 => {
+            Packet(ECHO | (l4 as u32) << 8)
         }
-        Some(_) => bad(Verdict::Icmp),
+        Some(_) => Packet::bad(Verdict::Icmp),
     }
 }
 
@@ -187,7 +195,7 @@ fn fragment_or_bad_sum(head: &[u8]) -> Parsed {
 /// A first segment too short for the common case: a short frame, or a header spread over segments.
 #[cold]
 #[inline(never)]
-fn short(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+fn short(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     if head.len() < frame_len {
         return bad(Verdict::HeaderSplit);
     }
@@ -197,10 +205,11 @@ fn short(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
 /// What is not the common case: another address or type, options, bytes missing.
 #[cold]
 #[inline(never)]
-fn odd(head: &[u8], frame_len: usize, mac: [u8; 6]) -> Parsed {
+fn odd(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(Verdict::Truncated) };
     let broadcast = ethernet[..6] == [0xff; 6];
-    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), ethernet[..6] == mac) {
+    let own = ethernet[..6] == mac.to_le_bytes()[..6];
+    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
         (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
         (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4_with_options(head, frame_len),
@@ -236,12 +245,8 @@ fn ipv4_with_options(head: &[u8], frame_len: usize) -> Parsed {
         _ => (0, 0),
     };
     let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-    transport(
-        head,
-        l4,
-        total_len - header_len,
-        FlowKey::new(protocol, address(12), address(16), ports.0, ports.1),
-    )
+    let key = FlowKey::new(protocol, address(12), address(16), ports.0, ports.1);
+    (key, transport(head, l4, total_len - header_len, protocol))
 }
 
 /// Whether the options hold a loose or strict source route (RFC 791), which gateways must not follow blindly (RFC 7126).

@@ -48,10 +48,11 @@ const fn fold(sum: u32) -> u16 {
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
-/// RFC 1624 equation 3.
+/// RFC 1624 equation 3. Two words make at most one carry.
 #[inline(always)]
 const fn update(checksum: u16, delta: u16) -> u16 {
-    !fold(!checksum as u32 + delta as u32)
+    let sum = !checksum as u32 + delta as u32;
+    !((sum + (sum >> 16)) as u16)
 }
 
 /// Where a frame goes on the link.
@@ -63,46 +64,94 @@ pub struct Addressing {
     pub source: u64,
 }
 
-/// Gives the frame the tuple `to`, decrements its TTL, which must be over 1, and updates its checksums. `l4` is where its transport header
-/// starts, as parsing found it in this very frame.
+/// What happens to the packets of one direction of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation {
+    /// Addresses and ports of the packets that leave, as they stand in the frame.
+    addresses: u64,
+    ports: u32,
+    tcp: bool,
+    deltas: Deltas,
+}
+
+impl Translation {
+    /// A packet leaves with the addresses and ports of one that came with key `back` and went the other way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(back: FlowKey, deltas: Deltas) -> Self {
+        Self { addresses: back.addresses_back(), ports: back.ports_back(), tcp: back.protocol() == 6, deltas }
+    }
+
+    /// Translates a frame, decrements its TTL and updates its checksums. `l4` is where its transport header starts, as parsing found it in
+    /// this very frame. `false`, and nothing is written, when its TTL has run out.
+    #[inline(always)]
+    pub fn apply(&self, frame: &mut [u8], l4: usize, link: Addressing) -> bool {
+        // Parsing has seen a whole UDP header, or more, in the first segment.
+        let Some(head) = frame.first_chunk_mut::<{ L4 + 8 }>() else { return false };
+        if head[22] <= 1 {
+            return false;
+        }
+        link.write(head);
+        head[22] -= 1;
+        let checksum = update(u16::from_le_bytes([head[24], head[25]]), self.deltas.l3);
+        head[24..26].copy_from_slice(&checksum.to_le_bytes());
+        head[26..34].copy_from_slice(&self.addresses.to_le_bytes());
+        if l4 != L4 {
+            self.apply_behind_options(frame, l4);
+            return true;
+        }
+        head[34..38].copy_from_slice(&self.ports.to_le_bytes());
+        if !self.tcp {
+            let checksum = update_udp(u16::from_le_bytes([head[40], head[41]]), self.deltas.l4);
+            head[40..42].copy_from_slice(&checksum.to_le_bytes());
+        } else if let Some(field) = frame.get_mut(L4 + 16..L4 + 18) {
+            let checksum = update(u16::from_le_bytes([field[0], field[1]]), self.deltas.l4);
+            field.copy_from_slice(&checksum.to_le_bytes());
+        }
+        true
+    }
+
+    /// Ports and transport checksum where the IPv4 header has options.
+    #[cold]
+    #[inline(never)]
+    fn apply_behind_options(&self, frame: &mut [u8], l4: usize) {
+        let Some(header) = frame.get_mut(l4..) else { return };
+        let at = if self.tcp { 16 } else { 6 };
+        if header.len() < at + 2 {
+            return;
+        }
+        header[..4].copy_from_slice(&self.ports.to_le_bytes());
+        let old = u16::from_le_bytes([header[at], header[at + 1]]);
+        let new = if self.tcp { update(old, self.deltas.l4) } else { update_udp(old, self.deltas.l4) };
+        header[at..at + 2].copy_from_slice(&new.to_le_bytes());
+    }
+}
+
+/// RFC 768: zero says that there is no checksum, and a checksum that comes out as zero is sent as all ones.
 #[inline(always)]
-pub fn rewrite(frame: &mut [u8], l4: usize, to: FlowKey, deltas: Deltas, link: Addressing) {
-    set_link(frame, link);
-    let Some(head) = frame.first_chunk_mut::<L4>() else { return };
-    head[22] -= 1;
-    let checksum = update(u16::from_le_bytes([head[24], head[25]]), deltas.l3);
-    head[24..26].copy_from_slice(&checksum.to_le_bytes());
-    let (addresses, ports) = ((to.bits() >> 32) as u64, (to.bits() >> 96) as u32);
-    head[26..34].copy_from_slice(&addresses.to_le_bytes());
-    let Some(transport) = frame.get_mut(l4..) else { return };
-    if to.protocol() == 6 {
-        if let Some(header) = transport.first_chunk_mut::<18>() {
-            header[..4].copy_from_slice(&ports.to_le_bytes());
-            let checksum = update(u16::from_le_bytes([header[16], header[17]]), deltas.l4);
-            header[16..18].copy_from_slice(&checksum.to_le_bytes());
-        }
-    } else if let Some(header) = transport.first_chunk_mut::<8>() {
-        header[..4].copy_from_slice(&ports.to_le_bytes());
-        let old = u16::from_le_bytes([header[6], header[7]]);
-        // RFC 768: zero says that there is no checksum, and a checksum that comes out as zero is sent as all ones.
-        if old != 0 {
-            let checksum = match update(old, deltas.l4) {
-                0 => 0xffff,
-                sum => sum,
-            };
-            header[6..8].copy_from_slice(&checksum.to_le_bytes());
-        }
+const fn update_udp(checksum: u16, delta: u16) -> u16 {
+    match (checksum, update(checksum, delta)) {
+        (0, _) => 0,
+        (_, 0) => 0xffff,
+        (_, sum) => sum,
+    }
+}
+
+impl Addressing {
+    /// Writes both addresses to the start of a frame.
+    #[inline(always)]
+    fn write<const N: usize>(self, head: &mut [u8; N]) {
+        let first = self.destination | self.source << 48;
+        let rest = (self.source >> 16) as u32;
+        head[..8].copy_from_slice(&first.to_le_bytes());
+        head[8..12].copy_from_slice(&rest.to_le_bytes());
     }
 }
 
 /// Gives the frame its Ethernet addresses.
-#[inline(always)]
 pub fn set_link(frame: &mut [u8], link: Addressing) {
-    if let Some(addresses) = frame.first_chunk_mut::<12>() {
-        let first = link.destination | link.source << 48;
-        let rest = (link.source >> 16) as u32;
-        addresses[..8].copy_from_slice(&first.to_le_bytes());
-        addresses[8..].copy_from_slice(&rest.to_le_bytes());
+    if let Some(head) = frame.first_chunk_mut::<12>() {
+        link.write(head);
     }
 }
 

@@ -14,10 +14,9 @@ use crate::limits::{
 };
 use crate::local;
 use crate::mailbox::Shared;
-use crate::neighbour::Link;
 use crate::parse::{Kind, Packet, parse};
 use crate::port_pool::PortPool;
-use crate::rewrite::{Addressing, Deltas, mac_bits, rewrite, set_link};
+use crate::rewrite::{Addressing, Deltas, Translation, mac_bits, set_link};
 use crate::select::{is_bad_source, select};
 use crate::service_table::Tables;
 use crate::steering::Steering;
@@ -196,7 +195,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         ios: &mut [I],
         origin: Origin,
     ) {
-        let Port { mac, owned, .. } = self.ports[port];
+        let Port { mac_bits, owned, .. } = self.ports[port];
         let check_owner = owned && origin == Origin::Nic;
         let received = burst.len();
         let mut keys = [FlowKey::default(); BURST];
@@ -214,7 +213,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         {
             let len = frame.frame_len();
             bytes += len as u64;
-            (*key, *packet) = parse(frame.data(), len, mac);
+            (*key, *packet) = parse(frame.data(), len, mac_bits);
             *place = self.table.place(*key);
         }
         for (place, candidate) in places[..received].iter().zip(&mut candidates) {
@@ -225,31 +224,38 @@ impl<'m, F: Frame> Worker<'m, F> {
             self.counters.add(Tally::RxBytes, bytes);
         }
         let mut forwarded = 0;
-        for (((mut frame, &key), &packet), &candidate) in
-            burst.drain(..).zip(&keys).zip(&packets).zip(&candidates)
-        {
-            if packet.is_steady()
-                && !check_owner
-                && let Some(session) = self.table.confirm(candidate, key)
-            {
-                let direction = candidate.direction();
-                session.last_seen = self.now_ms;
-                let translation = Translation::of(session, direction);
-                let next_hop = session.next_hop[direction];
-                let link = self.shared.neighbours.link(next_hop);
-                if link.is_resolved()
-                    && let Some(out) = self.ports.get_mut(link.port())
-                    && !out.tx.is_full()
-                    && translation.apply(&mut frame, packet.l4(), link, out.mac_bits)
-                {
-                    forwarded += 1;
-                    out.tx_bytes += frame.frame_len() as u64;
-                    out.tx.push(frame);
-                } else {
-                    self.forward(frame, packet.l4(), &translation, next_hop, ios);
-                }
-            } else {
+        for (at, mut frame) in burst.drain(..).enumerate() {
+            // A burst is no longer than the stages' arrays; the mask says so to the compiler.
+            let at = at % BURST;
+            let (key, packet, candidate) = (keys[at], packets[at], candidates[at]);
+            if !packet.is_steady() || check_owner {
                 self.slow(port, frame, key, packet, ios, origin);
+                continue;
+            }
+            let Some(session) = self.table.confirm(candidate, key) else {
+                self.slow(port, frame, key, packet, ios, origin);
+                continue;
+            };
+            let direction = candidate.direction();
+            session.last_seen = self.now_ms;
+            let translation = translation(session, direction);
+            let link = self.shared.neighbours.link(session.next_hop[direction]);
+            let Some(out) = self.ports.get_mut(link.port()).filter(|_| link.is_resolved()) else {
+                self.forward(frame, packet.l4(), candidate, ios);
+                continue;
+            };
+            let addressing = Addressing { destination: link.mac_bits(), source: out.mac_bits };
+            if !translation.apply(frame.data_mut(), packet.l4(), addressing) {
+                self.counters.count(Verdict::TtlExpired);
+                continue;
+            }
+            let bytes = frame.frame_len() as u64;
+            match out.tx.try_push(frame) {
+                Ok(()) => {
+                    forwarded += 1;
+                    out.tx_bytes += bytes;
+                }
+                Err(full) => self.send(link.port(), full.element(), ios),
             }
         }
         self.counters.count_many(Verdict::Forwarded, forwarded);
@@ -293,8 +299,8 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         }
         let found = self.table.find(key).filter(|&found| !self.reopens(found, packet.tcp_flags()));
-        let (slot, direction) = match found {
-            Some(found) => (found.slot(), found.direction()),
+        let flow = match found {
+            Some(found) => found,
             None => {
                 // RSS should have brought a reply to its owner; a NIC that spreads otherwise must not lose it.
                 if origin == Origin::Nic
@@ -311,18 +317,16 @@ impl<'m, F: Frame> Worker<'m, F> {
                     }
                 }
                 match self.open(key, packet.tcp_flags()) {
-                    Ok(slot) => (slot, 0),
+                    Ok(slot) => Candidate::from_client(slot),
                     Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
                 }
             }
         };
-        let now_ms = self.now_ms;
-        let session = self.table.session_mut(slot);
-        session.state = session.state().after(Direction::from_bit(direction), packet.tcp_flags()) as u8;
-        session.last_seen = now_ms;
-        let translation = Translation::of(session, direction);
-        let next_hop = session.next_hop[direction];
-        self.forward(frame, packet.l4(), &translation, next_hop, ios);
+        let session = self.table.session_mut(flow.slot());
+        let direction = Direction::from_bit(flow.direction());
+        session.state = session.state().after(direction, packet.tcp_flags()) as u8;
+        session.last_seen = self.now_ms;
+        self.forward(frame, packet.l4(), flow, ios);
     }
 
     /// Whether a SYN from the client starts a new connection on an old flow: it was closed, or its backend is gone before it answered.
@@ -358,19 +362,17 @@ impl<'m, F: Frame> Worker<'m, F> {
         Ok(slot)
     }
 
-    /// Translates a frame and sends it, or holds it until its next hop is known.
+    /// Translates a frame of a live flow and sends it, or holds it until its next hop is known.
+    #[cold]
     #[inline(never)]
-    fn forward<I: PacketIo<Frame = F>>(
-        &mut self,
-        mut frame: F,
-        l4: usize,
-        translation: &Translation,
-        next_hop: u16,
-        ios: &mut [I],
-    ) {
+    fn forward<I: PacketIo<Frame = F>>(&mut self, mut frame: F, l4: usize, flow: Candidate, ios: &mut [I]) {
+        let session = self.table.session(flow.slot());
+        let translation = translation(session, flow.direction());
+        let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        if !translation.apply(&mut frame, l4, link, mac_bits) {
+        let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
+        if !translation.apply(frame.data_mut(), l4, addressing) {
             return self.counters.count(Verdict::TtlExpired);
         }
         if link.is_resolved() {
@@ -592,29 +594,10 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 }
 
-/// What happens to the packets of one direction of a flow.
-struct Translation {
-    to: FlowKey,
-    deltas: Deltas,
-}
-
-impl Translation {
-    /// A packet of one direction leaves as the other direction's key reversed.
-    #[inline(always)]
-    const fn of(session: &Session, direction: usize) -> Self {
-        let direction = direction & 1;
-        let deltas = Deltas { l3: session.l3_delta[direction], l4: session.l4_delta[direction] };
-        Self { to: session.keys[direction ^ 1].reversed(), deltas }
-    }
-
-    /// Rewrites the frame; `false`, and nothing is written, when its TTL has run out.
-    #[inline(always)]
-    fn apply<F: Frame>(&self, frame: &mut F, l4: usize, link: Link, source: u64) -> bool {
-        let bytes = frame.data_mut();
-        if bytes.get(22).is_none_or(|&ttl| ttl <= 1) {
-            return false;
-        }
-        rewrite(bytes, l4, self.to, self.deltas, Addressing { destination: link.mac_bits(), source });
-        true
-    }
+/// A packet of one direction leaves as the other direction's key reversed.
+#[inline(always)]
+const fn translation(session: &Session, direction: usize) -> Translation {
+    let direction = direction & 1;
+    let deltas = Deltas { l3: session.l3_delta[direction], l4: session.l4_delta[direction] };
+    Translation::new(session.keys[direction ^ 1], deltas)
 }
