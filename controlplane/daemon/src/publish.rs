@@ -18,7 +18,7 @@ use turnpike_shm::{ControlSide, Popped, PushError, ShmError, monotonic_ms};
 use turnpike_wire::codec::{decode_event, encode_update};
 use turnpike_wire::event::Event;
 use turnpike_wire::limits::{HEARTBEAT_LOST_MS, HEARTBEAT_PERIOD_MS};
-use turnpike_wire::update::{Commit, Update};
+use turnpike_wire::update::{Commit, Fleet, Update};
 
 /// How often the rings are looked at while an answer is awaited.
 const TICK: Duration = Duration::from_micros(200);
@@ -79,6 +79,7 @@ struct Session<'a> {
 }
 
 struct Told {
+    fleet: Fleet,
     desired: Arc<Desired>,
     revision: i64,
 }
@@ -226,7 +227,7 @@ impl<'a> Session<'a> {
             return false;
         }
         let Some(fleet) = self.state.fleet() else { return false };
-        let (updates, is_snapshot) = match &self.told {
+        let (updates, is_snapshot) = match self.told.as_ref().filter(|told| told.fleet == fleet) {
             Some(told) if told.revision == wanted.revision && Arc::ptr_eq(&told.desired, &wanted.desired) => {
                 return false;
             }
@@ -245,14 +246,14 @@ impl<'a> Session<'a> {
                 return true;
             }
         }
-        self.finished(wanted, is_snapshot);
+        self.finished(fleet, wanted, is_snapshot);
         true
     }
 
-    fn finished(&mut self, wanted: Wanted, is_snapshot: bool) {
+    fn finished(&mut self, fleet: Fleet, wanted: Wanted, is_snapshot: bool) {
         self.sent = Some(Instant::now());
         let (generation, revision) = (self.generation, wanted.revision);
-        self.told = Some(Told { desired: wanted.desired, revision });
+        self.told = Some(Told { fleet, desired: wanted.desired, revision });
         self.state.dataplane(|d| {
             d.published_generation = generation;
             d.published_revision = revision;

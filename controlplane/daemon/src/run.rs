@@ -84,7 +84,7 @@ async fn start(state: &Arc<State>, stopping: watch::Receiver<bool>) -> Result<Op
     Ok(Some(started))
 }
 
-/// Reads or makes what the fleet shares, as often as it takes.
+/// Reads or makes what the fleet shares, as often as it takes; again when etcd is another one or has gone back.
 async fn share_fleet(connector: Connector, state: Arc<State>) {
     let key = state.own_key("fleet/maglev-key");
     let mut said = String::new();
@@ -94,7 +94,16 @@ async fn share_fleet(connector: Connector, state: Arc<State>) {
             fleet::read_or_make(&mut client, &key, state.config.cluster.node_port_range).await
         };
         match shared.await {
-            Ok(fleet) => return state.set_fleet(fleet),
+            Ok(fleet) => {
+                said.clear();
+                state.set_fleet(fleet);
+                let relists = || state.etcd(|etcd| etcd.relists);
+                let known = relists();
+                while relists() == known {
+                    tokio::time::sleep(FLEET_RETRY).await;
+                }
+                continue;
+            }
             Err(error) => {
                 let text = format!("{error:#}");
                 if text != said {

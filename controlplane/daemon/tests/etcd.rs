@@ -3,6 +3,7 @@
 
 mod bed;
 
+use bed::dataplane::Dataplane;
 use bed::etcd::{Etcd, blocking, private_pid};
 use bed::proxy::Proxy;
 use bed::{ControlPlane, pod, service, standalone, wait};
@@ -117,13 +118,24 @@ fn another_cluster_behind_the_same_address_is_listed_anew() {
     let (first, second) = (Etcd::start(), Etcd::start());
     let proxy = Proxy::new(first.address());
     let turnpike = ControlPlane::connected(&on(&proxy.endpoint()));
+    let mut dataplane = Dataplane::start(turnpike.folder());
     turnpike.apply(vec![service("old", "ClusterIP")]);
+    let mut told = |etcd: &Etcd| {
+        let key = etcd.dump().remove("/turnpike/fleet/maglev-key").expect("the fleet's key");
+        wait("the dataplane to hear of the fleet's key", || {
+            dataplane.turn();
+            let fleet = dataplane.tables.fleet.map(|fleet| fleet.maglev_key);
+            fleet.is_some_and(|[high, low]| format!("{high:016x}{low:016x}").as_bytes() == key)
+        });
+    };
+    told(&first);
     let other = ControlPlane::connected(&on(&format!("http://{}", second.address())));
     other.apply(vec![service("new", "ClusterIP")]);
     proxy.turn(Some(second.address()));
     wait("the other cluster's Service", || turnpike.service("new") != serde_json::Value::Null);
     assert_eq!(turnpike.status().objects.services, 1);
     assert!(turnpike.status().etcd.relists >= 1);
+    told(&second);
 }
 
 /// A copy of a folder of files and folders.
