@@ -87,7 +87,8 @@ const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place {
     bucket: u32,
-    tag: u16,
+    /// 16 bits, in a word of 32 so that a burst of places has no holes.
+    tag: u32,
 }
 
 /// An entry whose tag matched: a session and a direction that the full key has to confirm.
@@ -226,7 +227,7 @@ impl<'m> FlowTable<'m> {
     fn locate(&self, key: FlowKey) -> Place {
         let hash = self.secret.hash(key);
         let bucket = scale(hash as u32, self.buckets.len() as u32);
-        let tag = (hash >> 48) as u16;
+        let tag = (hash >> 48) as u32;
         Place { bucket, tag: if tag == 0 { 1 } else { tag } }
     }
 
@@ -235,7 +236,7 @@ impl<'m> FlowTable<'m> {
     #[must_use]
     pub fn candidate(&self, place: Place) -> Candidate {
         let bucket = &self.buckets[place.bucket as usize];
-        let matches = bucket.matches(place.tag);
+        let matches = bucket.matches(place.tag as u16);
         if matches == 0 {
             return Candidate::NONE;
         }
@@ -259,7 +260,7 @@ impl<'m> FlowTable<'m> {
         let place = self.locate(key);
         for bucket in self.walk(place) {
             let bucket = &self.buckets[bucket];
-            let mut matches = bucket.matches(place.tag);
+            let mut matches = bucket.matches(place.tag as u16);
             while matches != 0 {
                 let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize]);
                 if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys[candidate.direction()] == key) {
@@ -348,7 +349,7 @@ impl<'m> FlowTable<'m> {
         if let Some(bucket) = self.walk(place).nth(steps) {
             let bucket = &mut self.buckets[bucket];
             if let Some(entry) = bucket.tags.iter().position(|&t| t == 0) {
-                bucket.tags[entry] = place.tag;
+                bucket.tags[entry] = place.tag as u16;
                 bucket.index[entry] = index;
             }
         }
@@ -357,7 +358,8 @@ impl<'m> FlowTable<'m> {
 
     fn unlink(&mut self, key: FlowKey, index: u32) {
         let place = self.locate(key);
-        let entry_of = |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag && b.index[e] == index);
+        let entry_of =
+            |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
         let Some(steps) = self.walk(place).position(|b| entry_of(&self.buckets[b]).is_some()) else {
             return;
         };

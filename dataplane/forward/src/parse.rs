@@ -98,49 +98,97 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 
+/// Bytes the first segment has at least in the common case: up to the end of a TCP header without options.
+const PLAIN: usize = L4 + 20;
+
 /// Reads a frame that came in on a port with this Ethernet address, as [`crate::rewrite::mac_bits`] has it. `head` is its first segment,
 /// `frame_len` the length of all.
 #[inline(always)]
 #[must_use]
 pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    // The common case: IPv4 without options, and enough bytes for the ports behind it.
-    let Some(fixed) = head.first_chunk::<{ L4 + 8 }>() else { return short(head, frame_len, mac) };
-    let ours = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]) == mac as u32
-        && u16::from_le_bytes([fixed[4], fixed[5]]) == (mac >> 32) as u16;
-    if !ours || u16::from_le_bytes([fixed[12], fixed[13]]) != 0x0008 || fixed[14] != 0x45 {
-        return odd(head, frame_len, mac);
+    match glance(head, frame_len, mac) {
+        Some(parsed) => parsed,
+        None => read(head, frame_len, mac),
     }
+}
+
+/// The common case, with one branch for each group of checks: TCP or UDP over IPv4 without options, all in order. None for anything else,
+/// which [`read`] then looks at with care.
+#[inline(always)]
+fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
+    let fixed = head.first_chunk::<PLAIN>()?;
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]));
+    let destination = word(0) | (word(4) & 0xffff) << 32;
+    // Ethernet type, IP version and header length; more-fragments and offset. The don't-fragment bit does not matter, and the reserved one
+    // is ignored (RFC 791 section 3.1).
+    let odd = (destination ^ mac) | ((word(12) & 0x00ff_ffff) ^ 0x0045_0008) | (word(20) & 0xff3f);
+    // The one's complement sum is right when the plain one is a multiple of 0xffff (RFC 1071); it is not zero, for the version is part of it.
+    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
     let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
-    if total_len < IPV4 || ETHERNET + total_len > frame_len {
-        return bad(Verdict::BadIpv4);
+    if odd != 0 || sum % 0xffff != 0 || ETHERNET + total_len > frame_len {
+        return None;
     }
-    // More-fragments or an offset; the don't-fragment bit does not matter, the reserved one is ignored (RFC 791 section 3.1).
-    if (fixed[20] & 0x3f) | fixed[21] != 0 {
-        return fragment_or_bad_sum(head);
-    }
-    if !checksum_holds(fixed) {
-        return bad(Verdict::BadIpv4Checksum);
+    let (least, l4_len, tcp_flags) = match fixed[23] {
+        TCP => (20, usize::from(fixed[L4 + 12] >> 4) * 4, fixed[L4 + 13]),
+        UDP => (8, usize::from(u16::from_be_bytes([fixed[L4 + 4], fixed[L4 + 5]])), 0),
+        _ => return None,
+    };
+    if l4_len < least || IPV4 + l4_len > total_len {
+        return None;
     }
     let mut header = [0; 16];
     header.copy_from_slice(&fixed[22..38]);
-    let key = FlowKey::from_header(u128::from_le_bytes(header));
-    (key, transport(head, L4, total_len - IPV4, key.protocol()))
+    Some((FlowKey::from_header(u128::from_le_bytes(header)), Packet::flow(L4, tcp_flags)))
 }
 
-/// Whether the checksum of an IPv4 header without options is right: its ten words sum up to all ones (RFC 1071).
-#[inline(always)]
-fn checksum_holds(frame: &[u8; L4 + 8]) -> bool {
-    let word =
-        |at: usize| u64::from(u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    // At most 0x1ffff: all ones, or all ones once the carry is added back in.
-    sum == 0xffff || sum == 0x1_fffe
+/// Any frame, with every check in its order and the verdict of the first that fails.
+#[cold]
+#[inline(never)]
+fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
+    let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
+    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(missing) };
+    let broadcast = ethernet[..6] == [0xff; 6];
+    let own = ethernet[..6] == mac.to_le_bytes()[..6];
+    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
+        (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
+        (_, false) => bad(Verdict::OtherMac),
+        (0x0800, true) => ipv4(head, frame_len, missing),
+        (_, true) => bad(Verdict::OtherEthertype),
+    }
+}
+
+fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
+    let ip = &head[ETHERNET..];
+    if ip.len() < IPV4 {
+        return bad(missing);
+    }
+    let header_len = usize::from(ip[0] & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    if ip[0] >> 4 != 4 || header_len < IPV4 || total_len < header_len || ETHERNET + total_len > frame_len {
+        return bad(Verdict::BadIpv4);
+    }
+    let Some(header) = ip.get(..header_len) else { return bad(missing) };
+    if checksum::ones_complement_sum(header) != 0xffff {
+        return bad(Verdict::BadIpv4Checksum);
+    }
+    if (ip[6] & 0x3f) | ip[7] != 0 {
+        return bad(Verdict::Fragment);
+    }
+    if has_source_route(&header[IPV4..]) {
+        return bad(Verdict::SourceRoute);
+    }
+    let l4 = ETHERNET + header_len;
+    let ports = match head.get(l4..l4 + 4) {
+        Some(&[a, b, c, d]) => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+        _ => (0, 0),
+    };
+    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    let key = FlowKey::new(ip[9], address(12), address(16), ports.0, ports.1);
+    (key, transport(head, l4, total_len - header_len, ip[9]))
 }
 
 /// Checks the transport header at `l4`, with `l4_len` bytes from there to the end of the IP packet.
-#[inline(always)]
 fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
     match protocol {
         TCP => {
@@ -165,13 +213,10 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
 }
 
 /// A transport header that is not all there: the packet is too short for it, or the segment.
-#[cold]
 fn cut_off(l4_len: usize, header_len: usize) -> Packet {
     Packet::bad(if l4_len < header_len { Verdict::BadL4 } else { Verdict::HeaderSplit })
 }
 
-#[cold]
-#[inline(never)]
 fn icmp(head: &[u8], l4: usize, l4_len: usize) -> Packet {
     match head.get(l4..l4 + 8) {
         None => cut_off(l4_len, 8),
@@ -181,72 +226,6 @@ fn icmp(head: &[u8], l4: usize, l4_len: usize) -> Packet {
         }
         Some(_) => Packet::bad(Verdict::Icmp),
     }
-}
-
-#[cold]
-#[inline(never)]
-fn fragment_or_bad_sum(head: &[u8]) -> Parsed {
-    match head.first_chunk() {
-        Some(fixed) if checksum_holds(fixed) => bad(Verdict::Fragment),
-        _ => bad(Verdict::BadIpv4Checksum),
-    }
-}
-
-/// A first segment too short for the common case: a short frame, or a header spread over segments.
-#[cold]
-#[inline(never)]
-fn short(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    if head.len() < frame_len {
-        return bad(Verdict::HeaderSplit);
-    }
-    odd(head, frame_len, mac)
-}
-
-/// What is not the common case: another address or type, options, bytes missing.
-#[cold]
-#[inline(never)]
-fn odd(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(Verdict::Truncated) };
-    let broadcast = ethernet[..6] == [0xff; 6];
-    let own = ethernet[..6] == mac.to_le_bytes()[..6];
-    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
-        (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
-        (_, false) => bad(Verdict::OtherMac),
-        (0x0800, true) => ipv4_with_options(head, frame_len),
-        (_, true) => bad(Verdict::OtherEthertype),
-    }
-}
-
-fn ipv4_with_options(head: &[u8], frame_len: usize) -> Parsed {
-    let ip = &head[ETHERNET..];
-    let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
-    if ip.len() < IPV4 {
-        return bad(missing);
-    }
-    let header_len = usize::from(ip[0] & 0x0f) * 4;
-    let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    if ip[0] >> 4 != 4 || header_len < IPV4 || total_len < header_len || ETHERNET + total_len > frame_len {
-        return bad(Verdict::BadIpv4);
-    }
-    let Some(header) = ip.get(..header_len) else { return bad(missing) };
-    if checksum::ones_complement_sum(header) != 0xffff {
-        return bad(Verdict::BadIpv4Checksum);
-    }
-    if (ip[6] & 0x3f) | ip[7] != 0 {
-        return bad(Verdict::Fragment);
-    }
-    if has_source_route(&header[IPV4..]) {
-        return bad(Verdict::SourceRoute);
-    }
-    let l4 = ETHERNET + header_len;
-    let protocol = ip[9];
-    let ports = match head.get(l4..l4 + 4) {
-        Some(&[a, b, c, d]) => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
-        _ => (0, 0),
-    };
-    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-    let key = FlowKey::new(protocol, address(12), address(16), ports.0, ports.1);
-    (key, transport(head, l4, total_len - header_len, protocol))
 }
 
 /// Whether the options hold a loose or strict source route (RFC 791), which gateways must not follow blindly (RFC 7126).
@@ -263,6 +242,67 @@ fn has_source_route(mut options: &[u8]) -> bool {
                 options = &options[usize::from(*length)..];
             }
             _ => return true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rewrite::mac_bits;
+    use proptest::prelude::*;
+    use turnpike_packet::flight::Flight;
+    use turnpike_packet::{tcp, udp};
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn frames() -> [Vec<u8>; 3] {
+        let flight = Flight {
+            source_mac: [2, 0, 0, 0, 0, 9],
+            destination_mac: MAC,
+            source: "198.51.100.7:40000".parse().unwrap(),
+            destination: "203.0.113.80:80".parse().unwrap(),
+        };
+        [
+            tcp::segment(&flight, 7, 9, flags::ACK, b"data!!"),
+            tcp::segment(&flight, 7, 0, flags::SYN, b""),
+            udp::datagram(&flight, b"enough to be a whole frame"),
+        ]
+    }
+
+    #[test]
+    fn the_common_case_is_read_at_a_glance() {
+        for frame in frames() {
+            let seen = glance(&frame, frame.len(), mac_bits(MAC));
+            assert_eq!(seen, Some(read(&frame, frame.len(), mac_bits(MAC))), "{frame:02x?}");
+        }
+    }
+
+    proptest! {
+        /// Bytes of good frames are changed, with the header checksum made right again or not; the frame is cut or lies about its length.
+        #[test]
+        fn a_glance_sees_what_reading_sees_or_nothing(
+            pick in 0usize..3,
+            changes in prop::collection::vec((0usize..60, any::<u8>()), 0..3),
+            len in 0usize..70,
+            more in 0usize..40,
+            sum_again: bool,
+        ) {
+            let mut frame = frames()[pick].clone();
+            let length = frame.len();
+            for (at, byte) in changes {
+                frame[at % length] = byte;
+            }
+            if sum_again {
+                frame[24..26].fill(0);
+                let sum = checksum::checksum(&frame[14..34]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            frame.truncate(len);
+            let read = read(&frame, frame.len() + more, mac_bits(MAC));
+            if let Some(seen) = glance(&frame, frame.len() + more, mac_bits(MAC)) {
+                prop_assert_eq!(seen, read);
+            }
         }
     }
 }
