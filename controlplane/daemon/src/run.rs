@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> Result<()> {
         return started.map(drop);
     };
     connector.send_replace(Some(own_connector.clone()));
-    tokio::spawn(source::follow(own_connector.clone(), state.clone()));
+    let follower = tokio::spawn(source::follow(own_connector.clone(), state.clone()));
     tokio::spawn(share_fleet(own_connector.clone(), state.clone()));
     if state.config.cluster.mode == ClusterMode::Standalone {
         tokio::spawn(slices::control(state.clone(), own_connector));
@@ -60,6 +60,8 @@ pub async fn run(config: Config) -> Result<()> {
     end.store(true, Ordering::Relaxed);
     let _ = std::fs::remove_file(&socket);
     let _ = tokio::task::spawn_blocking(move || publisher.join()).await;
+    // Not a loss worth a word: the private etcd ends next.
+    follower.abort();
     stop.send_replace(true);
     if let Some(keeper) = keeper {
         let _ = keeper.await;

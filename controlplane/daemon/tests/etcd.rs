@@ -48,6 +48,8 @@ fn the_private_etcd_ends_with_its_control_plane_and_an_orphan_at_the_next_start(
     assert_eq!(turnpike.service("web")["spec"]["clusterIP"], address);
     turnpike.stop();
     assert_eq!(private_pid(turnpike.folder()), None);
+    let said = fs::read_to_string(turnpike.log()).unwrap();
+    assert!(!said.contains("WARN") && !said.contains("ERROR"), "an orderly end is quiet: {said}");
     assert!(!turnpike.folder().join("run/controlplane.sock").exists());
 }
 
