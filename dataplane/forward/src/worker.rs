@@ -2,7 +2,7 @@
 //!
 //! Each turn takes a burst and walks it in stages, so that the cache misses of its packets overlap: parse all, look up all, then choose for
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
-//! [`Worker::burst`]; everything else goes through [`Worker::slow`].
+//! `burst` and `steady`; everything else goes through `slow`.
 
 use crate::cpu;
 use crate::flow_key::FlowKey;
@@ -28,6 +28,7 @@ use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp::flags;
 use turnpike_packet::{arp, ethernet, icmpv4, tcp};
+use turnpike_wire::limits::PORTS_MAX;
 
 /// One worker. `'m` is the life of the flow table's memory.
 pub struct Worker<'m, F: Frame> {
@@ -72,6 +73,11 @@ enum Origin {
     Nic,
     Worker,
 }
+
+/// Stands for a packet that no port is known for yet: it has to be looked at with care.
+const SLOW: u8 = u8::MAX;
+
+const _: () = assert!(PORTS_MAX <= SLOW as usize);
 
 /// How many answers may still be made this second.
 struct Allowance {
@@ -202,6 +208,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut packets = [Packet::default(); BURST];
         let mut places = [Place::default(); BURST];
         let mut candidates = [Candidate::default(); BURST];
+        let mut outs = [SLOW; BURST];
         let mut bytes = 0;
 
         for frame in burst.iter() {
@@ -223,42 +230,59 @@ impl<'m, F: Frame> Worker<'m, F> {
             self.counters.add(Tally::RxPackets, received as u64);
             self.counters.add(Tally::RxBytes, bytes);
         }
-        let mut forwarded = 0;
-        for (at, mut frame) in burst.drain(..).enumerate() {
-            // A burst is no longer than the stages' arrays; the mask says so to the compiler.
-            let at = at % BURST;
-            let (key, packet, candidate) = (keys[at], packets[at], candidates[at]);
-            if !packet.is_steady() || check_owner {
+        if !check_owner {
+            self.steady(burst, &keys, &packets, &candidates, &mut outs);
+        }
+        let out = usize::from(outs[0]);
+        let mixed = outs.iter().take(received).fold(0, |mixed, &o| mixed | (o ^ outs[0]));
+        if mixed == 0
+            && let (Some(Port { tx, .. }), Some(io)) = (self.ports.get_mut(out), ios.get_mut(out))
+            && tx.is_empty()
+        {
+            // The whole burst leaves as it is; what the NIC does not take stays for the next time.
+            self.counters.count_many(Verdict::Forwarded, received as u64);
+            self.counters.add(Tally::TxBytes, bytes);
+            self.counters.add(Tally::TxPackets, io.tx(burst) as u64);
+            tx.extend(burst.drain(..));
+            return;
+        }
+        for (((frame, &key), &packet), &out) in burst.drain(..).zip(&keys).zip(&packets).zip(&outs) {
+            if out == SLOW {
                 self.slow(port, frame, key, packet, ios, origin);
-                continue;
-            }
-            let Some(session) = self.table.confirm(candidate, key) else {
-                self.slow(port, frame, key, packet, ios, origin);
-                continue;
-            };
-            let direction = candidate.direction();
-            session.last_seen = self.now_ms;
-            let translation = translation(session, direction);
-            let link = self.shared.neighbours.link(session.next_hop[direction]);
-            let Some(out) = self.ports.get_mut(link.port()).filter(|_| link.is_resolved()) else {
-                self.forward(frame, packet.l4(), candidate, ios);
-                continue;
-            };
-            let addressing = Addressing { destination: link.mac_bits(), source: out.mac_bits };
-            if !translation.apply(frame.data_mut(), packet.l4(), addressing) {
-                self.counters.count(Verdict::TtlExpired);
-                continue;
-            }
-            let bytes = frame.frame_len() as u64;
-            match out.tx.try_push(frame) {
-                Ok(()) => {
-                    forwarded += 1;
-                    out.tx_bytes += bytes;
-                }
-                Err(full) => self.send(link.port(), full.element(), ios),
+            } else {
+                self.send(usize::from(out), frame, ios);
             }
         }
-        self.counters.count_many(Verdict::Forwarded, forwarded);
+    }
+
+    /// Translates the steady packets of live flows where they lie, and says for each through which port it leaves. All others, and those
+    /// that cannot leave at once, stay as they are.
+    #[inline(always)]
+    fn steady(
+        &mut self,
+        burst: &mut Burst<F>,
+        keys: &[FlowKey; BURST],
+        packets: &[Packet; BURST],
+        candidates: &[Candidate; BURST],
+        outs: &mut [u8; BURST],
+    ) {
+        let Self { table, shared, ports, now_ms, .. } = self;
+        for ((((frame, key), packet), candidate), out) in
+            burst.iter_mut().zip(keys).zip(packets).zip(candidates).zip(outs)
+        {
+            if !packet.is_steady() {
+                continue;
+            }
+            let Some(session) = table.confirm(*candidate, *key) else { continue };
+            let direction = candidate.direction();
+            let link = shared.neighbours.link(session.next_hop[direction]);
+            let Some(port) = ports.get(link.port()).filter(|_| link.is_resolved()) else { continue };
+            let addressing = Addressing { destination: link.mac_bits(), source: port.mac_bits };
+            if translation(session, direction).apply(frame.data_mut(), packet.l4(), addressing) {
+                session.last_seen = *now_ms;
+                *out = link.port() as u8;
+            }
+        }
     }
 
     /// Everything that is not a steady packet of a live flow.
