@@ -56,8 +56,10 @@ fn read(file: &Path, objects: &mut Vec<Value>) -> Result<()> {
 }
 
 fn parse(text: &str, objects: &mut Vec<Value>) -> Result<()> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    // Truth values are true and false alone: a pod may be called n, and a label may say yes.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     for (number, document) in documents.into_iter().enumerate() {
         match document {
             Value::Null => {}
