@@ -174,3 +174,38 @@ fn a_pod_that_comes_back_elsewhere_costs_no_request() {
         }
     }
 }
+
+#[test]
+fn up_runs_everything_and_ends_in_order() {
+    if !available() {
+        return;
+    }
+    let lab = Lab::new("t9").unwrap();
+    let program = turnpike_tests::bed::program("turnpike").unwrap();
+    let config = lab.dir().join("turnpike.toml");
+    let arguments = ["--config", &config.to_string_lossy(), "up"];
+    let mut up = lab.spawn("gw", &program.to_string_lossy(), &arguments).unwrap();
+    // Somebody has to read what it says, or it would wait for that.
+    let said = up.stderr.take().unwrap();
+    let said = std::thread::spawn(move || std::io::read_to_string(said).unwrap());
+    lab.wait_for_admin().unwrap();
+    lab.apply("scripts/lab/web.yaml").unwrap();
+    lab.wait_adopted().unwrap();
+    all_pods_answered(&lab.load(&[VIP, "--requests", "200"]).unwrap(), 200);
+    // What dies later is started again.
+    std::thread::sleep(Duration::from_secs(11));
+    let before = lab.status().unwrap()["dataplane"]["pid"].clone();
+    assert!(Command::new("kill").args(["-KILL", &before.to_string()]).status().unwrap().success());
+    turnpike_tests::bed::wait("another dataplane", Duration::from_secs(20), || {
+        Ok(lab.status()?["dataplane"]["pid"] != before)
+    })
+    .unwrap();
+    lab.wait_adopted().unwrap();
+    all_pods_answered(&lab.load(&[VIP, "--requests", "200"]).unwrap(), 200);
+    assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().unwrap().success());
+    let status = up.wait().unwrap();
+    let said = said.join().unwrap();
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("controlplane | ") && said.contains("dataplane    | "), "{said}");
+    assert!(lab.turnpike(&["status"]).unwrap().status.code() == Some(1), "nobody is left");
+}

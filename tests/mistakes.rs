@@ -97,11 +97,9 @@ fn no_root() {
 #[test]
 fn no_huge_pages() {
     if available() {
-        let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").unwrap();
-        if free.trim() == "0" {
-            let required = DATAPLANE.replace("\"never\"", "\"require\"");
-            refuses(&start("turnpike-dataplane", &required, &[]), 1, &["huge", "nr_hugepages"]);
-        }
+        // More than any machine of the lab has free.
+        let required = DATAPLANE.replace("\"never\"", "\"require\"\nmemory_mb = 65536");
+        refuses(&start("turnpike-dataplane", &required, &[]), 1, &["huge", "nr_hugepages"]);
     }
 }
 
