@@ -106,6 +106,8 @@ mod tests {
         [cluster]
         mode = "MODE"
         service_cidrs = ["10.96.0.0/16"]
+        [etcd]
+        endpoints = ["https://192.0.2.9:2379"]
         [dataplane]
         workers = [1]
         [dataplane.snat]

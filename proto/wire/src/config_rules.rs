@@ -280,10 +280,10 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             format!("{} is not {} to {}", dataplane.flows_per_worker, FLOWS.start(), FLOWS.end()),
         ));
     }
-    if !(32..=65_536).contains(&dataplane.memory_mb) {
+    if !(16..=65_536).contains(&dataplane.memory_mb) {
         return Err(Broken::new(
             "dataplane.memory_mb",
-            format!("{} is not 32 to 65536", dataplane.memory_mb),
+            format!("{} is not 16 to 65536", dataplane.memory_mb),
         ));
     }
     if dataplane.ports.len() > PORTS_MAX {
