@@ -439,8 +439,8 @@ fn what_is_wrong_is_said_once_with_the_mend() {
         ];
         run("ip link add gw0 type veth peer name gw1");
         for (what, with, wanted) in rows {
-            let bad = good.replace(what, with).replace("memory_mb = 256", "memory_mb = 65536");
-            let bad = if what == "\"never\"" { bad } else { bad.replace("65536", "256") };
+            let bad = good.replace(what, with).replace("memory_mb = 256", "memory_mb = 65000");
+            let bad = if what == "\"never\"" { bad } else { bad.replace("65000", "256") };
             std::fs::write(&config, bad).unwrap();
             let message = refusal(&config);
             assert!(message.contains(wanted) && message.lines().count() == 1, "{with}: {message}");
