@@ -24,6 +24,8 @@ use turnpike_wire::update::{Commit, Fleet, Update};
 const TICK: Duration = Duration::from_micros(200);
 /// How often they are looked at when nothing happens; what is new is sent at once all the same.
 const REST: Duration = Duration::from_millis(10);
+/// Most events taken before anything else is looked at again.
+const EVENTS_PER_TICK: usize = 256;
 /// How often a dataplane is looked for when there is none.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often it is checked that the mapped memory still is the dataplane's.
@@ -156,7 +158,8 @@ impl<'a> Session<'a> {
     /// Takes what the dataplane has to say.
     fn listen(&mut self) {
         let mut bytes = Vec::new();
-        loop {
+        // Bounded, for nothing that the other side writes may hold this thread.
+        for _ in 0..EVENTS_PER_TICK {
             match self.side.events().pop(&mut bytes) {
                 Ok(Popped::Nothing) => return,
                 Ok(Popped::NewEpoch) => {}
@@ -164,7 +167,11 @@ impl<'a> Session<'a> {
                     Ok(event) => self.take(event),
                     Err(error) => warn!("an event of the dataplane is dropped: {error}"),
                 },
-                Err(error) => warn!("events of the dataplane are lost: {error}"),
+                Err(error) => {
+                    // It may have been a refusal, or the wish for a snapshot.
+                    warn!("events of the dataplane are lost: {error}");
+                    return self.snapshot_again("its events were lost");
+                }
             }
         }
     }
