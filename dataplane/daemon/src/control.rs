@@ -208,16 +208,9 @@ impl Control {
     }
 
     fn counters(&self) -> GatewayCounters {
-        let tally = self.conversation.tally();
         GatewayCounters {
             control_alive: self.control_alive,
-            control_planes: tally.control_planes,
-            records: tally.records,
-            snapshots: tally.snapshots,
-            transactions: tally.transactions,
-            refused_transactions: tally.refused_transactions,
-            undecodable_records: tally.undecodable_records,
-            ring_corruptions: tally.ring_corruptions,
+            conversation: *self.conversation.tally(),
             next_hops: 0,
             next_hops_resolved: 0,
             uptime_ms: self.started.elapsed().as_millis() as u64,

@@ -1,5 +1,6 @@
 //! The counter pages other processes read: one a worker, one a port, one for the gateway. Each has one writer, which overwrites whole words.
 
+use crate::conversation::ConversationTally;
 use crate::open_io::{Io, mac_text};
 use capsule::Port;
 use std::path::Path;
@@ -33,13 +34,7 @@ pub(crate) struct GatewayPage(CounterPage);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GatewayCounters {
     pub(crate) control_alive: bool,
-    pub(crate) control_planes: u64,
-    pub(crate) records: u64,
-    pub(crate) snapshots: u64,
-    pub(crate) transactions: u64,
-    pub(crate) refused_transactions: u64,
-    pub(crate) undecodable_records: u64,
-    pub(crate) ring_corruptions: u64,
+    pub(crate) conversation: ConversationTally,
     pub(crate) next_hops: u64,
     pub(crate) next_hops_resolved: u64,
     pub(crate) uptime_ms: u64,
@@ -131,13 +126,13 @@ impl GatewayCounters {
     const fn values(&self) -> [u64; GATEWAY_COUNTERS.len()] {
         [
             self.control_alive as u64,
-            self.control_planes,
-            self.records,
-            self.snapshots,
-            self.transactions,
-            self.refused_transactions,
-            self.undecodable_records,
-            self.ring_corruptions,
+            self.conversation.control_planes,
+            self.conversation.records,
+            self.conversation.snapshots,
+            self.conversation.transactions,
+            self.conversation.refused_transactions,
+            self.conversation.undecodable_records,
+            self.conversation.ring_corruptions,
             self.next_hops,
             self.next_hops_resolved,
             self.uptime_ms,
