@@ -50,9 +50,14 @@ impl Connector {
             anyhow::Ok(client)
         };
         let timed = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
-        timed
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_TIMEOUT:?}")))
-            .with_context(|| format!("etcd at {} cannot be reached", endpoints.join(", ")))
+        timed.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {REQUEST_TIMEOUT:?}"))).with_context(
+            || {
+                format!(
+                    "etcd at {} cannot be reached (does it run, and does etcd.endpoints name it?)",
+                    endpoints.join(", ")
+                )
+            },
+        )
     }
 }
 
