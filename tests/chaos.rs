@@ -81,7 +81,7 @@ fn traffic_never_stops_for_a_dead_control_plane() {
     let mut dice = Dice::new();
     let lab = Lab::new("t6").unwrap();
     lab.serve().unwrap();
-    let load = lab.spawn_load(&["http://203.0.113.80/", "--seconds", "20"]).unwrap();
+    let load = lab.spawn_load(&["http://203.0.113.80/", "--seconds", "20", "--rate", "500"]).unwrap();
     let end = Instant::now() + Duration::from_secs(18);
     let mut rounds = 0;
     while Instant::now() < end {

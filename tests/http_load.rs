@@ -23,6 +23,9 @@ struct Arguments {
     /// How many ask at the same time.
     #[arg(long, default_value_t = 4)]
     clients: usize,
+    /// Most requests a second; without it, as many as there can be.
+    #[arg(long)]
+    rate: Option<u32>,
     /// Longest time a request may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     timeout: f64,
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
         limit: arguments.seconds.map(Duration::from_secs_f64),
         keep_alive: matches!(arguments.connections, Connections::Keep),
         clients: arguments.clients.max(1),
+        rate: arguments.rate,
         timeout: Duration::from_secs_f64(arguments.timeout),
     });
     println!("{}", serde_json::to_string(&outcome)?);

@@ -144,7 +144,8 @@ fn a_pod_that_comes_back_elsewhere_costs_no_request() {
     let lab = Lab::new("t3").unwrap();
     lab.serve().unwrap();
     for connections in ["new", "keep"] {
-        let load = lab.spawn_load(&[VIP, "--seconds", "8", "--connections", connections]).unwrap();
+        let load =
+            lab.spawn_load(&[VIP, "--seconds", "8", "--rate", "500", "--connections", connections]).unwrap();
         std::thread::sleep(Duration::from_secs(1));
         let (old, new, address) = if connections == "new" {
             ("web-2", "web-4", "10.244.0.22")

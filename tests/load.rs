@@ -18,6 +18,9 @@ pub struct Load {
     pub keep_alive: bool,
     /// How many ask at the same time.
     pub clients: usize,
+    /// Most requests a second, of all clients together; none: as many as they can. A port of the client rests for a minute after a
+    /// connection, so a client of one address cannot open many more than 500 connections a second for long.
+    pub rate: Option<u32>,
     /// Longest time a request may take.
     pub timeout: Duration,
 }
@@ -56,9 +59,14 @@ impl Outcome {
 #[must_use]
 pub fn run(load: &Load) -> Outcome {
     let taken = AtomicU64::new(0);
-    let end = load.limit.map(|limit| Instant::now() + limit);
+    let start = Instant::now();
+    let end = load.limit.map(|limit| start + limit);
     let go_on = || {
         let number = taken.fetch_add(1, Ordering::Relaxed);
+        if let Some(rate) = load.rate {
+            let due = start + Duration::from_secs_f64(number as f64 / f64::from(rate.max(1)));
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         load.requests.is_none_or(|n| number < n) && end.is_none_or(|end| Instant::now() < end)
     };
     let mut total = Outcome::default();

@@ -3,12 +3,15 @@
 //! Decoding is total: any bytes give a value or a [`CodecError`], never a panic, and allocate no more than the record's own length.
 
 use crate::event::Event;
-use crate::limits::{RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, WEIGHT_MAX};
-use crate::update::{Backend, FrontendKey, ServiceKey, Update};
+use crate::limits::{
+    AFFINITY_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX,
+    WEIGHT_MAX,
+};
+use crate::update::{Backend, Cluster, FrontendKey, Service, ServiceKey, Update};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Version of the words. Processes of different versions refuse each other's records by name.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 
 /// Why bytes are not a record, or a record cannot become bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +103,8 @@ fn check_update(update: &Update) -> Result<(), CodecError> {
             Err(CodecError::Impossible("NodePort range ends before it starts"))
         }
         Update::PutFleet(_) => Ok(()),
-        Update::PutService(service) => check_key(&service.key),
+        Update::PutCluster(cluster) => check_cluster(cluster),
+        Update::PutService(service) => check_service(service),
         Update::DropService(key) => check_key(key),
         Update::PutBackend(key, backend) => check_key(key).and_then(|()| check_backend(backend)),
         Update::DropBackend(key, _) => check_key(key),
@@ -110,8 +114,25 @@ fn check_update(update: &Update) -> Result<(), CodecError> {
         }
         Update::DropFrontend(key) => check_frontend(key),
         Update::Commit(commit) if commit.generation == 0 => Err(CodecError::Impossible("generation 0")),
-        Update::Commit(_) => Ok(()),
+        Update::Commit(_) | Update::CountFlows { .. } => Ok(()),
     }
+}
+
+fn check_cluster(cluster: &Cluster) -> Result<(), CodecError> {
+    if cluster.service_networks.len() > NETWORKS_MAX || cluster.pod_networks.len() > NETWORKS_MAX {
+        return Err(CodecError::Impossible("too many networks"));
+    }
+    Ok(())
+}
+
+fn check_service(service: &Service) -> Result<(), CodecError> {
+    if service.affinity_timeout_s > AFFINITY_TIMEOUT_S_MAX {
+        return Err(CodecError::Impossible("affinity time-out over its limit"));
+    }
+    if service.source_ranges.len() > SOURCE_RANGES_MAX {
+        return Err(CodecError::Impossible("too many source ranges"));
+    }
+    check_key(&service.key)
 }
 
 fn check_key(key: &ServiceKey) -> Result<(), CodecError> {

@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where the file is looked for without `--config`.
@@ -21,6 +21,14 @@ pub struct Config {
     pub etcd: Etcd,
     /// The packet path.
     pub dataplane: Dataplane,
+    /// The Kubernetes API, for what goes back to it.
+    pub kubernetes: Kubernetes,
+    /// The DNS server.
+    pub dns: Dns,
+    /// The health check servers.
+    pub health: Health,
+    /// The metrics server.
+    pub metrics: Metrics,
 }
 
 /// `[gateway]`
@@ -57,6 +65,15 @@ pub struct Cluster {
     pub pod_cidrs: Vec<IpNet>,
     /// First and last NodePort, as `"30000-32767"`.
     pub node_port_range: PortRange,
+    /// Where NodePorts answer: networks of the gateway's addresses (rule P1), or `"primary"` alone: the first address of the first port
+    /// (rule P2). Empty: every address of every port.
+    pub node_port_addresses: Vec<String>,
+    /// Whether `spec.externalIPs` are answered. Whoever may write a Service may then take any address (CVE-2020-8554, rule C8).
+    pub external_ips: bool,
+    /// The `spec.loadBalancerClass` that belongs to Turnpike (rule C1).
+    pub load_balancer_class: String,
+    /// Whether Services of type LoadBalancer without a class belong to Turnpike too.
+    pub default_load_balancer: bool,
     /// Addresses for LoadBalancer Services.
     pub pools: Vec<Pool>,
 }
@@ -83,7 +100,7 @@ pub struct Pool {
 }
 
 /// `[etcd]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Etcd {
     /// URLs of the members, e.g. `https://etcd-1:2379`. Empty: a private etcd in `gateway.state_dir`.
@@ -98,6 +115,50 @@ pub struct Etcd {
     pub user: Option<String>,
     /// File that holds the user's password on its first line.
     pub password_file: Option<PathBuf>,
+    /// A new list of all objects that lacks more than this share of the Services, or of the endpoints, known before is held back, in percent; 100: never.
+    pub shrink_limit_percent: u8,
+}
+
+/// `[kubernetes]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// A kubeconfig for `status.loadBalancer` and finalizers of Services; none: nothing is written.
+    pub kubeconfig: Option<PathBuf>,
+    /// Its context; none: the current one.
+    pub context: Option<String>,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Addresses and ports of the host on which names of Services are answered, UDP and TCP; empty: no DNS server.
+    pub listen: Vec<SocketAddr>,
+    /// The cluster's domain.
+    pub zone: String,
+    /// How long resolvers may keep an answer, in seconds.
+    pub ttl_s: u32,
+    /// Servers that are asked for names outside the zone; empty: such questions are refused.
+    pub upstream: Vec<SocketAddr>,
+}
+
+/// `[health]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Address and port of `/healthz` and `/livez`; none: no such server.
+    pub listen: Option<SocketAddr>,
+    /// Addresses of the host on which `healthCheckNodePort`s answer; empty: none do.
+    pub node_port_addresses: Vec<IpAddr>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Address and port of `/metrics`; none: no such server.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[dataplane]`
@@ -218,8 +279,47 @@ impl Default for Cluster {
             service_cidrs: Vec::new(),
             pod_cidrs: Vec::new(),
             node_port_range: PortRange { first: 30000, last: 32767 },
+            node_port_addresses: Vec::new(),
+            external_ips: false,
+            load_balancer_class: "turnpike.dev/turnpike".into(),
+            default_load_balancer: true,
             pools: Vec::new(),
         }
+    }
+}
+
+impl Default for Etcd {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            user: None,
+            password_file: None,
+            shrink_limit_percent: 50,
+        }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { listen: Vec::new(), zone: "cluster.local".into(), ttl_s: 5, upstream: Vec::new() }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
+            node_port_addresses: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))) }
     }
 }
 
@@ -322,7 +422,7 @@ impl Config {
         self.gateway.run_dir.join("controlplane.sock")
     }
 
-    /// The addresses on which NodePorts answer: every address of every port.
+    /// Every address of every port.
     #[must_use]
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         self.dataplane.ports.iter().flat_map(|p| p.addresses.iter().map(|n| IpAddr::V4(n.addr()))).collect()

@@ -60,8 +60,57 @@ fn check(config: &Config) -> Result<(), Broken> {
     gateway(config)?;
     prefixes(config)?;
     networks(config)?;
+    node_port_addresses(config)?;
     etcd(config)?;
+    servers(config)?;
     dataplane(config)
+}
+
+fn node_port_addresses(config: &Config) -> Result<(), Broken> {
+    let texts = &config.cluster.node_port_addresses;
+    for text in texts {
+        if text == "primary" && texts.len() == 1 || text.parse::<IpNet>().is_ok() {
+            continue;
+        }
+        return Err(Broken::new(
+            "cluster.node_port_addresses",
+            format!("{text:?} is no network; write networks such as \"192.0.2.0/24\", or \"primary\" alone"),
+        ));
+    }
+    Ok(())
+}
+
+/// What the control plane's own servers need.
+fn servers(config: &Config) -> Result<(), Broken> {
+    let class = &config.cluster.load_balancer_class;
+    if class.is_empty() || class.contains(char::is_whitespace) {
+        return Err(Broken::new(
+            "cluster.load_balancer_class",
+            format!("{class:?} names no class; write e.g. \"turnpike.dev/turnpike\""),
+        ));
+    }
+    let dns = &config.dns;
+    let label = |l: &str| {
+        (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    if dns.zone.len() > 253 || !dns.zone.trim_end_matches('.').split('.').all(label) {
+        return Err(Broken::new(
+            "dns.zone",
+            format!("{:?} is no domain; write e.g. \"cluster.local\"", dns.zone),
+        ));
+    }
+    if dns.ttl_s > 604_800 {
+        return Err(Broken::new("dns.ttl_s", format!("{} is over a week (604800)", dns.ttl_s)));
+    }
+    for (setting, addresses) in [("dns.listen", &dns.listen), ("dns.upstream", &dns.upstream)] {
+        if let Some(bad) = addresses.iter().find(|address| address.port() == 0) {
+            return Err(Broken::new(setting, format!("{bad} has no port; write e.g. \"192.0.2.10:53\"")));
+        }
+    }
+    if let Some(server) = dns.upstream.iter().find(|server| dns.listen.contains(server)) {
+        return Err(Broken::new("dns.upstream", format!("{server} is this server itself; name another")));
+    }
+    Ok(())
 }
 
 fn gateway(config: &Config) -> Result<(), Broken> {
@@ -250,6 +299,12 @@ fn etcd(config: &Config) -> Result<(), Broken> {
             "a user needs a password: set etcd.user and etcd.password_file, or neither",
         ));
     }
+    if etcd.shrink_limit_percent > 100 {
+        return Err(Broken::new(
+            "etcd.shrink_limit_percent",
+            format!("{} is not 0 to 100", etcd.shrink_limit_percent),
+        ));
+    }
     if etcd.endpoints.is_empty() && config.cluster.mode == ClusterMode::Kubernetes {
         return Err(Broken::new(
             "etcd.endpoints",
@@ -402,6 +457,8 @@ mod tests {
         full.etcd.key_file = Some("x".into());
         full.etcd.user = Some("x".into());
         full.etcd.password_file = Some("x".into());
+        full.kubernetes.kubeconfig = Some("x".into());
+        full.kubernetes.context = Some("x".into());
         let all = toml::to_string(&full).unwrap();
         for key in all.lines().filter_map(|l| l.split_once(" = ").map(|(key, _)| key)) {
             assert!(GOOD.contains(&format!("{key} = ")), "the example must show {key}");
@@ -468,6 +525,26 @@ mod tests {
             (
                 change("node_port_range = \"30000-32767\"", "node_port_range = \"80-90\""),
                 "cluster.node_port_range",
+            ),
+            (
+                change("node_port_addresses = []", "node_port_addresses = [\"primary\", \"10.0.0.0/8\"]"),
+                "cluster.node_port_addresses: \"primary\" is no network",
+            ),
+            (change("\"turnpike.dev/turnpike\"", "\"\""), "cluster.load_balancer_class"),
+            (change("shrink_limit_percent = 50", "shrink_limit_percent = 101"), "101 is not 0 to 100"),
+            (change("zone = \"cluster.local\"", "zone = \"cluster..local\""), "dns.zone"),
+            (change("ttl_s = 5", "ttl_s = 604801"), "dns.ttl_s"),
+            (
+                change("upstream = []", "upstream = [\"192.0.2.53:0\"]"),
+                "dns.upstream: 192.0.2.53:0 has no port",
+            ),
+            (
+                change("listen = []", "listen = [\"192.0.2.9:53\"]").replacen(
+                    "upstream = []",
+                    "upstream = [\"192.0.2.9:53\"]",
+                    1,
+                ),
+                "this server itself",
             ),
             (String::new(), "dataplane.workers"),
             ("[dataplane]\nworkers = [0]\n".into(), "dataplane.ports"),

@@ -1,7 +1,8 @@
 //! What the dataplane tells the control plane.
 
+use crate::update::FrontendKey;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// One record up the ring.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,5 +32,24 @@ pub enum Event {
         address: IpAddr,
         /// Its Ethernet address while it answers.
         mac: Option<[u8; 6]>,
+    },
+    /// Part of the answer to [`crate::update::Update::CountFlows`]: flows of one frontend with one backend. Several workers answer for
+    /// themselves, so one pair may come several times.
+    FlowCount {
+        /// Of the request.
+        question: u64,
+        /// Whom the clients addressed.
+        frontend: FrontendKey,
+        /// Who serves them.
+        backend: SocketAddr,
+        /// How many.
+        flows: u64,
+    },
+    /// The end of the answer.
+    FlowsCounted {
+        /// Of the request.
+        question: u64,
+        /// All flows, also those that no [`Event::FlowCount`] had room for.
+        flows: u64,
     },
 }

@@ -1,7 +1,7 @@
 //! Limits that more than one program must agree on. One meaning, one place.
 
 /// Largest encoded [`crate::update::Update`] or [`crate::event::Event`], in bytes.
-pub const RECORD_BYTES_MAX: usize = 4096;
+pub const RECORD_BYTES_MAX: usize = 32 << 10;
 /// Longest [`crate::update::ServiceKey`], in bytes: two DNS labels of 63 and 253, a port name of 63, a protocol, separators.
 pub const SERVICE_KEY_BYTES_MAX: usize = 400;
 /// Most Service ports (namespace, name, port, protocol) one dataplane holds.
@@ -12,6 +12,12 @@ pub const FRONTENDS_MAX: usize = 262_144;
 pub const BACKENDS_PER_SERVICE_MAX: usize = 16_384;
 /// Most backends over all Service ports.
 pub const BACKENDS_MAX: usize = 1_048_576;
+/// Most source ranges of one Service port, after those that lie in others are merged.
+pub const SOURCE_RANGES_MAX: usize = 1024;
+/// Most Service networks, and most pod networks.
+pub const NETWORKS_MAX: usize = 1024;
+/// Longest session affinity, in seconds (Kubernetes: one day).
+pub const AFFINITY_TIMEOUT_S_MAX: u32 = 86_400;
 /// Largest weight of a backend (`turnpike.dev/weight`); 0 takes no new flows.
 pub const WEIGHT_MAX: u16 = 256;
 /// Most workers of one dataplane.

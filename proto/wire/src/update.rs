@@ -5,6 +5,7 @@
 //! [`Update::Reset`] is a full snapshot: what it does not put is gone after its `Commit`. The dataplane diffs a snapshot against what it
 //! has by identity ([`ServiceKey`], backend address and port), so a snapshot of what it already knows changes nothing.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -61,6 +62,36 @@ pub enum Mode {
     /// Full NAT: destination becomes the backend, source comes from the SNAT pool.
     #[default]
     Nat,
+    /// The destination becomes the backend, the client's address stays; replies are routed back through the gateway (rule A2). The
+    /// client's port stays too, unless it is taken or its replies would reach another worker.
+    Dnat,
+}
+
+/// Which backends of a Service port take new flows (rules E1 to E3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendSet {
+    /// Those of the whole cluster, narrowed by topology.
+    #[default]
+    Cluster,
+    /// Those on the node this gateway acts as.
+    Local,
+}
+
+/// What a packet of no live flow meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Treatment {
+    /// What happens to it.
+    pub action: Action,
+    /// Whom it may reach.
+    pub set: BackendSet,
+    /// How it is carried.
+    pub mode: Mode,
+}
+
+impl Treatment {
+    /// To any backend by full NAT.
+    pub const FORWARD: Self = Self { action: Action::Forward, set: BackendSet::Cluster, mode: Mode::Nat };
 }
 
 /// What a frontend does with a packet of no live flow.
@@ -113,19 +144,21 @@ pub struct Frontend {
     pub key: FrontendKey,
     /// The Service port it belongs to; put in the same or an earlier transaction.
     pub service: ServiceKey,
-    /// Which face it is.
+    /// Which face it is. The Service's source ranges guard [`FrontendKind::LoadBalancer`] alone (rules L1, P3).
     pub kind: FrontendKind,
-    /// What happens to a packet of no live flow.
-    pub action: Action,
+    /// What clients outside the cluster meet.
+    pub outside: Treatment,
+    /// What pods of the cluster ([`Cluster::pod_networks`]) meet (rule A3, and the right column of rule N's table).
+    pub inside: Treatment,
 }
 
-/// Whether a backend takes new flows.
+/// How a backend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendState {
-    /// Takes new flows by its weight.
+    /// It is ready.
     Ready,
-    /// Takes new flows only as the fall-back of rule E2 (the control plane sends it only then); live flows stay.
+    /// It is not ready, and takes new flows only as the fall-back of rules E2 and E3.
     Terminating,
 }
 
@@ -138,6 +171,23 @@ pub struct Backend {
     pub weight: u16,
     /// Whether it is ready or terminating.
     pub state: BackendState,
+    /// Whether it takes new flows of frontends that use [`BackendSet::Cluster`].
+    pub in_cluster_set: bool,
+    /// Whether it takes new flows of frontends that use [`BackendSet::Local`].
+    pub in_local_set: bool,
+    /// Whether live UDP flows may stay with it (rules U1, U2). A backend in neither set is there for its live flows alone.
+    pub serving: bool,
+}
+
+impl Backend {
+    /// Whether it takes new flows of a set.
+    #[must_use]
+    pub const fn is_in(&self, set: BackendSet) -> bool {
+        match set {
+            BackendSet::Cluster => self.in_cluster_set,
+            BackendSet::Local => self.in_local_set,
+        }
+    }
 }
 
 /// A Service port without its backends and frontends.
@@ -145,8 +195,20 @@ pub struct Backend {
 pub struct Service {
     /// Identity.
     pub key: ServiceKey,
-    /// How its packets are carried.
-    pub mode: Mode,
+    /// Session affinity by client address (rule F1), in seconds since the client's last new flow; 0: none.
+    pub affinity_timeout_s: u32,
+    /// Who may open flows to its load-balancer addresses (rule L1); empty: everyone. Of its own family, at most
+    /// [`crate::limits::SOURCE_RANGES_MAX`].
+    pub source_ranges: Vec<IpNet>,
+}
+
+/// What the networks of the cluster are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Those of cluster addresses: one that no Service has is dropped silently (rule N4). At most [`crate::limits::NETWORKS_MAX`].
+    pub service_networks: Vec<IpNet>,
+    /// Those of pods: their clients count as inside. At most [`crate::limits::NETWORKS_MAX`].
+    pub pod_networks: Vec<IpNet>,
 }
 
 /// Settings that come through etcd, so that every gateway of a fleet has the same.
@@ -165,6 +227,8 @@ pub enum Update {
     Reset,
     /// Sets what the whole fleet shares.
     PutFleet(Fleet),
+    /// Sets the networks of the cluster; none before the first.
+    PutCluster(Cluster),
     /// Adds or replaces a Service port; its backends stay.
     PutService(Service),
     /// Removes a Service port and its backends. Its frontends must be dropped in the same transaction.
@@ -179,6 +243,12 @@ pub enum Update {
     DropFrontend(FrontendKey),
     /// Makes everything since the last `Commit` take effect at once.
     Commit(Commit),
+    /// Asks how many flows are live, by frontend and backend. No part of a transaction: it may stand anywhere and is not counted in
+    /// [`Commit::records`]. A new question takes the place of one that is not answered yet.
+    CountFlows {
+        /// Comes back in the answer.
+        question: u64,
+    },
 }
 
 /// The end of a transaction.

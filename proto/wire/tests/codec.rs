@@ -1,16 +1,20 @@
 //! The codec against arbitrary values and arbitrary bytes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use turnpike_wire::codec::{
     CodecError, WIRE_VERSION, decode_event, decode_update, encode_event, encode_update,
 };
 use turnpike_wire::event::Event;
-use turnpike_wire::limits::{RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, WEIGHT_MAX};
+use turnpike_wire::limits::{
+    AFFINITY_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX,
+    WEIGHT_MAX,
+};
 use turnpike_wire::update::{
-    Action, Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
-    Service, ServiceKey, Update,
+    Action, Backend, BackendSet, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind,
+    Mode, Protocol, Service, ServiceKey, Treatment, Update,
 };
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -33,7 +37,27 @@ fn service_key() -> impl Strategy<Value = ServiceKey> {
 
 fn backend() -> impl Strategy<Value = Backend> {
     let state = prop_oneof![Just(BackendState::Ready), Just(BackendState::Terminating)];
-    (socket(), 0..=WEIGHT_MAX, state).prop_map(|(address, weight, state)| Backend { address, weight, state })
+    (socket(), 0..=WEIGHT_MAX, state, any::<[bool; 3]>()).prop_map(
+        |(address, weight, state, [in_cluster_set, in_local_set, serving])| Backend {
+            address,
+            weight,
+            state,
+            in_cluster_set,
+            in_local_set,
+            serving,
+        },
+    )
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    (address(), 0u8..=32).prop_map(|(address, length)| IpNet::new(address, length).unwrap())
+}
+
+fn treatment() -> impl Strategy<Value = Treatment> {
+    let action = prop_oneof![Just(Action::Forward), Just(Action::Reject), Just(Action::Drop)];
+    let set = prop_oneof![Just(BackendSet::Cluster), Just(BackendSet::Local)];
+    let mode = prop_oneof![Just(Mode::Nat), Just(Mode::Dnat)];
+    (action, set, mode).prop_map(|(action, set, mode)| Treatment { action, set, mode })
 }
 
 fn frontend_key() -> impl Strategy<Value = FrontendKey> {
@@ -51,13 +75,8 @@ fn frontend() -> impl Strategy<Value = Frontend> {
         Just(FrontendKind::LoadBalancer),
         Just(FrontendKind::ExternalIp),
     ];
-    let action = prop_oneof![Just(Action::Forward), Just(Action::Reject), Just(Action::Drop)];
-    (frontend_key(), service_key(), kind, action).prop_map(|(key, service, kind, action)| Frontend {
-        key,
-        service,
-        kind,
-        action,
-    })
+    (frontend_key(), service_key(), kind, treatment(), treatment())
+        .prop_map(|(key, service, kind, outside, inside)| Frontend { key, service, kind, outside, inside })
 }
 
 fn update() -> impl Strategy<Value = Update> {
@@ -66,15 +85,26 @@ fn update() -> impl Strategy<Value = Update> {
     });
     let commit = (1u64.., any::<i64>(), any::<u64>())
         .prop_map(|(generation, revision, records)| Update::Commit(Commit { generation, revision, records }));
+    let networks = || prop::collection::vec(network(), 0..20);
+    let cluster = (networks(), networks()).prop_map(|(service_networks, pod_networks)| {
+        Update::PutCluster(Cluster { service_networks, pod_networks })
+    });
+    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks()).prop_map(
+        |(key, affinity_timeout_s, source_ranges)| {
+            Update::PutService(Service { key, affinity_timeout_s, source_ranges })
+        },
+    );
     prop_oneof![
         Just(Update::Reset),
         fleet,
-        service_key().prop_map(|key| Update::PutService(Service { key, mode: Mode::Nat })),
+        cluster,
+        service,
         service_key().prop_map(Update::DropService),
         (service_key(), backend()).prop_map(|(key, backend)| Update::PutBackend(key, backend)),
         (service_key(), socket()).prop_map(|(key, address)| Update::DropBackend(key, address)),
         frontend().prop_map(Update::PutFrontend),
         frontend_key().prop_map(Update::DropFrontend),
+        any::<u64>().prop_map(|question| Update::CountFlows { question }),
         commit,
     ]
 }
@@ -85,6 +115,10 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(generation, revision)| Event::Adopted { generation, revision }),
         "\\PC{0,200}".prop_map(|reason| Event::ResyncNeeded { reason }),
         (any::<u64>(), "\\PC{0,200}").prop_map(|(generation, reason)| Event::Refused { generation, reason }),
+        (any::<u64>(), frontend_key(), socket(), any::<u64>()).prop_map(
+            |(question, frontend, backend, flows)| Event::FlowCount { question, frontend, backend, flows }
+        ),
+        (any::<u64>(), any::<u64>()).prop_map(|(question, flows)| Event::FlowsCounted { question, flows }),
         (address(), any::<Option<[u8; 6]>>()).prop_map(|(address, mac)| Event::Neighbour { address, mac }),
     ]
 }
@@ -193,12 +227,23 @@ fn impossible_values_are_refused() {
     let key = || ServiceKey("default/web:http/TCP/IPv4".into());
     let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
     let backend = |address, weight| {
-        let backend = Backend { address: socket(address), weight, state: BackendState::Ready };
+        let backend = Backend {
+            address: socket(address),
+            weight,
+            state: BackendState::Ready,
+            in_cluster_set: true,
+            in_local_set: false,
+            serving: true,
+        };
         Update::PutBackend(key(), backend)
     };
     let frontend = |address: &str| {
         let address = socket(address);
         FrontendKey { address: address.ip(), port: address.port(), protocol: Protocol::Udp }
+    };
+    let network: IpNet = "10.244.0.0/16".parse().unwrap();
+    let service = |key, affinity_timeout_s, ranges| {
+        Update::PutService(Service { key, affinity_timeout_s, source_ranges: vec![network; ranges] })
     };
     let fleet = |node_ports| Update::PutFleet(Fleet { maglev_key: [1, 2], node_ports });
     let commit = |generation| Update::Commit(Commit { generation, revision: 1, records: 0 });
@@ -211,9 +256,15 @@ fn impossible_values_are_refused() {
         (Update::DropFrontend(frontend("10.96.0.1:0")), "frontend port 0"),
         (Update::DropFrontend(frontend("224.0.0.1:53")), "frontend address is no host's"),
         (Update::DropFrontend(frontend("[::]:53")), "frontend address is no host's"),
+        (service(ServiceKey(String::new()), 0, 0), "empty Service key"),
+        (service(key(), AFFINITY_TIMEOUT_S_MAX + 1, 0), "affinity time-out over its limit"),
+        (service(key(), 0, SOURCE_RANGES_MAX + 1), "too many source ranges"),
         (
-            Update::PutService(Service { key: ServiceKey(String::new()), mode: Mode::Nat }),
-            "empty Service key",
+            Update::PutCluster(Cluster {
+                service_networks: Vec::new(),
+                pod_networks: vec![network; NETWORKS_MAX + 1],
+            }),
+            "too many networks",
         ),
         (Update::DropService(long()), "Service key is too long"),
         (Update::DropBackend(long(), socket("10.244.0.1:80")), "Service key is too long"),
@@ -224,7 +275,14 @@ fn impossible_values_are_refused() {
         assert_eq!(decode_update(&update_record(&update)), Err(CodecError::Impossible(reason)), "{update:?}");
     }
     let frontend = |service: ServiceKey, key| {
-        Update::PutFrontend(Frontend { key, service, kind: FrontendKind::ClusterIp, action: Action::Forward })
+        let treatment = Treatment::FORWARD;
+        Update::PutFrontend(Frontend {
+            key,
+            service,
+            kind: FrontendKind::ClusterIp,
+            outside: treatment,
+            inside: treatment,
+        })
     };
     let good = FrontendKey { address: Ipv4Addr::new(10, 96, 0, 1).into(), port: 53, protocol: Protocol::Udp };
     assert!(decode_update(&update_record(&frontend(key(), good))).is_ok());
