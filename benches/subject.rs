@@ -29,8 +29,8 @@ use turnpike_packet::io::{BURST, Burst, Frame, Spread};
 use turnpike_packet::tcp::{self, flags};
 use turnpike_shm::{HugeMemory, PageKind, Pages};
 use turnpike_wire::update::{
-    Action, Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
-    Service, ServiceKey, Update,
+    Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
+    Treatment, Update,
 };
 
 /// Frames between two looks at the clock.
@@ -405,20 +405,28 @@ fn service() -> Vec<Update> {
     let mut updates = vec![
         Update::Reset,
         Update::PutFleet(Fleet { maglev_key: [5, 6], node_ports: (30_000, 32_767) }),
-        Update::PutService(Service { key: key.clone(), mode: Mode::Nat }),
+        Update::PutService(Service { key: key.clone(), affinity_timeout_s: 0, source_ranges: vec![] }),
     ];
     for n in 1..=BACKENDS {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, n), 8080).into();
         updates.push(Update::PutBackend(
             key.clone(),
-            Backend { address, weight: 1, state: BackendState::Ready },
+            Backend {
+                address,
+                weight: 1,
+                state: BackendState::Ready,
+                in_cluster_set: true,
+                in_local_set: true,
+                serving: true,
+            },
         ));
     }
     updates.push(Update::PutFrontend(Frontend {
         key: FrontendKey { address: (*VIP.ip()).into(), port: VIP.port(), protocol: Protocol::Tcp },
         service: key,
         kind: FrontendKind::LoadBalancer,
-        action: Action::Forward,
+        outside: Treatment::FORWARD,
+        inside: Treatment::FORWARD,
     }));
     let records = updates.len() as u64;
     updates.push(Update::Commit(Commit { generation: 1, revision: 1, records }));

@@ -128,7 +128,7 @@ impl Conversation {
 mod tests {
     use super::*;
     use turnpike_wire::codec::encode_update;
-    use turnpike_wire::update::{Backend, BackendState, Commit, Mode, Service, ServiceKey};
+    use turnpike_wire::update::{Backend, BackendState, Commit, Service, ServiceKey};
 
     fn bytes(update: &Update) -> Vec<u8> {
         let mut record = Vec::new();
@@ -137,7 +137,11 @@ mod tests {
     }
 
     fn service(name: &str) -> Update {
-        Update::PutService(Service { key: ServiceKey(name.into()), mode: Mode::Nat })
+        Update::PutService(Service {
+            key: ServiceKey(name.into()),
+            affinity_timeout_s: 0,
+            source_ranges: vec![],
+        })
     }
 
     fn commit(generation: u64, records: u64) -> Update {
@@ -165,7 +169,14 @@ mod tests {
         let address = "10.0.0.1:80".parse().unwrap();
         Update::PutBackend(
             ServiceKey("nobody".into()),
-            Backend { address, weight: 1, state: BackendState::Ready },
+            Backend {
+                address,
+                weight: 1,
+                state: BackendState::Ready,
+                in_cluster_set: true,
+                in_local_set: true,
+                serving: true,
+            },
         )
     }
 

@@ -13,8 +13,8 @@ use turnpike_shm::{ControlSide, CounterReader, KIND_WORKER, Popped, monotonic_ms
 use turnpike_wire::codec::{decode_event, encode_update};
 use turnpike_wire::event::Event;
 use turnpike_wire::update::{
-    Action, Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
-    Service, ServiceKey, Update,
+    Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
+    Treatment, Update,
 };
 
 const VIP: &str = "203.0.113.10";
@@ -221,7 +221,17 @@ fn key(protocol: Protocol) -> ServiceKey {
 
 fn backend(protocol: Protocol, address: &str) -> Update {
     let address = address.parse().unwrap();
-    Update::PutBackend(key(protocol), Backend { address, weight: 1, state: BackendState::Ready })
+    Update::PutBackend(
+        key(protocol),
+        Backend {
+            address,
+            weight: 1,
+            state: BackendState::Ready,
+            in_cluster_set: true,
+            in_local_set: true,
+            serving: true,
+        },
+    )
 }
 
 /// One Service with a TCP and a UDP port on the VIP, two backends each.
@@ -230,13 +240,18 @@ fn snapshot() -> Vec<Update> {
         vec![Update::Reset, Update::PutFleet(Fleet { maglev_key: [1, 2], node_ports: (30_000, 32_767) })];
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let service = key(protocol);
-        updates.push(Update::PutService(Service { key: service.clone(), mode: Mode::Nat }));
+        updates.push(Update::PutService(Service {
+            key: service.clone(),
+            affinity_timeout_s: 0,
+            source_ranges: vec![],
+        }));
         updates.extend(["10.78.2.2:8080", "10.78.2.3:8080"].map(|address| backend(protocol, address)));
         updates.push(Update::PutFrontend(Frontend {
             key: FrontendKey { address: VIP.parse().unwrap(), port: 80, protocol },
             service,
             kind: FrontendKind::LoadBalancer,
-            action: Action::Forward,
+            outside: Treatment::FORWARD,
+            inside: Treatment::FORWARD,
         }));
     }
     updates
@@ -397,7 +412,14 @@ fn nothing_in_the_ring_is_trusted() {
 
         let orphan = Update::PutBackend(
             ServiceKey("nobody".into()),
-            Backend { address: "10.78.2.9:80".parse().unwrap(), weight: 1, state: BackendState::Ready },
+            Backend {
+                address: "10.78.2.9:80".parse().unwrap(),
+                weight: 1,
+                state: BackendState::Ready,
+                in_cluster_set: true,
+                in_local_set: true,
+                serving: true,
+            },
         );
         control.transaction(3, &[orphan]);
         let refused = control.wait("refused", |event| matches!(event, Event::Refused { .. }));

@@ -126,8 +126,11 @@ impl Staging {
     /// Takes one record. A commit gives the new tables, or refuses the whole transaction and leaves everything as it was.
     /// Everything else gives nothing; what is wrong with it is said at the commit.
     pub fn take(&mut self, update: Update) -> Option<Result<Arc<Tables>, Refusal>> {
-        if let Update::Commit(commit) = update {
-            return Some(self.commit(commit));
+        match update {
+            Update::Commit(commit) => return Some(self.commit(commit)),
+            // A question is no part of a transaction; it is not for the tables.
+            Update::CountFlows { .. } => return None,
+            _ => {}
         }
         self.touched.records += 1;
         if self.touched.refusal.is_none()
@@ -232,7 +235,7 @@ impl Staging {
                 self.remember_frontend(&key);
                 self.model.frontends.remove(&key);
             }
-            Update::Commit(_) => {}
+            Update::PutCluster(_) | Update::CountFlows { .. } | Update::Commit(_) => {}
         }
         Ok(())
     }
@@ -354,7 +357,7 @@ impl Staging {
                 match self.model.frontends.get(key) {
                     Some(f) => {
                         let service = self.indices.get(&f.service).copied().unwrap_or(u32::MAX);
-                        map.put(key, FrontendEntry { service, action: f.action, kind: f.kind });
+                        map.put(key, FrontendEntry { service, action: f.outside.action, kind: f.kind });
                     }
                     None => map.remove(key),
                 }
@@ -388,19 +391,22 @@ mod tests {
     use super::*;
     use crate::flow_key::FlowKey;
     use proptest::prelude::*;
-    use turnpike_wire::update::{Action, BackendState, FrontendKind, Mode, Protocol};
+    use turnpike_wire::update::{BackendState, FrontendKind, Protocol, Treatment};
 
     fn key(name: &str) -> ServiceKey {
         ServiceKey(name.into())
     }
 
     fn service(name: &str) -> Update {
-        Update::PutService(Service { key: key(name), mode: Mode::Nat })
+        Update::PutService(Service { key: key(name), affinity_timeout_s: 0, source_ranges: vec![] })
     }
 
     fn backend(name: &str, address: &str) -> Update {
         let address = address.parse().unwrap();
-        Update::PutBackend(key(name), Backend { address, weight: 1, state: BackendState::Ready })
+        let state = BackendState::Ready;
+        let backend =
+            Backend { address, weight: 1, state, in_cluster_set: true, in_local_set: true, serving: true };
+        Update::PutBackend(key(name), backend)
     }
 
     fn frontend_key(address: &str) -> FrontendKey {
@@ -414,7 +420,8 @@ mod tests {
             key: key_of,
             service: key(name),
             kind: FrontendKind::LoadBalancer,
-            action: Action::Forward,
+            outside: Treatment::FORWARD,
+            inside: Treatment::FORWARD,
         })
     }
 

@@ -18,8 +18,8 @@ use turnpike_packet::flight::{self, Flight};
 use turnpike_packet::io::{PortInfo, Spread};
 use turnpike_packet::memory::{MemoryFrame, MemoryIo, MemoryNic};
 use turnpike_wire::update::{
-    Action, Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
-    Service, ServiceKey, Update,
+    Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
+    Treatment, Update,
 };
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -98,12 +98,23 @@ impl Bed {
             vec![Update::Reset, Update::PutFleet(Fleet { maglev_key: [5, 6], node_ports: (30_000, 32_767) })];
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let key = ServiceKey(format!("default/web:http/{protocol}"));
-            updates.push(Update::PutService(Service { key: key.clone(), mode: Mode::Nat }));
+            updates.push(Update::PutService(Service {
+                key: key.clone(),
+                affinity_timeout_s: 0,
+                source_ranges: vec![],
+            }));
             for backend in backends {
                 let address = backend.parse().unwrap();
                 updates.push(Update::PutBackend(
                     key.clone(),
-                    Backend { address, weight: 1, state: BackendState::Ready },
+                    Backend {
+                        address,
+                        weight: 1,
+                        state: BackendState::Ready,
+                        in_cluster_set: true,
+                        in_local_set: true,
+                        serving: true,
+                    },
                 ));
             }
             for (address, kind) in [(VIP, FrontendKind::LoadBalancer), (CLUSTER_IP, FrontendKind::ClusterIp)]
@@ -115,7 +126,8 @@ impl Bed {
                     key: frontend,
                     service: key.clone(),
                     kind,
-                    action: Action::Forward,
+                    outside: Treatment::FORWARD,
+                    inside: Treatment::FORWARD,
                 }));
             }
         }
