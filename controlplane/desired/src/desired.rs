@@ -167,8 +167,8 @@ impl Desired {
             address: frontend.key.address,
             port: frontend.key.port,
             kind: frontend.kind,
-            action: frontend.action,
-            mode: service.map(|s| s.service.mode).unwrap_or_default(),
+            action: frontend.outside.action,
+            mode: frontend.outside.mode,
             backends: service
                 .map(|s| s.backends.values().map(ResolvedBackend::view).collect())
                 .unwrap_or_default(),

@@ -27,7 +27,7 @@ impl Model {
     fn apply(&mut self, update: &Update) {
         match update {
             Update::Reset => *self = Self::default(),
-            Update::PutFleet(_) | Update::Commit(_) => {}
+            Update::PutFleet(_) | Update::PutCluster(_) | Update::Commit(_) | Update::CountFlows { .. } => {}
             Update::PutService(service) => {
                 self.services
                     .entry(service.key.clone())

@@ -168,7 +168,14 @@ fn choose(merged: BTreeMap<SocketAddr, Candidate<'_>>, around: Surroundings<'_>,
         let endpoint = candidate.endpoint;
         let weight = weight(endpoint, around, &mut found.problems);
         let backend = ResolvedBackend {
-            backend: Backend { address, weight, state },
+            backend: Backend {
+                address,
+                weight,
+                state,
+                in_cluster_set: true,
+                in_local_set: false,
+                serving: endpoint.conditions.serving.unwrap_or(true),
+            },
             node: endpoint.node_name.clone().unwrap_or_default(),
             zone: endpoint.zone.clone().unwrap_or_default(),
         };

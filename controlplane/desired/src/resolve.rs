@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, SERVICES_MAX};
-use turnpike_wire::update::{Action, Frontend, FrontendKey, Mode, Service as WireService, ServiceKey};
+use turnpike_wire::update::{Action, Frontend, FrontendKey, Service as WireService, ServiceKey, Treatment};
 
 /// What is kept of a Service between two rounds.
 #[derive(Clone, Debug, Default)]
@@ -236,7 +236,11 @@ impl Resolver {
                 resolution.frontends.push(Arc::new(frontend));
             }
             services.push(ResolvedService {
-                service: WireService { key: port.key.clone(), mode: Mode::Nat },
+                service: WireService {
+                    key: port.key.clone(),
+                    affinity_timeout_s: 0,
+                    source_ranges: Vec::new(),
+                },
                 owner: key.clone(),
                 port_name: port.name.clone(),
                 protocol: port.protocol,
@@ -266,8 +270,15 @@ fn resolved_frontend(
     } else {
         Action::Forward
     };
+    let treatment = Treatment { action, ..Treatment::FORWARD };
     ResolvedFrontend {
-        frontend: Frontend { key: face.key, service: port.key.clone(), kind: face.kind, action },
+        frontend: Frontend {
+            key: face.key,
+            service: port.key.clone(),
+            kind: face.kind,
+            outside: treatment,
+            inside: treatment,
+        },
         owner: owner.clone(),
         port_name: port.name.clone(),
         source_ranges: if face.kind == LoadBalancer { ranges.to_vec() } else { Vec::new() },
