@@ -4,7 +4,7 @@
 //! the object's message in field 2. Everything else that may stand in etcd is refused by name, so that an operator knows what to change.
 //! Next in a Service's walk: [`crate::tracker`].
 
-use crate::k8s::{EndpointSlice, Node, Pod, Service, ServiceCidr};
+use crate::k8s::{EndpointSlice, Node, Pod, RangeAllocation, Service, ServiceCidr};
 use crate::object::{Kind, Object, ObjectKey};
 use prost::Message;
 
@@ -37,14 +37,14 @@ struct Unknown {
     content_type: String,
 }
 
-/// Why a value is not an object that can be used.
+/// Why a value is not an object that can be used. Each says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Nothing there.
-    #[error("the value is empty")]
+    #[error("the value is empty: write the object anew through the Kubernetes API, or delete the key")]
     Empty,
     /// Over [`VALUE_BYTES_MAX`].
-    #[error("the value has {bytes} bytes, over the limit of {VALUE_BYTES_MAX}")]
+    #[error("the value has {bytes} bytes, over the limit of {VALUE_BYTES_MAX}: make the object smaller")]
     TooLong {
         /// Its length.
         bytes: usize,
@@ -66,27 +66,45 @@ pub enum DecodeError {
         provider: String,
     },
     /// None of the known forms.
-    #[error("the value starts with {found:02x?}, which is no form of a Kubernetes object")]
+    #[error(
+        "the value starts with {found:02x?}, which is no form of a Kubernetes object: look for what wrote it past the Kubernetes API, and write the object anew"
+    )]
     NoObject {
         /// Its first bytes.
         found: Vec<u8>,
     },
     /// Ends too early, or is damaged.
-    #[error("the value is truncated or damaged: {0}")]
+    #[error("the value is truncated or damaged ({0}): write the object anew through the Kubernetes API")]
     Damaged(String),
-    /// Another version of the API, or another kind.
-    #[error("the value is a {found}, expected {} {expected}: have the object written anew by a current kube-apiserver", expected.api_version())]
-    OtherType {
+    /// The right kind, in a version of the API that is not read.
+    #[error(
+        "the value is a {found} {kind}, and Turnpike reads {expected} alone: have a current kube-apiserver write the object anew (a storage version migration)"
+    )]
+    OtherVersion {
+        /// Kind.
+        kind: String,
+        /// API version found.
+        found: String,
+        /// API version that is read.
+        expected: &'static str,
+    },
+    /// Another kind than the key is for.
+    #[error("the value is a {found}, but its key is for a {expected}: delete the key, or write the right object")]
+    OtherKind {
         /// API version and kind found.
         found: String,
         /// Kind that belongs under the key.
-        expected: Kind,
+        expected: &'static str,
     },
     /// Compressed or otherwise encoded inside the envelope.
-    #[error("the object is encoded as {0:?} inside its envelope, which Turnpike does not read")]
+    #[error(
+        "the object is encoded as {0:?} inside its envelope, which Turnpike does not read: write the object anew with plain protobuf storage"
+    )]
     ContentEncoding(String),
     /// Moved or copied from another key.
-    #[error("the object says it is {found}, but its key says {expected}")]
+    #[error(
+        "the object says it is {found}, but its key says {expected}: it was copied past the Kubernetes API; delete the key"
+    )]
     OtherName {
         /// By its metadata.
         found: ObjectKey,
@@ -97,20 +115,7 @@ pub enum DecodeError {
 
 /// Reads the value of the object `key`. Total: any bytes give an object or an error.
 pub fn decode(kind: Kind, key: &ObjectKey, value: &[u8]) -> Result<Object, DecodeError> {
-    let Some(body) = value.strip_prefix(&MAGIC) else { return Err(foreign(value)) };
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(DecodeError::TooLong { bytes: value.len() });
-    }
-    let unknown = Unknown::decode(body).map_err(|e| DecodeError::Damaged(e.to_string()))?;
-    let found = &unknown.type_meta;
-    if Kind::from_type(&found.api_version, &found.kind) != Some(kind) {
-        let found = format!("{} {}", found.api_version, found.kind);
-        return Err(DecodeError::OtherType { found, expected: kind });
-    }
-    if !unknown.content_encoding.is_empty() {
-        return Err(DecodeError::ContentEncoding(unknown.content_encoding));
-    }
-    let raw = unknown.raw;
+    let raw = open(value, kind.api_version(), kind.name())?;
     let object = match kind {
         Kind::Service => Service::decode(raw).map(Object::from),
         Kind::EndpointSlice => EndpointSlice::decode(raw).map(Object::from),
@@ -121,6 +126,37 @@ pub fn decode(kind: Kind, key: &ObjectKey, value: &[u8]) -> Result<Object, Decod
     .map_err(|e| DecodeError::Damaged(e.to_string()))?;
     let found = object.key();
     if found == *key { Ok(object) } else { Err(DecodeError::OtherName { found, expected: key.clone() }) }
+}
+
+/// Reads a network of service addresses as clusters without ServiceCIDR objects keep it.
+pub fn decode_range(value: &[u8]) -> Result<RangeAllocation, DecodeError> {
+    let raw = open(value, "v1", "RangeAllocation")?;
+    RangeAllocation::decode(raw).map_err(|e| DecodeError::Damaged(e.to_string()))
+}
+
+/// Takes the message out of its envelope, if it is of that type.
+fn open(value: &[u8], api_version: &'static str, kind: &'static str) -> Result<prost::bytes::Bytes, DecodeError> {
+    let Some(body) = value.strip_prefix(&MAGIC) else { return Err(foreign(value)) };
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(DecodeError::TooLong { bytes: value.len() });
+    }
+    let unknown = Unknown::decode(body).map_err(|e| DecodeError::Damaged(e.to_string()))?;
+    let found = unknown.type_meta;
+    if found.kind != kind {
+        let found = format!("{} {}", found.api_version, found.kind);
+        return Err(DecodeError::OtherKind { found, expected: kind });
+    }
+    if found.api_version != api_version {
+        return Err(DecodeError::OtherVersion {
+            kind: found.kind,
+            found: found.api_version,
+            expected: api_version,
+        });
+    }
+    if !unknown.content_encoding.is_empty() {
+        return Err(DecodeError::ContentEncoding(unknown.content_encoding));
+    }
+    Ok(unknown.raw)
 }
 
 /// Names the form of a value that is not protobuf.
@@ -177,9 +213,10 @@ fn message(object: &Object) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DecodeError, decode, encode};
+    use super::{DecodeError, MAGIC, TypeMeta, Unknown, VALUE_BYTES_MAX, decode, encode};
     use crate::k8s::{EndpointSlice, ObjectMeta, Service};
     use crate::object::{Kind, Object, ObjectKey};
+    use prost::Message;
     use proptest::prelude::*;
 
     fn web() -> Object {
@@ -219,7 +256,7 @@ mod tests {
             (b"k8", "truncated"),
             (b"garbage", "no form"),
             (&good[..good.len() / 2], "truncated"),
-            (&beta, "is a v2 Service, expected v1 Service"),
+            (&beta, "is a v2 Service, and Turnpike reads v1 alone"),
         ];
         for (value, words) in rows {
             let error = decode(Kind::Service, &key, value).unwrap_err().to_string();
@@ -227,9 +264,56 @@ mod tests {
         }
         assert_eq!(decode(Kind::Service, &key, &good), Ok(web()));
         let error = decode(Kind::Pod, &key, &good).unwrap_err();
-        assert_eq!(error, DecodeError::OtherType { found: "v1 Service".into(), expected: Kind::Pod });
+        assert_eq!(error, DecodeError::OtherKind { found: "v1 Service".into(), expected: "Pod" });
         let error = decode(Kind::Service, &ObjectKey::new("shop", "api"), &good).unwrap_err();
         assert!(error.to_string().contains("says it is shop/web, but its key says shop/api"), "{error}");
+    }
+
+    #[test]
+    fn every_refusal_is_of_its_own_words_and_says_what_to_do() {
+        let key = ObjectKey::new("shop", "web");
+        let good = encode(&web());
+        let typed = |version: &str, kind: &str, encoding: &str| {
+            let unknown = Unknown {
+                type_meta: TypeMeta { api_version: version.into(), kind: kind.into() },
+                raw: Vec::new().into(),
+                content_encoding: encoding.into(),
+                content_type: String::new(),
+            };
+            [MAGIC.to_vec(), unknown.encode_to_vec()].concat()
+        };
+        let values: [(&str, Vec<u8>); 10] = [
+            ("Empty", Vec::new()),
+            ("TooLong", [MAGIC.as_slice(), &vec![0; VALUE_BYTES_MAX]].concat()),
+            ("Json", b"{}".to_vec()),
+            ("Cbor", b"\xd9\xd9\xf7\xa0".to_vec()),
+            ("Encrypted", b"k8s:enc:kms:v2:".to_vec()),
+            ("NoObject", b"hello".to_vec()),
+            ("Damaged", good[..good.len() - 9].to_vec()),
+            ("OtherVersion", typed("v1beta1", "Service", "")),
+            ("OtherKind", typed("v1", "ConfigMap", "")),
+            ("ContentEncoding", typed("v1", "Service", "gzip")),
+        ];
+        let mut texts = std::collections::BTreeSet::new();
+        for (name, value) in values {
+            let error = decode(Kind::Service, &key, &value).unwrap_err();
+            assert!(format!("{error:?}").starts_with(name), "{name}: {error:?}");
+            let text = error.to_string();
+            let mend = text.split_once(": ").map(|(_, mend)| mend).unwrap_or_default();
+            let has_mend = ["write", "run", "exclude", "delete", "make", "have", "look"]
+                .iter()
+                .any(|verb| mend.contains(verb));
+            assert!(has_mend, "{name}: {text}");
+            assert!(texts.insert(text.chars().take(24).collect::<String>()), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_network_of_an_old_cluster_is_read() {
+        // As kube-apiserver writes /registry/ranges/serviceips: empty metadata, the network, a bitmap.
+        let value = b"k8s\0\x0a\x15\x0a\x02v1\x12\x0fRangeAllocation\x12\x23\x0a\x10\x0a\0\x12\0\x1a\0\"\0*\x002\x008\0B\0\x12\x0c10.96.0.0/12\x1a\x01\x02\x1a\0\"\0";
+        assert_eq!(super::decode_range(value).unwrap().range, "10.96.0.0/12");
+        assert_eq!(super::decode_range(b"{}"), Err(DecodeError::Json));
     }
 
     #[test]

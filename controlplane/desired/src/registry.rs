@@ -4,6 +4,36 @@
 
 use crate::object::{Kind, ObjectKey};
 
+/// What is listed and watched as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// All objects of a kind.
+    Objects(Kind),
+    /// The networks of service addresses of clusters that have no ServiceCIDR objects yet.
+    ServiceRanges,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 6] = [
+        Self::Objects(Kind::Service),
+        Self::Objects(Kind::EndpointSlice),
+        Self::Objects(Kind::Pod),
+        Self::Objects(Kind::Node),
+        Self::Objects(Kind::ServiceCidr),
+        Self::ServiceRanges,
+    ];
+
+    /// Whether nothing can be forwarded without it.
+    #[must_use]
+    pub const fn is_required(self) -> bool {
+        matches!(self, Self::Objects(Kind::Service | Kind::EndpointSlice))
+    }
+}
+
+/// Names below `ranges/` whose values are networks; `servicenodeports` is none.
+const SERVICE_RANGES: [&str; 2] = ["serviceips", "secondaryserviceips"];
+
 /// The tree of Kubernetes objects in one etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
@@ -35,6 +65,22 @@ impl Registry {
         format!("{}/{}/", self.prefix, path(kind))
     }
 
+    /// What to list and watch for a part. Ends with a slash.
+    #[must_use]
+    pub fn part_prefix(&self, part: Part) -> String {
+        match part {
+            Part::Objects(kind) => self.list_prefix(kind),
+            Part::ServiceRanges => format!("{}/ranges/", self.prefix),
+        }
+    }
+
+    /// Whether a key holds a network of service addresses.
+    #[must_use]
+    pub fn is_service_range(&self, key: &[u8]) -> bool {
+        let below = key.strip_prefix(self.prefix.as_bytes()).and_then(|key| key.strip_prefix(b"/ranges/"));
+        below.is_some_and(|name| SERVICE_RANGES.iter().any(|range| range.as_bytes() == name))
+    }
+
     /// The key of one object.
     #[must_use]
     pub fn key(&self, kind: Kind, object: &ObjectKey) -> String {
@@ -62,7 +108,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::Registry;
+    use super::{Part, Registry};
     use crate::object::{Kind, ObjectKey};
 
     #[test]
@@ -83,6 +129,25 @@ mod tests {
                 assert_eq!(registry.parse(key.as_bytes()), Some((kind, object)), "{key}");
             }
         }
+    }
+
+    #[test]
+    fn networks_of_service_addresses_are_told_from_other_ranges() {
+        let registry = Registry::new("/registry");
+        let rows = [
+            ("/registry/ranges/serviceips", true),
+            ("/registry/ranges/secondaryserviceips", true),
+            ("/registry/ranges/servicenodeports", false),
+            ("/registry/ranges/", false),
+            ("/other/ranges/serviceips", false),
+        ];
+        for (key, is_range) in rows {
+            assert_eq!(registry.is_service_range(key.as_bytes()), is_range, "{key}");
+            assert_eq!(registry.parse(key.as_bytes()), None, "{key}");
+        }
+        assert_eq!(registry.part_prefix(Part::ServiceRanges), "/registry/ranges/");
+        let required: Vec<Part> = Part::ALL.into_iter().filter(|part| part.is_required()).collect();
+        assert_eq!(required, [Part::Objects(Kind::Service), Part::Objects(Kind::EndpointSlice)]);
     }
 
     #[test]

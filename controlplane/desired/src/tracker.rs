@@ -10,7 +10,7 @@
 use crate::envelope;
 use crate::k8s::{EndpointSlice, Node, Pod, Service, ServiceCidr};
 use crate::object::{Kind, Object, ObjectKey};
-use crate::registry::Registry;
+use crate::registry::{Part, Registry};
 use crate::words::{HEADLESS_LABEL, SERVICE_NAME_LABEL, WEIGHT_ANNOTATION};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,10 +50,27 @@ pub struct Replaced {
     pub skipped: usize,
 }
 
+/// How much of what traffic depends on is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ViewSize {
+    /// Services.
+    pub services: u64,
+    /// Endpoints of all slices.
+    pub endpoints: u64,
+}
+
+/// A network of service addresses by its key, as clusters without ServiceCIDR objects keep it.
+#[derive(Clone, Debug)]
+struct ServiceRange {
+    network: Option<IpNet>,
+    revision: i64,
+    skipped: Option<Skipped>,
+}
+
 type Store<T> = BTreeMap<ObjectKey, Tracked<T>>;
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. A clone shares the objects.
+#[derive(Clone, Debug)]
 pub struct Tracker {
     registry: Registry,
     awaited: BTreeSet<Kind>,
@@ -62,6 +79,7 @@ pub struct Tracker {
     pods: Store<Pod>,
     nodes: Store<Node>,
     cidrs: Store<ServiceCidr>,
+    ranges: BTreeMap<String, ServiceRange>,
     /// Names of the slices of each Service; both are in one namespace.
     slices_of: BTreeMap<ObjectKey, BTreeSet<String>>,
     skipped: BTreeMap<(Kind, ObjectKey), Skipped>,
@@ -92,6 +110,7 @@ impl Tracker {
             pods: Store::new(),
             nodes: Store::new(),
             cidrs: Store::new(),
+            ranges: BTreeMap::new(),
             slices_of: BTreeMap::new(),
             skipped: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -101,6 +120,9 @@ impl Tracker {
 
     /// Takes one event of a watch. Says whether it was news: keys of no object and events older than what is known are not.
     pub fn apply(&mut self, event: &RegistryEvent<'_>) -> bool {
+        if self.registry.is_service_range(event.key) {
+            return self.apply_range(event);
+        }
         let Some((kind, key)) = self.registry.parse(event.key) else { return false };
         if self.revision_of(kind, &key).is_some_and(|known| known >= event.mod_revision) {
             return false;
@@ -139,6 +161,49 @@ impl Tracker {
         replaced
     }
 
+    /// Takes a full list of a part: what is not in it is gone.
+    pub fn replace_part<'a>(&mut self, part: Part, list: impl IntoIterator<Item = RegistryEvent<'a>>) {
+        match part {
+            Part::Objects(kind) => drop(self.replace_all(kind, list)),
+            Part::ServiceRanges => {
+                let mut known = std::mem::take(&mut self.ranges);
+                for event in list {
+                    if !self.registry.is_service_range(event.key) {
+                        continue;
+                    }
+                    let key = String::from_utf8_lossy(event.key).into_owned();
+                    // The list counts, also when revisions have gone back; the last good network is kept for a value that is none.
+                    if let Some(range) = known.remove(&key) {
+                        self.ranges.insert(key, ServiceRange { revision: 0, ..range });
+                    }
+                    self.apply_range(&event);
+                }
+                self.all_dirty |= !known.is_empty();
+            }
+        }
+    }
+
+    /// Goes on without a part that cannot be read: it counts as empty.
+    pub fn forgo(&mut self, part: Part) {
+        self.replace_part(part, []);
+    }
+
+    /// How much of what traffic depends on is there.
+    #[must_use]
+    pub fn size(&self) -> ViewSize {
+        let endpoints = self.slices.values().map(|slice| slice.object.endpoints.len() as u64).sum();
+        ViewSize { services: self.services.len() as u64, endpoints }
+    }
+
+    /// Services of `before` that are gone, also as values that cannot be used.
+    #[must_use]
+    pub fn services_gone_since(&self, before: &Self) -> u64 {
+        let is_gone = |key: &&ObjectKey| {
+            !self.services.contains_key(*key) && !self.skipped.contains_key(&(Kind::Service, (*key).clone()))
+        };
+        before.services.keys().filter(is_gone).count() as u64
+    }
+
     /// Whether every awaited kind was listed once (rule S13).
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -148,7 +213,8 @@ impl Tracker {
     /// Values that could not be used, by kind and name.
     #[must_use]
     pub fn skipped(&self) -> Vec<Skipped> {
-        self.skipped.values().cloned().collect()
+        let ranges = self.ranges.values().filter_map(|range| range.skipped.as_ref());
+        self.skipped.values().chain(ranges).cloned().collect()
     }
 
     /// All Services.
@@ -206,11 +272,14 @@ impl Tracker {
         names.filter_map(|name| self.slices.get(&ObjectKey::new(&service.namespace, name)))
     }
 
-    /// Networks of the ServiceCIDR objects; texts that are no network are left out.
+    /// Networks of the ServiceCIDR objects; texts that are no network are left out. A cluster that has no such object yet keeps its
+    /// networks under `ranges/`.
     pub fn service_networks(&self) -> impl Iterator<Item = IpNet> {
+        let ranges = if self.cidrs.is_empty() { self.ranges.values().collect() } else { Vec::new() };
         self.cidrs
             .values()
             .flat_map(|cidr| cidr.object.spec.cidrs.iter().filter_map(|text| text.parse().ok()))
+            .chain(ranges.into_iter().filter_map(|range| range.network))
     }
 
     /// Services that must be resolved anew, and forgets them.
@@ -226,8 +295,11 @@ impl Tracker {
         let object = match envelope::decode(kind, key, value) {
             Ok(object) => object,
             Err(error) => {
-                let skipped =
-                    Skipped { key: self.registry.key(kind, key), revision, reason: error.to_string() };
+                let reason = match self.good_revision(kind, key) {
+                    Some(good) => format!("{error}; the version of revision {good} stays in force"),
+                    None => format!("{error}; nothing of it is in force"),
+                };
+                let skipped = Skipped { key: self.registry.key(kind, key), revision, reason };
                 self.skipped.insert((kind, key.clone()), skipped);
                 return Outcome::Skipped;
             }
@@ -257,6 +329,34 @@ impl Tracker {
                 outcome
             }
         }
+    }
+
+    fn apply_range(&mut self, event: &RegistryEvent<'_>) -> bool {
+        let key = String::from_utf8_lossy(event.key).into_owned();
+        let before = self.ranges.get(&key).cloned();
+        if before.as_ref().is_some_and(|range| range.revision >= event.mod_revision) {
+            return false;
+        }
+        let known = before.as_ref().and_then(|range| range.network);
+        let revision = event.mod_revision;
+        let Some(value) = event.value else {
+            self.all_dirty |= known.is_some();
+            return self.ranges.remove(&key).is_some();
+        };
+        let read = envelope::decode_range(value).map_err(|error| error.to_string()).and_then(|allocation| {
+            let text = allocation.range;
+            text.parse::<IpNet>().map_err(|_| format!("the range {text:?} is no network: correct it"))
+        });
+        let range = match read {
+            Ok(network) => ServiceRange { network: Some(network), revision, skipped: None },
+            Err(reason) => {
+                let skipped = Some(Skipped { key: key.clone(), revision, reason });
+                ServiceRange { network: known, revision, skipped }
+            }
+        };
+        self.all_dirty |= range.network != known;
+        self.ranges.insert(key, range);
+        true
     }
 
     fn put_slice(&mut self, key: &ObjectKey, new: EndpointSlice, revision: i64) -> Outcome {
@@ -333,15 +433,19 @@ impl Tracker {
         }
     }
 
-    fn revision_of(&self, kind: Kind, key: &ObjectKey) -> Option<i64> {
-        let known = match kind {
+    /// The revision of the version that is in force.
+    fn good_revision(&self, kind: Kind, key: &ObjectKey) -> Option<i64> {
+        match kind {
             Kind::Service => self.services.get(key).map(|t| t.revision),
             Kind::EndpointSlice => self.slices.get(key).map(|t| t.revision),
             Kind::Pod => self.pods.get(key).map(|t| t.revision),
             Kind::Node => self.nodes.get(key).map(|t| t.revision),
             Kind::ServiceCidr => self.cidrs.get(key).map(|t| t.revision),
-        };
-        known.max(self.skipped.get(&(kind, key.clone())).map(|skipped| skipped.revision))
+        }
+    }
+
+    fn revision_of(&self, kind: Kind, key: &ObjectKey) -> Option<i64> {
+        self.good_revision(kind, key).max(self.skipped.get(&(kind, key.clone())).map(|skipped| skipped.revision))
     }
 
     fn known_keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {

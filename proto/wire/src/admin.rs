@@ -37,6 +37,8 @@ pub enum Request {
     },
     /// How the gateway is.
     Status,
+    /// Take the view of etcd that is held back because it has shrunk.
+    AcceptView,
 }
 
 /// Names one object.
@@ -92,6 +94,8 @@ pub enum Reply {
     },
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::AcceptView`]: what was held back and is in force now.
+    Accepted(HeldBack),
     /// Refused; nothing was changed.
     Error {
         /// Names the thing and the mend; may have several lines.
@@ -192,6 +196,38 @@ pub struct EtcdStatus {
     pub reconnects: u64,
     /// Times everything had to be listed anew because history was compacted.
     pub relists: u64,
+    /// The member that is watched, and its version; empty before there was one.
+    #[serde(default)]
+    pub member: String,
+    /// Time since the member said anything, in milliseconds; none: it never did.
+    #[serde(default)]
+    pub last_heard_ms: Option<u64>,
+    /// Times changes were taken before all watches were known to be equally far, because waiting took too long.
+    #[serde(default)]
+    pub cuts_forced: u64,
+    /// What is done without, e.g. objects that may not be read, with the mend.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// A view of etcd that is not in force because too much is gone from it.
+    #[serde(default)]
+    pub held_back: Option<HeldBack>,
+}
+
+/// A list of all objects that lacks so much of what was known that it is not taken; the state before stays in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// Services known before.
+    pub services_before: u64,
+    /// Services in the list.
+    pub services_now: u64,
+    /// Endpoints known before.
+    pub endpoints_before: u64,
+    /// Endpoints in the list.
+    pub endpoints_now: u64,
+    /// Since when, in seconds since 1970.
+    pub since_unix_s: u64,
+    /// What is gone, and the mend.
+    pub reason: String,
 }
 
 /// What was made of etcd's objects.

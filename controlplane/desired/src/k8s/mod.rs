@@ -16,6 +16,7 @@ mod int_or_string;
 mod meta;
 mod node;
 mod pod;
+mod range_allocation;
 mod service;
 mod service_cidr;
 mod time;
@@ -29,6 +30,7 @@ pub use node::{Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, Taint};
 pub use pod::{
     Container, ContainerPort, HostIp, Pod, PodCondition, PodIp, PodReadinessGate, PodSpec, PodStatus,
 };
+pub use range_allocation::RangeAllocation;
 pub use service::{
     ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, PortStatus, Service, ServicePort, ServiceSpec,
     ServiceStatus, SessionAffinityConfig,
