@@ -178,7 +178,8 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Adopted { .. } => {}
+            // Counts come to a question alone, and none is asked here.
+            Event::Adopted { .. } | Event::FlowCount { .. } | Event::FlowsCounted { .. } => {}
             Event::ResyncNeeded { reason } => {
                 warn!("the dataplane asks for a snapshot: {reason}");
                 self.snapshot_again(&reason);

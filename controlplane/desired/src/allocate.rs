@@ -8,7 +8,7 @@ use crate::desired::Family;
 use crate::k8s::{LoadBalancerIngress, Service};
 use crate::object::ObjectKey;
 use crate::settings::Rules;
-use crate::words::{ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, LOAD_BALANCER_CLASS};
+use crate::words::{ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -276,8 +276,7 @@ impl Choice<'_> {
     }
 
     fn public_addresses(&self, service: &mut Service, errors: &mut Vec<Shortage>) {
-        let class = service.spec.load_balancer_class.as_deref();
-        if service.spec.r#type != "LoadBalancer" || class.is_some_and(|class| class != LOAD_BALANCER_CLASS) {
+        if !self.rules.load_balancer_class.is_ours(service) {
             service.status.load_balancer.ingress.clear();
             return;
         }

@@ -17,6 +17,9 @@ fn pool(name: &str, networks: &[&str]) -> Pool {
 
 fn rules() -> Rules {
     Rules {
+        load_balancer_class: crate::settings::LoadBalancerClass::from_config(
+            &turnpike_wire::config::Config::default(),
+        ),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()],
         node_port_range: PortRange { first: 30000, last: 32767 },
         pools: vec![

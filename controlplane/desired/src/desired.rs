@@ -1,5 +1,6 @@
 //! The resolved truth: every Service port with its backends, every address that is answered, and what could not be done.
 
+use crate::health::HealthCheck;
 use crate::object::ObjectKey;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -7,15 +8,36 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_wire::admin::{BackendView, FrontendView};
-use turnpike_wire::update::{Backend, Frontend, FrontendKey, Protocol, Service, ServiceKey};
+use turnpike_wire::update::{
+    Action, Backend, Cluster, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey, Treatment,
+};
 
 /// What the dataplane should know. Parts are shared with the state before, so that a copy and a [`crate::diff`] cost little.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// Every Service port of each family.
     pub services: BTreeMap<ServiceKey, Arc<ResolvedService>>,
     /// Every address, port and protocol that is answered.
     pub frontends: BTreeMap<FrontendKey, Arc<ResolvedFrontend>>,
+    /// The networks of the cluster.
+    pub cluster: Cluster,
+    /// What each health check port tells (rule H1).
+    pub health_checks: BTreeMap<u16, HealthCheck>,
+    /// Whether the node this gateway acts as may have load-balancer traffic (rule H6): it is neither being deleted nor about to be taken
+    /// away by the autoscaler. True for a gateway that is no node.
+    pub node_eligible: bool,
+}
+
+impl Default for Desired {
+    fn default() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            cluster: Cluster::default(),
+            health_checks: BTreeMap::new(),
+            node_eligible: true,
+        }
+    }
 }
 
 /// One Service port of one address family.
@@ -31,7 +53,7 @@ pub struct ResolvedService {
     pub protocol: Protocol,
     /// Its address family.
     pub family: Family,
-    /// The set in use (rule E2), by address.
+    /// Those that take new flows and those that may keep their live ones, by address.
     pub backends: BTreeMap<SocketAddr, ResolvedBackend>,
     /// etcd revision of the youngest object this is made from.
     pub from_revision: i64,
@@ -150,15 +172,40 @@ impl Desired {
         self.services.values().map(|service| service.backends.len()).sum()
     }
 
-    /// Every frontend as people and scripts see it, in order of its key.
+    /// Every frontend as a client outside the cluster meets it, in order of its key.
     #[must_use]
     pub fn views(&self) -> Vec<FrontendView> {
-        self.frontends.values().map(|frontend| self.view(frontend)).collect()
+        self.frontends.values().map(|frontend| self.view(frontend, frontend.frontend.outside)).collect()
     }
 
-    fn view(&self, resolved: &ResolvedFrontend) -> FrontendView {
+    /// Every frontend as this client meets it.
+    #[must_use]
+    pub fn views_for(&self, client: IpAddr) -> Vec<FrontendView> {
+        self.frontends
+            .values()
+            .map(|frontend| self.view(frontend, self.treatment(frontend, client)))
+            .collect()
+    }
+
+    /// What a client's packet of no live flow meets.
+    #[must_use]
+    pub fn treatment(&self, resolved: &ResolvedFrontend, client: IpAddr) -> Treatment {
+        let frontend = &resolved.frontend;
+        let is_inside = self.cluster.pod_networks.iter().any(|network| network.contains(&client));
+        let treatment = if is_inside { frontend.inside } else { frontend.outside };
+        let ranges = self.services.get(&frontend.service).map_or(&[][..], |s| &s.service.source_ranges);
+        let is_guarded = frontend.kind == FrontendKind::LoadBalancer && !ranges.is_empty();
+        if is_guarded && !ranges.iter().any(|range| range.contains(&client)) {
+            return Treatment { action: Action::Drop, ..treatment };
+        }
+        treatment
+    }
+
+    fn view(&self, resolved: &ResolvedFrontend, treatment: Treatment) -> FrontendView {
         let frontend = &resolved.frontend;
         let service = self.services.get(&frontend.service);
+        let backends = service.into_iter().flat_map(|s| s.backends.values());
+        let chosen = backends.filter(|backend| backend.backend.is_in(treatment.set));
         FrontendView {
             namespace: resolved.owner.namespace.clone(),
             service: resolved.owner.name.clone(),
@@ -167,12 +214,10 @@ impl Desired {
             address: frontend.key.address,
             port: frontend.key.port,
             kind: frontend.kind,
-            action: frontend.outside.action,
-            mode: frontend.outside.mode,
-            backends: service
-                .map(|s| s.backends.values().map(ResolvedBackend::view).collect())
-                .unwrap_or_default(),
-            affinity_timeout_s: 0,
+            action: treatment.action,
+            mode: treatment.mode,
+            backends: chosen.map(ResolvedBackend::view).collect(),
+            affinity_timeout_s: service.map_or(0, |s| s.service.affinity_timeout_s),
             source_ranges: resolved.source_ranges.clone(),
             from_revision: resolved.from_revision,
         }

@@ -29,8 +29,12 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Update> {
             Some(after) => diff_service(before, after, &mut put_services),
         }
     }
+    let mut updates = Vec::new();
+    if old.cluster != new.cluster {
+        updates.push(Update::PutCluster(new.cluster.clone()));
+    }
     // Services that are gone go last: a frontend may have passed from one of them to a new one.
-    let mut updates = dropped_frontends;
+    updates.extend(dropped_frontends);
     updates.extend(put_services);
     updates.extend(put_frontends);
     updates.extend(dropped_services);

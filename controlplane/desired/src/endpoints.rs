@@ -1,9 +1,11 @@
-//! The slices of a Service port → its backends (rules S7 to S10, E2, E4).
+//! The slices of a Service port → its backends and which of them take new flows (rules S7 to S11, E1 to E6).
 
 use crate::address_guard::danger;
 use crate::desired::{Family, ProblemKind, ResolvedBackend};
 use crate::frontends::protocol;
 use crate::k8s::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use crate::policy::Choice;
+use crate::topology::{Place, Topology};
 use crate::words::WEIGHT_DEFAULT;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +21,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) port_name: &'a str,
     pub(crate) protocol: Protocol,
     pub(crate) family: Family,
+    /// Whether the Cluster set is needed (rule E1).
+    pub(crate) cluster_set: bool,
+    /// Whether the Local set is needed (rule E1).
+    pub(crate) local_set: bool,
 }
 
 /// What must be known of the world beside the slices.
@@ -28,8 +34,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) own_addresses: &'a BTreeSet<IpAddr>,
     /// Whether an address is one of a Service: packets to it would come back to the gateway.
     pub(crate) is_service_address: &'a dyn Fn(IpAddr) -> bool,
-    /// The node this gateway acts as; empty: none.
-    pub(crate) node_name: &'a str,
+    /// Where this gateway is.
+    pub(crate) place: Place<'a>,
     /// The weight annotation of a pod of the Service's namespace.
     pub(crate) weight_of_pod: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -37,8 +43,12 @@ pub(crate) struct Surroundings<'a> {
 /// The endpoints of one Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Endpoints {
-    /// The set in use.
+    /// Those that take new flows, and those that keep their live ones.
     pub(crate) backends: BTreeMap<SocketAddr, ResolvedBackend>,
+    /// What there is to choose from.
+    pub(crate) choice: Choice,
+    /// Addresses of the local ready ones (rule H3).
+    pub(crate) local_ready: BTreeSet<IpAddr>,
     /// What was left out.
     pub(crate) problems: Vec<(ProblemKind, String)>,
     /// Addresses left out because they are a Service's; they count again once they are not.
@@ -67,8 +77,10 @@ fn usable(conditions: EndpointConditions) -> Use {
 
 struct Candidate<'a> {
     endpoint: &'a Endpoint,
+    /// On the node this gateway acts as; a gateway that is no node is one hop away from all.
     local: bool,
     usable: Use,
+    serving: bool,
 }
 
 /// Merges the slices and chooses the set in use.
@@ -101,9 +113,11 @@ pub(crate) fn endpoints<'a>(
                     refused.insert(address, reason);
                     continue;
                 }
-                let local =
-                    !around.node_name.is_empty() && endpoint.node_name.as_deref() == Some(around.node_name);
-                let candidate = Candidate { endpoint, local, usable: usable(endpoint.conditions) };
+                let node = around.place.node;
+                let local = node.is_empty() || endpoint.node_name.as_deref() == Some(node);
+                let usable = usable(endpoint.conditions);
+                let serving = endpoint.conditions.serving.unwrap_or(true);
+                let candidate = Candidate { endpoint, local, usable, serving };
                 let socket = SocketAddr::new(address, port);
                 // Of two records of one endpoint the local one counts (rule S9), then the one that is of more use.
                 let better =
@@ -117,7 +131,7 @@ pub(crate) fn endpoints<'a>(
     found.refused_service_addresses =
         refused.keys().copied().filter(|address| (around.is_service_address)(*address)).collect();
     tell_refused(&refused, &mut found.problems);
-    choose(merged, around, &mut found);
+    choose(&merged, wanted, around, &mut found);
     found
 }
 
@@ -150,37 +164,85 @@ fn tell_refused(refused: &BTreeMap<IpAddr, &'static str>, problems: &mut Vec<(Pr
     }
 }
 
-/// All ready endpoints; if there are none, those that serve while they end; else nobody (rule E2).
-fn choose(merged: BTreeMap<SocketAddr, Candidate<'_>>, around: Surroundings<'_>, found: &mut Endpoints) {
-    let best = merged.values().map(|candidate| candidate.usable).max().unwrap_or(Use::None);
-    let state = match best {
-        Use::None => return,
-        Use::Fallback => BackendState::Terminating,
-        Use::Ready => BackendState::Ready,
-    };
-    let chosen = merged.into_iter().filter(|(_, candidate)| candidate.usable == best);
-    let mut left_out = 0_usize;
-    for (address, candidate) in chosen {
-        if found.backends.len() == BACKENDS_PER_SERVICE_MAX {
-            left_out += 1;
-            continue;
-        }
-        let endpoint = candidate.endpoint;
-        let weight = weight(endpoint, around, &mut found.problems);
-        let backend = ResolvedBackend {
-            backend: Backend {
-                address,
-                weight,
-                state,
-                in_cluster_set: true,
-                in_local_set: false,
-                serving: endpoint.conditions.serving.unwrap_or(true),
-            },
-            node: endpoint.node_name.clone().unwrap_or_default(),
-            zone: endpoint.zone.clone().unwrap_or_default(),
+/// Who takes new flows.
+struct Sets {
+    topology: Topology,
+    /// What a member of the Cluster set must be.
+    cluster: Option<Use>,
+    /// What a member of the Local set must be.
+    local: Option<Use>,
+}
+
+impl Sets {
+    /// The ready, and where there are none those that serve while they end; each set falls back on its own (rules E2, E3).
+    fn of(merged: &BTreeMap<SocketAddr, Candidate<'_>>, wanted: Wanted<'_>, place: Place<'_>) -> Self {
+        let best = |candidates: &mut dyn Iterator<Item = &Candidate<'_>>| {
+            candidates.map(|candidate| candidate.usable).max().filter(|best| *best != Use::None)
         };
-        found.backends.insert(address, backend);
+        let ready = merged.values().filter(|c| c.usable == Use::Ready).map(|c| c.endpoint);
+        Self {
+            topology: Topology::of(ready, place),
+            cluster: best(&mut merged.values()).filter(|_| wanted.cluster_set),
+            local: best(&mut merged.values().filter(|c| c.local)).filter(|_| wanted.local_set),
+        }
     }
+
+    fn in_cluster_set(&self, candidate: &Candidate<'_>, place: Place<'_>) -> bool {
+        // The fall-back ignores topology.
+        self.cluster == Some(candidate.usable)
+            && (candidate.usable != Use::Ready || self.topology.allows(candidate.endpoint, place))
+    }
+
+    fn in_local_set(&self, candidate: &Candidate<'_>) -> bool {
+        candidate.local && self.local == Some(candidate.usable)
+    }
+}
+
+/// Everybody who takes new flows or may keep live ones (rules E2 to E6, U1 to U3).
+fn choose(
+    merged: &BTreeMap<SocketAddr, Candidate<'_>>,
+    wanted: Wanted<'_>,
+    around: Surroundings<'_>,
+    found: &mut Endpoints,
+) {
+    let sets = Sets::of(merged, wanted, around.place);
+    let mut left_out = 0_usize;
+    // Those that take new flows come first, should there be too many.
+    for takes_new_flows in [true, false] {
+        for (address, candidate) in merged {
+            let in_cluster_set = sets.in_cluster_set(candidate, around.place);
+            let in_local_set = sets.in_local_set(candidate);
+            let keeps_flows = candidate.serving && !(in_cluster_set || in_local_set);
+            let is_turn = if takes_new_flows { in_cluster_set || in_local_set } else { keeps_flows };
+            if !is_turn {
+                continue;
+            }
+            if found.backends.len() == BACKENDS_PER_SERVICE_MAX {
+                left_out += 1;
+                continue;
+            }
+            let endpoint = candidate.endpoint;
+            let state =
+                if candidate.usable == Use::Ready { BackendState::Ready } else { BackendState::Terminating };
+            let backend = Backend {
+                address: *address,
+                weight: weight(endpoint, around, &mut found.problems),
+                state,
+                in_cluster_set,
+                in_local_set,
+                serving: candidate.serving,
+            };
+            let (node, zone) = (endpoint.node_name.clone(), endpoint.zone.clone());
+            let resolved =
+                ResolvedBackend { backend, node: node.unwrap_or_default(), zone: zone.unwrap_or_default() };
+            found.backends.insert(*address, resolved);
+            found.choice.cluster |= in_cluster_set;
+            found.choice.local |= in_local_set;
+        }
+    }
+    found.choice.anybody = merged.values().any(|candidate| candidate.usable != Use::None);
+    let local_ready = merged.iter().filter(|(_, c)| c.local && c.usable == Use::Ready);
+    found.local_ready = local_ready.map(|(address, _)| address.ip()).collect();
     if left_out != 0 {
         let message = format!(
             "{left_out} endpoints are over the limit of {BACKENDS_PER_SERVICE_MAX} for a Service port"

@@ -1,15 +1,18 @@
-//! A Service → the addresses and ports it is to be answered on (rules S1 to S6), before its endpoints are looked at.
+//! A Service → the addresses and ports it is to be answered on (rules S1 to S6, P3, P4, C8), before its endpoints are looked at.
 
 use crate::address_guard::danger;
 use crate::desired::{Family, ProblemKind};
 use crate::k8s::{Service, ServicePort};
+use crate::policy::{Admitted, Policies, admitted};
 use crate::settings::Settings;
-use crate::words::{CLUSTER_IP_NONE, MODE_ANNOTATION, SERVICE_PROXY_LABEL};
+use crate::words::{CLUSTER_IP_NONE, SERVICE_PROXY_LABEL};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use turnpike_wire::limits::SERVICE_KEY_BYTES_MAX;
 use turnpike_wire::update::{FrontendKey, FrontendKind, Protocol, ServiceKey};
+
+type Problems = Vec<(ProblemKind, String)>;
 
 /// What one Service is to be answered on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,12 @@ pub(crate) struct Faces {
     pub(crate) ports: Vec<PortFaces>,
     /// Its cluster and load-balancer addresses; no backend may have one of them.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What it says about its packets.
+    pub(crate) policies: Policies,
+    /// The family of its first cluster address.
+    pub(crate) primary: Option<Family>,
+    /// The port that tells whether there are endpoints here (rule H1).
+    pub(crate) health_check_port: Option<u16>,
     /// What is not done.
     pub(crate) problems: Vec<(ProblemKind, String)>,
 }
@@ -30,6 +39,10 @@ pub(crate) struct PortFaces {
     pub(crate) protocol: Protocol,
     pub(crate) family: Family,
     pub(crate) frontends: Vec<Face>,
+    /// It has a NodePort, a load-balancer or an external address (rule E1).
+    pub(crate) is_reachable_from_outside: bool,
+    /// Who may connect to its load-balancer addresses.
+    pub(crate) admitted: Admitted,
 }
 
 /// One address and port.
@@ -37,8 +50,6 @@ pub(crate) struct PortFaces {
 pub(crate) struct Face {
     pub(crate) key: FrontendKey,
     pub(crate) kind: FrontendKind,
-    /// The owner wants it closed to some clients, which this version cannot do: nobody gets in.
-    pub(crate) closed: bool,
 }
 
 /// The protocol of a port; empty means TCP.
@@ -98,8 +109,13 @@ fn is_forwarded(service: &Service) -> bool {
         && !labels.contains_key(SERVICE_PROXY_LABEL)
 }
 
-/// What the Service is to be answered on.
-pub(crate) fn faces(service: &Service, settings: &Settings, service_networks: &[IpNet]) -> Faces {
+/// What the Service is to be answered on; `assigned` are load-balancer addresses it has from Turnpike beside those of its status.
+pub(crate) fn faces(
+    service: &Service,
+    settings: &Settings,
+    service_networks: &[IpNet],
+    assigned: &BTreeSet<IpAddr>,
+) -> Faces {
     let mut faces = Faces::default();
     if !is_forwarded(service) {
         return faces;
@@ -112,7 +128,8 @@ pub(crate) fn faces(service: &Service, settings: &Settings, service_networks: &[
         ));
         return faces;
     }
-    not_honoured(service, settings, problems);
+    faces.policies = Policies::of(service, problems);
+    faces.health_check_port = health_check_port(service, faces.policies, problems);
     let cluster: Vec<(Family, IpAddr)> = cluster_addresses(service, problems)
         .into_iter()
         .filter(|(_, address)| match refused_cluster_address(*address, settings) {
@@ -123,11 +140,23 @@ pub(crate) fn faces(service: &Service, settings: &Settings, service_networks: &[
             }
         })
         .collect();
-    let public = load_balancer_addresses(service, settings, service_networks, problems);
-    let closed = |family| is_closed(&service.spec.load_balancer_source_ranges, family);
+    faces.primary = cluster.first().map(|(family, _)| *family);
+    let guard = Guard { settings, service_networks };
+    let public = load_balancer_addresses(service, &guard, assigned, problems);
+    let external = external_addresses(service, &guard, problems);
+    let admitted: Vec<Admitted> = cluster
+        .iter()
+        .map(|(family, _)| {
+            if public.is_empty() {
+                Admitted::Everyone
+            } else {
+                admitted(service, *family, settings, &public, problems)
+            }
+        })
+        .collect();
     for (index, port) in service.spec.ports.iter().enumerate() {
         let Some((number, protocol)) = sound_port(index, port, problems) else { continue };
-        for &(family, cluster_address) in &cluster {
+        for (&(family, cluster_address), admitted) in cluster.iter().zip(&admitted) {
             let key = service_key(service, &port.name, protocol, family);
             if key.0.len() > SERVICE_KEY_BYTES_MAX {
                 let message = format!(
@@ -143,23 +172,38 @@ pub(crate) fn faces(service: &Service, settings: &Settings, service_networks: &[
                 problems.push((ProblemKind::Invalid, message));
                 continue;
             }
-            let face = |address, port, kind, closed| Face {
-                key: FrontendKey { address, port, protocol },
-                kind,
-                closed,
+            let mut frontends: Vec<Face> = Vec::new();
+            // An address that is there in two roles has the first of them.
+            let mut face = |address, port, kind| {
+                let key = FrontendKey { address, port, protocol };
+                if !frontends.iter().any(|known| known.key == key) {
+                    frontends.push(Face { key, kind });
+                }
             };
-            let mut frontends = vec![face(cluster_address, number, FrontendKind::ClusterIp, false)];
-            if let Some(node_port) = node_port(index, port, problems) {
-                let own = settings.node_port_addresses.iter().filter(|own| Family::of(**own) == family);
-                frontends.extend(own.map(|own| face(*own, node_port, FrontendKind::NodePort, false)));
+            let of_family = |address: &&IpAddr| Family::of(**address) == family;
+            face(cluster_address, number, FrontendKind::ClusterIp);
+            let node_port = node_port(index, port, problems);
+            if let Some(node_port) = node_port {
+                let own = settings.node_port_addresses.iter().filter(of_family);
+                own.for_each(|own| face(*own, node_port, FrontendKind::NodePort));
             }
-            let vips = public.iter().filter(|address| Family::of(**address) == family);
-            frontends.extend(vips.map(|vip| face(*vip, number, FrontendKind::LoadBalancer, closed(family))));
-            faces.ports.push(PortFaces { key, name: port.name.clone(), protocol, family, frontends });
+            public.iter().filter(of_family).for_each(|a| face(*a, number, FrontendKind::LoadBalancer));
+            external.iter().filter(of_family).for_each(|a| face(*a, number, FrontendKind::ExternalIp));
+            faces.ports.push(PortFaces {
+                key,
+                name: port.name.clone(),
+                protocol,
+                family,
+                is_reachable_from_outside: node_port.is_some()
+                    || public.iter().chain(&external).any(|address| of_family(&address)),
+                frontends,
+                admitted: admitted.clone(),
+            });
         }
     }
     let served = |address: &IpAddr| cluster.iter().any(|(family, _)| *family == Family::of(*address));
-    faces.addresses = cluster.iter().map(|(_, a)| *a).chain(public.iter().copied().filter(served)).collect();
+    let others = public.iter().chain(&external).copied().filter(served);
+    faces.addresses = cluster.iter().map(|(_, a)| *a).chain(others).collect();
     faces
 }
 
@@ -214,90 +258,111 @@ fn refused_cluster_address(address: IpAddr, settings: &Settings) -> Option<&'sta
     danger(address).or_else(|| settings.own_addresses.contains(&address).then_some("is the gateway's own"))
 }
 
-/// The addresses of `status.loadBalancer` that may be answered (rule S6, CVE-2020-8554).
+/// The health check port of a load balancer that keeps to local endpoints (rule H1).
+fn health_check_port(service: &Service, policies: Policies, problems: &mut Problems) -> Option<u16> {
+    let stated = service.spec.health_check_node_port;
+    if service.spec.r#type != "LoadBalancer" || !policies.is_external_local() || stated == 0 {
+        return None;
+    }
+    let port = u16::try_from(stated).ok();
+    if port.is_none() {
+        problems.push((ProblemKind::Invalid, format!("spec.healthCheckNodePort: {stated} is not 1..65535")));
+    }
+    port
+}
+
+/// What no address from outside may be, whoever wrote it (CVE-2020-8554).
+struct Guard<'a> {
+    settings: &'a Settings,
+    service_networks: &'a [IpNet],
+}
+
+impl Guard<'_> {
+    fn refuses(&self, address: IpAddr) -> Option<&'static str> {
+        danger(address).or_else(|| {
+            if self.settings.own_addresses.contains(&address) {
+                Some("is the gateway's own")
+            } else if self.service_networks.iter().any(|network| network.contains(&address)) {
+                Some("is in a Service CIDR")
+            } else {
+                None
+            }
+        })
+    }
+}
+
+/// The load-balancer addresses that may be answered: those of the status (rule S6), and those that Turnpike assigned.
 fn load_balancer_addresses(
     service: &Service,
-    settings: &Settings,
-    service_networks: &[IpNet],
-    problems: &mut Vec<(ProblemKind, String)>,
+    guard: &Guard<'_>,
+    assigned: &BTreeSet<IpAddr>,
+    problems: &mut Problems,
 ) -> BTreeSet<IpAddr> {
-    let mut accepted = BTreeSet::new();
+    let mut stated = assigned.clone();
     for (index, ingress) in service.status.load_balancer.ingress.iter().enumerate() {
         if ingress.ip.is_empty() || ingress.ip_mode.as_deref().is_some_and(|mode| mode != "VIP") {
             continue;
         }
-        let Ok(address) = ingress.ip.parse::<IpAddr>() else {
-            let message =
-                format!("status.loadBalancer.ingress[{index}].ip: {:?} is no IP address", ingress.ip);
-            problems.push((ProblemKind::Invalid, message));
-            continue;
-        };
-        let in_cluster = |address: &IpAddr| service_networks.iter().any(|network| network.contains(address));
-        let refused = danger(address).or_else(|| {
-            if service.spec.r#type != "LoadBalancer" {
-                Some("is of a Service that is not of type LoadBalancer")
-            } else if settings.own_addresses.contains(&address) {
-                Some("is the gateway's own")
-            } else if in_cluster(&address) {
-                Some("is in a Service CIDR")
-            } else if !settings.load_balancer_scope.contains(address) {
-                Some("is in no address pool of this gateway; add it to [[cluster.pools]] to have it answered")
-            } else {
-                None
-            }
-        });
-        match refused {
-            None => drop(accepted.insert(address)),
-            Some(reason) => {
-                problems.push((ProblemKind::Refused, format!("load-balancer address {address} {reason}")));
+        match ingress.ip.parse::<IpAddr>() {
+            Ok(address) => drop(stated.insert(address)),
+            Err(_) => {
+                let message =
+                    format!("status.loadBalancer.ingress[{index}].ip: {:?} is no IP address", ingress.ip);
+                problems.push((ProblemKind::Invalid, message));
             }
         }
     }
-    accepted
+    let refused = |address: IpAddr| {
+        if service.spec.r#type != "LoadBalancer" {
+            return Some("is of a Service that is not of type LoadBalancer");
+        }
+        let in_scope = guard.settings.load_balancer_scope.contains(address);
+        guard.refuses(address).or_else(|| {
+            (!in_scope).then_some(
+                "is in no address pool of this gateway; add it to [[cluster.pools]] to have it answered",
+            )
+        })
+    };
+    keep(stated, "load-balancer address", refused, problems)
 }
 
-/// Whether source ranges close the load-balancer addresses of a family to anybody (rules L1, L3). A text that is no network closes both.
-fn is_closed(ranges: &[String], family: Family) -> bool {
-    let mut restricted = false;
-    for range in ranges {
-        match range.trim().parse::<IpNet>() {
-            Ok(network) if Family::of(network.addr()) == family => {
-                if network.prefix_len() == 0 {
-                    return false;
-                }
-                restricted = true;
-            }
-            Ok(_) => {}
-            Err(_) => restricted = true,
+/// The external addresses that are answered (rules S5, C8).
+fn external_addresses(service: &Service, guard: &Guard<'_>, problems: &mut Problems) -> BTreeSet<IpAddr> {
+    let texts = &service.spec.external_ips;
+    if texts.is_empty() {
+        return BTreeSet::new();
+    }
+    if !guard.settings.external_ips {
+        let message = "spec.externalIPs are not answered: whoever writes a Service could take any address with them; set external_ips = true in [cluster] to have them answered";
+        problems.push((ProblemKind::NotHonoured, message.into()));
+        return BTreeSet::new();
+    }
+    let mut stated = BTreeSet::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) => drop(stated.insert(address)),
+            Err(_) => problems.push((
+                ProblemKind::Invalid,
+                format!("spec.externalIPs[{index}]: {text:?} is no IP address"),
+            )),
         }
     }
-    restricted
+    keep(stated, "external address", |address| guard.refuses(address), problems)
 }
 
-/// What the Service asks for that is not done here, so that its owner can see it.
-fn not_honoured(service: &Service, settings: &Settings, problems: &mut Vec<(ProblemKind, String)>) {
-    let spec = &service.spec;
-    let mut warn = |message: String| problems.push((ProblemKind::NotHonoured, message));
-    if spec.session_affinity == "ClientIP" {
-        warn("spec.sessionAffinity: ClientIP is not honoured: each connection of a client chooses a pod of its own".into());
-    }
-    let ranges = &spec.load_balancer_source_ranges;
-    if is_closed(ranges, Family::V4) || is_closed(ranges, Family::V6) {
-        warn("spec.loadBalancerSourceRanges cannot be enforced: the load-balancer addresses are closed to everyone".into());
-    }
-    if spec.external_traffic_policy == "Local" {
-        warn("spec.externalTrafficPolicy: Local is not honoured: pods see the gateway's address instead of the client's".into());
-    }
-    if spec.internal_traffic_policy.as_deref() == Some("Local") && !settings.node_name.is_empty() {
-        warn("spec.internalTrafficPolicy: Local is not honoured: pods of all nodes are used".into());
-    }
-    if spec.traffic_distribution.is_some() && !settings.zone.is_empty() {
-        warn("spec.trafficDistribution is not honoured: pods of all zones are used alike".into());
-    }
-    if !spec.external_ips.is_empty() {
-        warn("spec.externalIPs are not answered".into());
-    }
-    if let Some(mode) = service.metadata.annotations.get(MODE_ANNOTATION).filter(|mode| *mode != "nat") {
-        warn(format!("annotation {MODE_ANNOTATION}: {mode:?} is not honoured: packets are carried by nat"));
-    }
+/// Tells of the refused ones and gives the others.
+fn keep(
+    mut addresses: BTreeSet<IpAddr>,
+    what: &str,
+    refused: impl Fn(IpAddr) -> Option<&'static str>,
+    problems: &mut Problems,
+) -> BTreeSet<IpAddr> {
+    addresses.retain(|address| match refused(*address) {
+        None => true,
+        Some(reason) => {
+            problems.push((ProblemKind::Refused, format!("{what} {address} {reason}")));
+            false
+        }
+    });
+    addresses
 }

@@ -1,25 +1,30 @@
 //! The rules: Services and slices → what the dataplane should know.
 //!
 //! Incremental: only the Services the tracker names are computed, and those whose backends a changed Service address touches.
-//! Rules S1 to S10, S13, E2, E4, E5 and N1. What a Service asks for and this version does not do is never silently dropped: it is among
-//! [`Resolver::problems`], and where the wish was to keep somebody out, the address is closed.
+//! What a Service asks for and is not done is never silently dropped: it is among [`Resolver::problems`], and where the wish was to keep
+//! somebody out, the address is closed.
 //! Next in a Service's walk: [`crate::diff`].
 
 use crate::claims::Claims;
 use crate::desired::{Desired, Problem, ProblemKind, ResolvedFrontend, ResolvedService};
-use crate::endpoints::{Surroundings, Wanted, endpoints};
+use crate::endpoints::{Endpoints, Surroundings, Wanted, endpoints};
 use crate::frontends::{Face, Faces, PortFaces, faces};
+use crate::health::HealthChecks;
 use crate::k8s::EndpointSlice;
 use crate::object::ObjectKey;
+use crate::policy::Admitted;
 use crate::settings::Settings;
+use crate::survey::Survey;
+use crate::topology::Place;
 use crate::tracker::Tracker;
 use crate::words::WEIGHT_ANNOTATION;
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, SERVICES_MAX};
-use turnpike_wire::update::{Action, Frontend, FrontendKey, Service as WireService, ServiceKey, Treatment};
+use turnpike_wire::update::{
+    Action, Frontend, FrontendKey, FrontendKind, Service as WireService, ServiceKey,
+};
 
 /// What is kept of a Service between two rounds.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,8 @@ struct Resolution {
     frontends: Vec<Arc<ResolvedFrontend>>,
     problems: Vec<(ProblemKind, String)>,
     refused_service_addresses: BTreeSet<IpAddr>,
+    /// Its health check port, with the number of its local ready endpoints.
+    health_check: Option<(u16, usize)>,
 }
 
 /// See the module.
@@ -40,6 +47,12 @@ pub struct Resolver {
     /// How many Services have each cluster or load-balancer address.
     service_addresses: BTreeMap<IpAddr, usize>,
     claims: Claims,
+    health_checks: HealthChecks,
+    /// Load-balancer addresses that Services have from Turnpike.
+    assigned: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
+    /// Services whose assigned addresses changed.
+    reassigned: BTreeSet<ObjectKey>,
+    survey: Survey,
     desired: Arc<Desired>,
 }
 
@@ -52,6 +65,10 @@ impl Resolver {
             resolutions: BTreeMap::new(),
             service_addresses: BTreeMap::new(),
             claims: Claims::default(),
+            health_checks: HealthChecks::default(),
+            assigned: BTreeMap::new(),
+            reassigned: BTreeSet::new(),
+            survey: Survey::default(),
             desired: Arc::default(),
         }
     }
@@ -61,11 +78,34 @@ impl Resolver {
         if !tracker.is_complete() {
             return None;
         }
+        if tracker.take_surroundings_dirty() {
+            self.look_around(tracker);
+        }
+        std::mem::take(&mut self.reassigned).into_iter().for_each(|service| tracker.touch(service));
         let dirty = tracker.take_dirty();
         if !dirty.is_empty() {
             self.resolve_services(tracker, &dirty);
         }
         Some(Arc::clone(&self.desired))
+    }
+
+    /// Sets the load-balancer addresses that a Service has from Turnpike, beside those of its status; empty: none. Counts at the next
+    /// [`Resolver::resolve`].
+    pub fn assign(&mut self, service: ObjectKey, addresses: BTreeSet<IpAddr>) {
+        let before = if addresses.is_empty() {
+            self.assigned.remove(&service).unwrap_or_default()
+        } else {
+            self.assigned.insert(service.clone(), addresses.clone()).unwrap_or_default()
+        };
+        if before != addresses {
+            self.reassigned.insert(service);
+        }
+    }
+
+    /// The load-balancer addresses that a Service has from Turnpike.
+    #[must_use]
+    pub fn assigned(&self, service: &ObjectKey) -> Option<&BTreeSet<IpAddr>> {
+        self.assigned.get(service)
     }
 
     /// The last state that was resolved; empty before the first.
@@ -78,8 +118,12 @@ impl Resolver {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let own = self.resolutions.iter().flat_map(|(key, resolution)| problems_of(key, resolution));
-        let mut problems: Vec<Problem> =
-            own.chain(self.claims.conflicts()).chain(self.over_limits()).collect();
+        let mut problems: Vec<Problem> = own
+            .chain(self.claims.conflicts())
+            .chain(self.health_checks.conflicts())
+            .chain(self.over_limits())
+            .chain(self.survey.problems.iter().cloned())
+            .collect();
         problems.sort();
         problems.dedup();
         problems
@@ -90,8 +134,8 @@ impl Resolver {
     pub fn problems_of(&self, service: &ObjectKey) -> Vec<Problem> {
         let name = format!("Service {service}");
         let own = self.resolutions.get(service).into_iter().flat_map(|r| problems_of(service, r));
-        let mut problems: Vec<Problem> =
-            own.chain(self.claims.conflicts().filter(|p| p.object == name)).collect();
+        let conflicts = self.claims.conflicts().chain(self.health_checks.conflicts());
+        let mut problems: Vec<Problem> = own.chain(conflicts.filter(|p| p.object == name)).collect();
         problems.sort();
         problems.dedup();
         problems
@@ -113,15 +157,30 @@ impl Resolver {
         })
     }
 
+    /// Takes the Nodes and ServiceCIDRs anew. Another zone may mean other endpoints for every Service.
+    fn look_around(&mut self, tracker: &mut Tracker) {
+        let survey = Survey::of(tracker, &self.settings);
+        if survey.zone != self.survey.zone {
+            tracker.touch_all();
+        }
+        let known = &self.desired;
+        if known.cluster != survey.cluster || known.node_eligible != survey.node_eligible {
+            let desired = Arc::make_mut(&mut self.desired);
+            desired.cluster = survey.cluster.clone();
+            desired.node_eligible = survey.node_eligible;
+        }
+        self.survey = survey;
+    }
+
     fn resolve_services(&mut self, tracker: &Tracker, dirty: &BTreeSet<ObjectKey>) {
-        let networks: Vec<IpNet> =
-            self.settings.service_cidrs.iter().copied().chain(tracker.service_networks()).collect();
         let mut todo = BTreeMap::new();
         let mut moved = BTreeSet::new();
         for key in dirty {
-            let found =
-                tracker.service(key).map(|t| faces(&t.object, &self.settings, &networks)).unwrap_or_default();
             let none = BTreeSet::new();
+            let assigned = self.assigned.get(key).unwrap_or(&none);
+            let networks = &self.survey.service_networks;
+            let found = tracker.service(key).map(|t| faces(&t.object, &self.settings, networks, assigned));
+            let found = found.unwrap_or_default();
             let before = self.resolutions.get(key).map_or(&none, |resolution| &resolution.faces.addresses);
             moved.extend(count_addresses(&mut self.service_addresses, before, &found.addresses));
             todo.insert(key.clone(), found);
@@ -168,6 +227,10 @@ impl Resolver {
         let (resolution, services) = self.compute(tracker, &key, found);
         let desired = Arc::make_mut(&mut self.desired);
         if let Some(old) = self.resolutions.remove(&key) {
+            if let Some((port, _)) = old.health_check {
+                self.health_checks.remove(port, old.created, &key);
+                set_health_check(desired, &self.health_checks, port);
+            }
             for frontend in &old.frontends {
                 self.claims.remove(frontend, old.created);
                 touched.insert(frontend.frontend.key);
@@ -187,6 +250,10 @@ impl Resolver {
         for frontend in &resolution.frontends {
             self.claims.add(Arc::clone(frontend), resolution.created);
             touched.insert(frontend.frontend.key);
+        }
+        if let Some((port, local_endpoints)) = resolution.health_check {
+            self.health_checks.add(port, resolution.created, key.clone(), local_endpoints);
+            set_health_check(desired, &self.health_checks, port);
         }
         if tracker.service(&key).is_some() {
             self.resolutions.insert(key, resolution);
@@ -215,7 +282,7 @@ impl Resolver {
         let around = Surroundings {
             own_addresses: &self.settings.own_addresses,
             is_service_address: &is_service_address,
-            node_name: &self.settings.node_name,
+            place: Place { node: &self.settings.node_name, zone: &self.survey.zone },
             weight_of_pod: &weight_of_pod,
         };
         let mut resolution = Resolution {
@@ -223,23 +290,36 @@ impl Resolver {
             ..Default::default()
         };
         let mut services = Vec::with_capacity(found.ports.len());
+        let mut local_ready = BTreeSet::new();
         for port in &found.ports {
-            let wanted = Wanted { port_name: &port.name, protocol: port.protocol, family: port.family };
-            let endpoints = endpoints(slices.iter().map(|(slice, _)| *slice), wanted, around);
-            resolution.problems.extend(endpoints.problems);
-            resolution.refused_service_addresses.extend(endpoints.refused_service_addresses);
-            let empty = endpoints.backends.is_empty();
+            let (cluster_set, local_set) = found.policies.uses(port.is_reachable_from_outside);
+            let wanted = Wanted {
+                port_name: &port.name,
+                protocol: port.protocol,
+                family: port.family,
+                cluster_set,
+                local_set,
+            };
+            let mut endpoints = endpoints(slices.iter().map(|(slice, _)| *slice), wanted, around);
+            resolution.problems.append(&mut endpoints.problems);
+            resolution.refused_service_addresses.append(&mut endpoints.refused_service_addresses);
+            if found.primary == Some(port.family) {
+                local_ready.append(&mut endpoints.local_ready);
+            }
             resolution.services.push(port.key.clone());
+            let ranges = source_ranges(&tracked.object.spec.load_balancer_source_ranges, port);
             for face in &port.frontends {
-                let ranges = &tracked.object.spec.load_balancer_source_ranges;
-                let frontend = resolved_frontend(key, port, face, empty, ranges, from_revision);
+                let frontend = resolved_frontend(key, &found, port, face, &endpoints, &ranges, from_revision);
                 resolution.frontends.push(Arc::new(frontend));
             }
             services.push(ResolvedService {
                 service: WireService {
                     key: port.key.clone(),
-                    affinity_timeout_s: 0,
-                    source_ranges: Vec::new(),
+                    affinity_timeout_s: found.policies.affinity_timeout_s,
+                    source_ranges: match &port.admitted {
+                        Admitted::Ranges(ranges) => ranges.clone(),
+                        Admitted::Everyone | Admitted::Nobody => Vec::new(),
+                    },
                 },
                 owner: key.clone(),
                 port_name: port.name.clone(),
@@ -249,40 +329,45 @@ impl Resolver {
                 from_revision,
             });
         }
+        resolution.health_check = found.health_check_port.map(|port| (port, local_ready.len()));
         resolution.faces = found;
         (resolution, services)
     }
 }
 
+/// The source ranges of a port's family as they were written, without blanks (rule S5).
+fn source_ranges(texts: &[String], port: &PortFaces) -> Vec<String> {
+    let of_family = |text: &&str| text.contains(':') == (port.family == crate::desired::Family::V6);
+    texts.iter().map(|text| text.trim()).filter(of_family).map(str::to_owned).collect()
+}
+
 fn resolved_frontend(
     owner: &ObjectKey,
+    faces: &Faces,
     port: &PortFaces,
     face: &Face,
-    no_backends: bool,
+    endpoints: &Endpoints,
     ranges: &[String],
     from_revision: i64,
 ) -> ResolvedFrontend {
-    use turnpike_wire::update::FrontendKind::LoadBalancer;
-    let action = if face.closed {
-        Action::Drop
-    } else if no_backends {
-        Action::Reject
-    } else {
-        Action::Forward
-    };
-    let treatment = Treatment { action, ..Treatment::FORWARD };
+    let is_guarded = face.kind == FrontendKind::LoadBalancer;
+    let (mut outside, mut inside) = faces.policies.treatments(face.kind, endpoints.choice);
+    if is_guarded && port.admitted == Admitted::Nobody {
+        (outside.action, inside.action) = (Action::Drop, Action::Drop);
+    }
     ResolvedFrontend {
-        frontend: Frontend {
-            key: face.key,
-            service: port.key.clone(),
-            kind: face.kind,
-            outside: treatment,
-            inside: treatment,
-        },
+        frontend: Frontend { key: face.key, service: port.key.clone(), kind: face.kind, outside, inside },
         owner: owner.clone(),
         port_name: port.name.clone(),
-        source_ranges: if face.kind == LoadBalancer { ranges.to_vec() } else { Vec::new() },
+        source_ranges: if is_guarded { ranges.to_vec() } else { Vec::new() },
         from_revision,
+    }
+}
+
+fn set_health_check(desired: &mut Desired, health_checks: &HealthChecks, port: u16) {
+    match health_checks.winner(port) {
+        Some(winner) => drop(desired.health_checks.insert(port, winner)),
+        None => drop(desired.health_checks.remove(&port)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What of the configuration the rules need.
 
+use crate::desired::Family;
+use crate::k8s::Service;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,11 +16,15 @@ pub struct Settings {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Networks of the cluster addresses, as configured; those of ServiceCIDR objects come from the tracker.
     pub service_cidrs: Vec<IpNet>,
+    /// Networks of pods, as configured; empty: those of the Node objects.
+    pub pod_cidrs: Vec<IpNet>,
     /// Which load-balancer addresses may be answered.
     pub load_balancer_scope: LoadBalancerScope,
+    /// Whether `spec.externalIPs` are answered (rule C8).
+    pub external_ips: bool,
     /// The Kubernetes node this gateway acts as; empty: none.
     pub node_name: String,
-    /// Its topology zone; empty: none.
+    /// Its topology zone; empty: that of the Node object.
     pub zone: String,
 }
 
@@ -62,12 +68,65 @@ impl Settings {
         let snat = config.snat_addresses().into_iter().map(IpAddr::V4);
         Self {
             own_addresses: ports.iter().copied().chain(snat).collect(),
-            node_port_addresses: ports,
+            node_port_addresses: node_port_addresses(
+                &config.own_addresses(),
+                &config.cluster.node_port_addresses,
+            ),
             service_cidrs: config.cluster.service_cidrs.clone(),
+            pod_cidrs: config.cluster.pod_cidrs.clone(),
+            external_ips: config.cluster.external_ips,
             load_balancer_scope: scope,
             node_name: config.gateway.node_name.clone(),
             zone: config.gateway.zone.clone(),
         }
+    }
+}
+
+/// The addresses that have NodePorts, of the gateway's `own` in the order of the ports, by `cluster.node_port_addresses`.
+///
+/// By family (rule P1): networks choose among the addresses of theirs, a network of length 0 chooses all, and a family that no network
+/// is given for has all. `primary` is the first address of each family (rule P2).
+fn node_port_addresses(own: &[IpAddr], chosen: &[String]) -> BTreeSet<IpAddr> {
+    if chosen.iter().any(|text| text == "primary") {
+        let first = |family| own.iter().copied().find(|address| Family::of(*address) == family);
+        return [Family::V4, Family::V6].into_iter().filter_map(first).collect();
+    }
+    let networks: Vec<IpNet> = chosen.iter().filter_map(|text| text.parse().ok()).collect();
+    let is_chosen = |address: &IpAddr| {
+        let family = Family::of(*address);
+        let mut of_family = networks.iter().filter(|network| Family::of(network.addr()) == family).peekable();
+        of_family.peek().is_none()
+            || of_family.any(|network| network.prefix_len() == 0 || network.contains(address))
+    };
+    own.iter().copied().filter(is_chosen).collect()
+}
+
+/// Which Services of type LoadBalancer get their addresses from this gateway (rule C1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadBalancerClass {
+    /// The class that is ours.
+    pub name: String,
+    /// Whether Services without a class are ours too.
+    pub is_default: bool,
+}
+
+impl LoadBalancerClass {
+    /// The class of a configuration.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let cluster = &config.cluster;
+        Self { name: cluster.load_balancer_class.clone(), is_default: cluster.default_load_balancer }
+    }
+
+    /// Whether a Service is of type LoadBalancer and of this class.
+    #[must_use]
+    pub fn is_ours(&self, service: &Service) -> bool {
+        let spec = &service.spec;
+        spec.r#type == "LoadBalancer"
+            && match spec.load_balancer_class.as_deref() {
+                None => self.is_default,
+                Some(class) => class == self.name,
+            }
     }
 }
 
@@ -80,6 +139,8 @@ pub struct Rules {
     pub node_port_range: PortRange,
     /// Pools of load-balancer addresses.
     pub pools: Vec<Pool>,
+    /// Which Services get addresses of them.
+    pub load_balancer_class: LoadBalancerClass,
     /// The gateway's own addresses: never given to a Service.
     pub own_addresses: BTreeSet<IpAddr>,
 }
@@ -92,6 +153,7 @@ impl Rules {
             service_cidrs: config.cluster.service_cidrs.clone(),
             node_port_range: config.cluster.node_port_range,
             pools: config.cluster.pools.clone(),
+            load_balancer_class: LoadBalancerClass::from_config(config),
             own_addresses: Settings::from_config(config).own_addresses,
         }
     }

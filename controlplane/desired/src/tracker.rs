@@ -85,6 +85,8 @@ pub struct Tracker {
     skipped: BTreeMap<(Kind, ObjectKey), Skipped>,
     dirty: BTreeSet<ObjectKey>,
     all_dirty: bool,
+    /// Nodes or ServiceCIDRs changed.
+    surroundings_dirty: bool,
 }
 
 /// How a put relates to what was known.
@@ -115,6 +117,7 @@ impl Tracker {
             skipped: BTreeMap::new(),
             dirty: BTreeSet::new(),
             all_dirty: false,
+            surroundings_dirty: true,
         }
     }
 
@@ -291,6 +294,21 @@ impl Tracker {
         dirty
     }
 
+    /// Marks a Service as changed by something that is no object here.
+    pub(crate) fn touch(&mut self, service: ObjectKey) {
+        self.dirty.insert(service);
+    }
+
+    /// Marks every Service.
+    pub(crate) const fn touch_all(&mut self) {
+        self.all_dirty = true;
+    }
+
+    /// Whether Nodes or ServiceCIDRs changed since this was asked last.
+    pub(crate) const fn take_surroundings_dirty(&mut self) -> bool {
+        std::mem::replace(&mut self.surroundings_dirty, false)
+    }
+
     fn put(&mut self, kind: Kind, key: &ObjectKey, value: &[u8], revision: i64) -> Outcome {
         let object = match envelope::decode(kind, key, value) {
             Ok(object) => object,
@@ -322,10 +340,15 @@ impl Tracker {
                 }
                 outcome
             }
-            Object::Node(new) => store(&mut self.nodes, key, *new, revision).0,
+            Object::Node(new) => {
+                let (outcome, _) = store(&mut self.nodes, key, *new, revision);
+                self.surroundings_dirty |= outcome != Outcome::Same;
+                outcome
+            }
             Object::ServiceCidr(new) => {
                 let (outcome, _) = store(&mut self.cidrs, key, *new, revision);
                 self.all_dirty |= outcome != Outcome::Same;
+                self.surroundings_dirty |= outcome != Outcome::Same;
                 outcome
             }
         }
@@ -410,10 +433,15 @@ impl Tracker {
                 }
                 old.is_some()
             }
-            Kind::Node => self.nodes.remove(key).is_some(),
+            Kind::Node => {
+                let known = self.nodes.remove(key).is_some();
+                self.surroundings_dirty |= known;
+                known
+            }
             Kind::ServiceCidr => {
                 let known = self.cidrs.remove(key).is_some();
                 self.all_dirty |= known;
+                self.surroundings_dirty |= known;
                 known
             }
         };
@@ -445,7 +473,8 @@ impl Tracker {
     }
 
     fn revision_of(&self, kind: Kind, key: &ObjectKey) -> Option<i64> {
-        self.good_revision(kind, key).max(self.skipped.get(&(kind, key.clone())).map(|skipped| skipped.revision))
+        self.good_revision(kind, key)
+            .max(self.skipped.get(&(kind, key.clone())).map(|skipped| skipped.revision))
     }
 
     fn known_keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {

@@ -22,5 +22,5 @@ pub const ADDRESS_POOL_ANNOTATION: &str = "turnpike.dev/address-pool";
 pub const WEIGHT_DEFAULT: u16 = 1;
 /// `spec.clusterIP` of a headless Service.
 pub const CLUSTER_IP_NONE: &str = "None";
-/// `spec.loadBalancerClass` of Services that are meant for Turnpike; so are those without a class (rule C1).
-pub const LOAD_BALANCER_CLASS: &str = "turnpike.dev/gateway";
+/// Taint of a Node that the cluster autoscaler is about to take away (rule H6).
+pub const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";

@@ -281,7 +281,7 @@ impl Default for Cluster {
             node_port_range: PortRange { first: 30000, last: 32767 },
             node_port_addresses: Vec::new(),
             external_ips: false,
-            load_balancer_class: "turnpike.dev/turnpike".into(),
+            load_balancer_class: "turnpike.dev/gateway".into(),
             default_load_balancer: true,
             pools: Vec::new(),
         }

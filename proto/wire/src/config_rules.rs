@@ -86,7 +86,7 @@ fn servers(config: &Config) -> Result<(), Broken> {
     if class.is_empty() || class.contains(char::is_whitespace) {
         return Err(Broken::new(
             "cluster.load_balancer_class",
-            format!("{class:?} names no class; write e.g. \"turnpike.dev/turnpike\""),
+            format!("{class:?} names no class; write e.g. \"turnpike.dev/gateway\""),
         ));
     }
     let dns = &config.dns;
@@ -530,7 +530,7 @@ mod tests {
                 change("node_port_addresses = []", "node_port_addresses = [\"primary\", \"10.0.0.0/8\"]"),
                 "cluster.node_port_addresses: \"primary\" is no network",
             ),
-            (change("\"turnpike.dev/turnpike\"", "\"\""), "cluster.load_balancer_class"),
+            (change("\"turnpike.dev/gateway\"", "\"\""), "cluster.load_balancer_class"),
             (change("shrink_limit_percent = 50", "shrink_limit_percent = 101"), "101 is not 0 to 100"),
             (change("zone = \"cluster.local\"", "zone = \"cluster..local\""), "dns.zone"),
             (change("ttl_s = 5", "ttl_s = 604801"), "dns.ttl_s"),

@@ -84,6 +84,7 @@ impl PrivateEtcd {
             key_file: Some(self.folder.join("client.key")),
             user: None,
             password_file: None,
+            ..Etcd::default()
         }
     }
 

@@ -9,6 +9,9 @@ use turnpike_wire::config::{Pool, PortRange};
 fn rules() -> Rules {
     let pool = Pool { name: "public".into(), addresses: vec!["203.0.113.0/24".parse().unwrap()] };
     Rules {
+        load_balancer_class: crate::settings::LoadBalancerClass::from_config(
+            &turnpike_wire::config::Config::default(),
+        ),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         node_port_range: PortRange { first: 30000, last: 32767 },
         pools: vec![pool],
