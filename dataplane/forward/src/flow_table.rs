@@ -35,14 +35,12 @@ pub struct Session {
     pub next_hop: [u16; 2],
     /// When a packet was last seen, in milliseconds of the worker's clock, modulo 2³².
     pub last_seen: u32,
-    /// Index of the Service in [`crate::service_table::Tables`] when the flow was made.
-    pub service: u32,
     /// Next free slot, while free.
     next_free: u32,
     /// A [`State`] as a byte.
     pub state: u8,
     /// Not used; zero.
-    pub spare: [u8; 7],
+    pub spare: [u8; 11],
 }
 
 impl Session {
@@ -55,10 +53,9 @@ impl Session {
             l4_delta: [0; 2],
             next_hop: [0; 2],
             last_seen: 0,
-            service: 0,
             next_free: NONE,
             state: State::opening(forward.protocol()) as u8,
-            spare: [0; 7],
+            spare: [0; 11],
         }
     }
 

@@ -7,7 +7,8 @@
 //! `proto/shm` ring → the daemon's control thread → [`stage`] → [`service_table`] → [`mailbox`] → [`worker`]
 //!
 //! # What stands beside the walks
-//! [`maglev`] chooses backends, [`port_pool`] source ports, [`steering`] and [`handoff`] the worker, [`neighbour`] Ethernet addresses;
+//! [`maglev`] chooses backends, [`affinity`] remembers them, [`port_pool`] chooses source ports, [`steering`] and [`handoff`] the worker,
+//! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
 //! [`track`] knows the states of a flow, [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
 //! bound. [`gateway`] is what stays the same while a dataplane runs.
 //!
@@ -17,6 +18,8 @@
 //! - Unsafe code is in [`cpu`] only.
 #![deny(unsafe_code)]
 
+pub mod affinity;
+pub mod census;
 #[allow(unsafe_code)]
 pub mod cpu;
 pub mod flow_key;
@@ -29,11 +32,13 @@ pub mod local;
 pub mod maglev;
 pub mod mailbox;
 pub mod neighbour;
+pub mod networks;
 pub mod parse;
 pub mod port_pool;
 pub mod rewrite;
 pub mod select;
 pub mod service_table;
+pub mod shared_map;
 pub mod stage;
 pub mod steering;
 pub mod track;

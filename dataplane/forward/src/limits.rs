@@ -35,3 +35,18 @@ pub const UDP_TIMEOUT_MS: u32 = 300_000;
 pub const TCP_ESTABLISHED_TIMEOUT_MS: u32 = 7_440_000;
 /// TCP flows that open or close: RFC 5382 REQ-5, four minutes.
 pub const TCP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
+
+/// Clients whose session affinity is remembered, over all Services: 24 bytes each.
+pub const AFFINITIES_MAX: usize = 1 << 19;
+/// Looks at a bucket of affinities that another worker has claimed, before going on without.
+pub const AFFINITY_LOOKS_MAX: u32 = 2_000;
+/// Buckets of affinities looked at for expiry per millisecond, by worker 0.
+pub const AFFINITY_SWEEP_BUDGET: usize = 2;
+/// Flow slots looked at per turn that found packets, for flows that must leave their backends and for a census.
+pub const WALK_BUDGET: usize = 64;
+/// The same per turn that found none.
+pub const WALK_BUDGET_IDLE: usize = 1_024;
+/// Pairs of frontend and backend that one worker counts apart in a census.
+pub const CENSUS_PAIRS_MAX: usize = 1 << 14;
+/// Places looked at for one pair.
+pub const CENSUS_PROBES_MAX: usize = 32;

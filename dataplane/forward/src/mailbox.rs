@@ -3,10 +3,12 @@
 //! A worker looks once a turn, one load while nothing is new. Old tables are freed by the control thread, which keeps them until no worker
 //! holds them, so that no worker ever frees memory.
 
+use crate::affinity::Affinities;
+use crate::census::Census;
 use crate::gateway::Gateway;
 use crate::neighbour::Neighbours;
 use crate::service_table::Tables;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +19,9 @@ pub struct Shared {
     pub gateway: Gateway,
     /// Next hops.
     pub neighbours: Neighbours,
+    /// Which backends clients were given.
+    pub affinities: Affinities,
+    census: ArcSwapOption<Census>,
     tables: Arc<ArcSwap<Tables>>,
     adopted: Vec<Adopted>,
 }
@@ -34,6 +39,8 @@ impl Shared {
         Arc::new(Self {
             gateway,
             neighbours: Neighbours::new(),
+            affinities: Affinities::new(),
+            census: ArcSwapOption::empty(),
             tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
             adopted,
         })
@@ -43,12 +50,7 @@ impl Shared {
     /// The caller keeps the returned old tables until [`Shared::adopted_serial`] has passed them and nobody else holds them.
     pub fn publish(&self, tables: Arc<Tables>) -> Arc<Tables> {
         let old = self.tables.load_full();
-        for (index, service) in tables.services.iter().enumerate() {
-            let Some(service) = service else { continue };
-            let known = old.services.get(index).and_then(Option::as_ref);
-            if known.is_some_and(|k| Arc::ptr_eq(k, service)) {
-                continue;
-            }
+        for service in tables.services.new_since(&old.services) {
             for backend in &service.backends {
                 let hop = self.gateway.route(backend.address);
                 if let Some(index) = hop.and_then(|h| self.neighbours.index(h)) {
@@ -75,6 +77,16 @@ impl Shared {
     #[must_use]
     pub fn adopted_by(&self, worker: usize) -> u64 {
         self.adopted.get(worker).map_or(0, |a| a.0.load(Ordering::Acquire))
+    }
+
+    /// Opens a census, in place of one that is open, or ends it. The caller keeps it until nobody else holds it.
+    pub fn ask(&self, census: Option<Arc<Census>>) {
+        self.census.store(census);
+    }
+
+    /// The census that is open.
+    pub(crate) fn census(&self) -> arc_swap::Guard<Option<Arc<Census>>> {
+        self.census.load()
     }
 
     pub(crate) const fn swap(&self) -> &Arc<ArcSwap<Tables>> {

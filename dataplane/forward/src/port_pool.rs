@@ -59,6 +59,30 @@ impl PortPool {
         None
     }
 
+    /// The reply key of a new flow towards `backend` whose client keeps its address: on the client's own port where that is free and its
+    /// replies come here, else on another. None when no probed port will do.
+    pub fn keep_address(
+        &mut self,
+        client: (u32, u16),
+        backend: (u32, u16),
+        protocol: u8,
+        comes_here: impl Fn(FlowKey) -> bool,
+        is_taken: impl Fn(FlowKey) -> bool,
+    ) -> Option<FlowKey> {
+        let reply = |port| FlowKey::new(protocol, backend.0, client.0, backend.1, port);
+        let own = reply(client.1);
+        if client.1 != 0 && comes_here(own) && !is_taken(own) {
+            return Some(own);
+        }
+        for _ in 0..PORT_PROBES_MAX {
+            let port = self.candidate(&|port| comes_here(reply(port)))?;
+            if !is_taken(reply(port)) {
+                return Some(reply(port));
+            }
+        }
+        None
+    }
+
     /// A random port that may be used and whose replies come here.
     fn candidate(&mut self, steers_here: &impl Fn(u16) -> bool) -> Option<u16> {
         let span = u16::MAX - SNAT_PORT_MIN;

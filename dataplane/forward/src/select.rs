@@ -1,78 +1,164 @@
-//! The choice for a packet of no live flow: which frontend it is for, which backend gets it, by which SNAT address and port.
+//! The choice for a packet of no live flow: which frontend it is for, which backend gets it, by which source address and port.
 //!
-//! Everything a new flow needs is found here before anything is changed; the worker then inserts it. Next: [`crate::rewrite`].
+//! Only new flows come here, so what is refused here never harms one that lives (rule N2). Everything a new flow needs is found before
+//! anything is changed, session affinity aside; the worker then inserts it. Next: [`crate::rewrite`].
 
+use crate::affinity::{Client, Kept};
 use crate::flow_key::FlowKey;
 use crate::flow_table::{FlowTable, Session};
+use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::port_pool::PortPool;
 use crate::rewrite::Deltas;
-use crate::service_table::Tables;
-use crate::verdict::Verdict;
+use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
+use crate::verdict::{Counters, Tally, Verdict};
 use turnpike_packet::tcp::flags;
-use turnpike_wire::update::Action;
+use turnpike_wire::update::{Action, BackendSet, FrontendKind, Mode, Treatment};
 
-/// A new flow for a packet with this key and these TCP flags, or the verdict on the packet.
-pub fn select(
-    key: FlowKey,
-    tcp_flags: u8,
-    tables: &Tables,
-    shared: &Shared,
-    table: &FlowTable<'_>,
-    pool: &mut PortPool,
-) -> Result<Session, Verdict> {
-    let Some(frontend) = tables.frontend(key) else { return Err(no_frontend(key, tables, shared)) };
-    if is_bad_source(key.source(), tables, shared) {
-        return Err(Verdict::BadSource);
-    }
-    match frontend.action {
-        Action::Drop => return Err(Verdict::FrontendDrop),
-        Action::Reject => return Err(Verdict::Rejected),
-        Action::Forward => {}
-    }
-    const TCP: u8 = 6;
-    if key.protocol() == TCP && tcp_flags & (flags::STATEFUL | flags::ACK) != flags::SYN {
-        return Err(Verdict::TcpNoFlow);
-    }
-    let service = tables.service(frontend.service).ok_or(Verdict::Rejected)?;
-    let backend = service.choose(key, &tables.maglev_key).ok_or(Verdict::Rejected)?;
-
-    let gateway = &shared.gateway;
-    let to_backend = gateway.route(backend.address).ok_or(Verdict::NoRoute)?;
-    let to_client = gateway.route(key.source()).ok_or(Verdict::NoRoute)?;
-    let next_hop = [
-        shared.neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
-        shared.neighbours.index(to_client).ok_or(Verdict::NextHopsFull)?,
-    ];
-    let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
-    let reply = pool
-        .choose(gateway.snat(), (backend.address, backend.port), key.protocol(), steering, |k| {
-            table.find(k).is_some()
-        })
-        .ok_or(Verdict::SnatExhausted)?;
-
-    next_hop.into_iter().for_each(|index| shared.neighbours.want(index));
-    let forward_deltas = Deltas::between(key, reply.reversed());
-    let reply_deltas = Deltas::between(reply, key.reversed());
-    let mut session = Session::new(key, reply);
-    session.next_hop = next_hop;
-    session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
-    session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
-    session.service = frontend.service;
-    Ok(session)
+/// What a choice is made by, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Chooser<'a> {
+    /// The tables in force.
+    pub tables: &'a Tables,
+    /// What all workers share.
+    pub shared: &'a Shared,
+    /// The secret of all workers.
+    pub secret: &'a Secret,
+    /// Number of the worker whose flow it will be.
+    pub worker: usize,
+    /// The worker's clock, in milliseconds modulo 2³².
+    pub now_ms: u32,
 }
 
-/// Why nothing answers a packet's destination.
-fn no_frontend(key: FlowKey, tables: &Tables, shared: &Shared) -> Verdict {
-    let destination = key.destination();
-    match tables.address(destination) {
-        // Rule N4: an undefined port of a live ClusterIP is rejected.
-        Some(usage) if usage.is_cluster_ip() => Verdict::Rejected,
-        _ if shared.gateway.is_snat(destination) => Verdict::SnatNoFlow,
-        _ if shared.gateway.is_own(destination) => Verdict::OwnAddress,
-        Some(_) => Verdict::NoFrontend,
-        None => Verdict::NotOurs,
+impl Chooser<'_> {
+    /// A new flow for a packet with this key and these TCP flags, or the verdict on the packet.
+    pub fn select(
+        &self,
+        key: FlowKey,
+        tcp_flags: u8,
+        table: &FlowTable<'_>,
+        pool: &mut PortPool,
+        counters: &mut Counters,
+    ) -> Result<Session, Verdict> {
+        let Some(frontend) = self.tables.frontend(key) else { return Err(self.unanswered(key)) };
+        if is_bad_source(key.source(), self.tables, self.shared) {
+            return Err(Verdict::BadSource);
+        }
+        let service = self.tables.service(frontend.service).ok_or(Verdict::Rejected)?;
+        // Rules L1 and P3: load-balancer addresses alone are guarded.
+        let is_guarded = frontend.kind == FrontendKind::LoadBalancer && !service.sources.is_empty();
+        if is_guarded && !service.sources.contains(key.source()) {
+            return Err(Verdict::SourceRange);
+        }
+        let Treatment { action, set, mode } = self.treatment(frontend, key);
+        match action {
+            Action::Drop => return Err(Verdict::FrontendDrop),
+            Action::Reject => return Err(Verdict::Rejected),
+            Action::Forward => {}
+        }
+        const TCP: u8 = 6;
+        if key.protocol() == TCP && tcp_flags & (flags::STATEFUL | flags::ACK) != flags::SYN {
+            return Err(Verdict::TcpNoFlow);
+        }
+        let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
+
+        let Shared { gateway, neighbours, .. } = self.shared;
+        let to_backend = gateway.route(backend.address).ok_or(Verdict::NoRoute)?;
+        let to_client = gateway.route(key.source()).ok_or(Verdict::NoRoute)?;
+        let next_hop = [
+            neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
+            neighbours.index(to_client).ok_or(Verdict::NextHopsFull)?,
+        ];
+        let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
+        let at = (backend.address, backend.port);
+        let is_taken = |reply| table.find(reply).is_some();
+        // Rule A4: a backend that is its own client would answer itself directly, past the gateway.
+        let is_hairpin = backend.address == key.source();
+        let reply = match mode {
+            Mode::Dnat if !is_hairpin => {
+                let comes_here = |reply| steering.owner(reply, gateway, self.secret) == self.worker;
+                pool.keep_address((key.source(), key.source_port()), at, key.protocol(), comes_here, is_taken)
+            }
+            Mode::Dnat | Mode::Nat => pool.choose(gateway.snat(), at, key.protocol(), steering, is_taken),
+        };
+        let reply = reply.ok_or(Verdict::SnatExhausted)?;
+
+        next_hop.into_iter().for_each(|index| neighbours.want(index));
+        let forward_deltas = Deltas::between(key, reply.reversed());
+        let reply_deltas = Deltas::between(reply, key.reversed());
+        let mut session = Session::new(key, reply);
+        session.next_hop = next_hop;
+        session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
+        session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
+        session.last_seen = self.now_ms;
+        Ok(session)
+    }
+
+    /// Whether a flow to a backend that has not answered yet may be given up for another: that backend is gone, and there are others.
+    #[must_use]
+    pub fn is_lost(&self, key: FlowKey, backend: (u32, u16)) -> bool {
+        let Some(frontend) = self.tables.frontend(key) else { return false };
+        let Some(service) = self.tables.service(frontend.service) else { return false };
+        let Some(set) = set_of(self.treatment(frontend, key)) else { return false };
+        service.backend(backend.0, backend.1).is_none()
+            && service.choose(set, key, &self.tables.maglev_key).is_some()
+    }
+
+    /// What a frontend has for a client: pods of the cluster are inside, all others outside.
+    fn treatment(&self, frontend: FrontendEntry, key: FlowKey) -> Treatment {
+        let equal = frontend.inside == frontend.outside;
+        if equal || !self.tables.networks.pods.contains(key.source()) {
+            frontend.outside
+        } else {
+            frontend.inside
+        }
+    }
+
+    /// The backend of a new flow: with session affinity the one its client has as long as that takes new flows of the set, else a fresh
+    /// choice.
+    fn backend<'s>(
+        &self,
+        service: &'s ServiceTable,
+        set: BackendSet,
+        key: FlowKey,
+        counters: &mut Counters,
+    ) -> Option<&'s BackendEntry> {
+        let fresh = || service.choose(set, key, &self.tables.maglev_key);
+        if service.affinity_timeout_s == 0 {
+            return fresh();
+        }
+        let client = Client { service: service.id, address: key.source() };
+        let mut chosen = None;
+        let (_, kept) = self.shared.affinities.stick(
+            client,
+            service.affinity_timeout_s,
+            self.now_ms,
+            self.secret,
+            |remembered| {
+                let remembered = remembered.and_then(|(address, port)| service.backend(address, port));
+                chosen = remembered.filter(|b| b.takes_new(set)).or_else(fresh);
+                chosen.map(|b| (b.address, b.port))
+            },
+        );
+        counters.add(Tally::AffinitiesEvicted, u64::from(kept == Kept::Evicted));
+        chosen
+    }
+
+    /// Why nothing answers a packet's destination.
+    #[must_use]
+    pub fn unanswered(&self, key: FlowKey) -> Verdict {
+        let destination = key.destination();
+        match self.tables.address(destination) {
+            // Rule N4: an undefined port of a live ClusterIP is rejected.
+            Some(usage) if usage.is_cluster_ip() => Verdict::Rejected,
+            _ if self.shared.gateway.is_snat(destination) => Verdict::SnatNoFlow,
+            _ if self.shared.gateway.is_own(destination) => Verdict::OwnAddress,
+            Some(_) => Verdict::NoFrontend,
+            // Rule N4 again: an address that no Service has is dropped.
+            None if self.tables.networks.services.contains(destination) => Verdict::UnallocatedClusterIp,
+            None => Verdict::NotOurs,
+        }
     }
 }
 

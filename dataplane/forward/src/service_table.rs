@@ -3,10 +3,13 @@
 use crate::flow_key::FlowKey;
 use crate::hash::Secret;
 use crate::maglev::{Maglev, Member};
-use hashbrown::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use crate::networks::Networks;
+use crate::shared_map::{SharedList, SharedMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use turnpike_wire::update::{Action, Backend, BackendState, FrontendKey, FrontendKind, ServiceKey};
+use turnpike_wire::update::{
+    Action, Backend, BackendSet, BackendState, FrontendKey, FrontendKind, Service, ServiceKey, Treatment,
+};
 
 /// Everything that the control plane has committed, as of one generation.
 #[derive(Debug)]
@@ -21,26 +24,40 @@ pub struct Tables {
     pub maglev_key: Secret,
     /// First and last NodePort.
     pub node_ports: (u16, u16),
-    pub(crate) frontends: Arc<FrontendMap>,
-    pub(crate) services: Vec<Option<Arc<ServiceTable>>>,
+    /// Serial of the tables that last changed which backends live UDP flows may stay with (rule U1).
+    pub udp_changed: u64,
+    pub(crate) networks: Arc<ClusterNetworks>,
+    pub(crate) frontends: FrontendMap,
+    pub(crate) services: SharedList<ServiceTable>,
+}
+
+/// The networks of the cluster.
+#[derive(Debug, Default)]
+pub struct ClusterNetworks {
+    /// Those of cluster addresses.
+    pub services: Networks,
+    /// Those of pods, whose clients are inside.
+    pub pods: Networks,
 }
 
 /// Frontends by what packets are addressed to, and which addresses they make ours.
 #[derive(Clone, Debug, Default)]
 pub struct FrontendMap {
-    entries: HashMap<u64, FrontendEntry>,
-    addresses: HashMap<u32, AddressUse>,
+    entries: SharedMap<FrontendEntry>,
+    addresses: SharedMap<AddressUse>,
 }
 
 /// What a frontend does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrontendEntry {
-    /// Index of its Service.
+    /// Index of its Service in these tables.
     pub service: u32,
-    /// What happens to a packet of no live flow.
-    pub action: Action,
     /// Which face of the Service it is.
     pub kind: FrontendKind,
+    /// What clients outside the cluster meet.
+    pub outside: Treatment,
+    /// What pods of the cluster meet.
+    pub inside: Treatment,
 }
 
 /// How many frontends an address has, by whether it is a ClusterIP.
@@ -63,10 +80,37 @@ impl AddressUse {
 pub struct ServiceTable {
     /// Identity.
     pub key: ServiceKey,
+    /// The same identity as a number that is given out once, unlike an index: what remembers it cannot mean another Service port.
+    pub id: u32,
+    /// Session affinity, in seconds since the client's last new flow; 0: none.
+    pub affinity_timeout_s: u32,
+    /// Who may open flows to its load-balancer addresses; when empty, everyone (rules L1, L3).
+    pub sources: Networks,
     /// Its backends in order of address and port.
     pub backends: Box<[BackendEntry]>,
-    maglev: Maglev,
+    /// For each set that its frontends use; equal sets share one.
+    choices: [Option<Arc<Maglev>>; 2],
 }
+
+/// Which sets of backends the frontends of a Service port use, by [`set_index`].
+pub type UsedSets = [bool; 2];
+
+/// The place of a set in [`UsedSets`].
+#[must_use]
+pub const fn set_index(set: BackendSet) -> usize {
+    match set {
+        BackendSet::Cluster => 0,
+        BackendSet::Local => 1,
+    }
+}
+
+/// The set a treatment chooses from, if it chooses.
+#[must_use]
+pub fn set_of(treatment: Treatment) -> Option<BackendSet> {
+    (treatment.action == Action::Forward).then_some(treatment.set)
+}
+
+const SETS: [BackendSet; 2] = [BackendSet::Cluster, BackendSet::Local];
 
 /// A backend as packets are addressed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +123,17 @@ pub struct BackendEntry {
     pub weight: u16,
     /// Whether it is ready or terminating.
     pub state: BackendState,
+    /// Whether live UDP flows may stay with it (rules U1, U2).
+    pub serving: bool,
+    sets: UsedSets,
+}
+
+impl BackendEntry {
+    /// Whether it takes new flows of a set.
+    #[must_use]
+    pub const fn takes_new(&self, set: BackendSet) -> bool {
+        self.sets[set_index(set)] && self.weight > 0
+    }
 }
 
 impl Tables {
@@ -91,8 +146,10 @@ impl Tables {
             revision: 0,
             maglev_key: Secret::from_pair([0, 0]),
             node_ports: (1, 0),
-            frontends: Arc::default(),
-            services: Vec::new(),
+            udp_changed: 0,
+            networks: Arc::default(),
+            frontends: FrontendMap::default(),
+            services: SharedList::default(),
         }
     }
 
@@ -101,31 +158,37 @@ impl Tables {
     #[must_use]
     pub fn frontend(&self, key: FlowKey) -> Option<FrontendEntry> {
         let packed = pack(key.destination(), key.destination_port(), key.protocol());
-        self.frontends.entries.get(&packed).copied()
+        self.frontends.entries.get(packed).copied()
     }
 
     /// How an address is used by frontends, if it is.
     #[inline]
     #[must_use]
     pub fn address(&self, address: u32) -> Option<AddressUse> {
-        self.frontends.addresses.get(&address).copied()
+        self.frontends.addresses.get(u64::from(address)).copied()
+    }
+
+    /// The networks of the cluster.
+    #[must_use]
+    pub fn networks(&self) -> &ClusterNetworks {
+        &self.networks
     }
 
     /// The Service with this index.
     #[inline]
     #[must_use]
     pub fn service(&self, index: u32) -> Option<&Arc<ServiceTable>> {
-        self.services.get(index as usize)?.as_ref()
+        self.services.get(index)
     }
 
     /// Every Service.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
-        self.services.iter().flatten()
+        self.services.iter()
     }
 
     /// How many frontends there are.
     #[must_use]
-    pub fn frontend_count(&self) -> usize {
+    pub const fn frontend_count(&self) -> usize {
         self.frontends.entries.len()
     }
 }
@@ -134,21 +197,23 @@ impl FrontendMap {
     /// Adds or replaces a frontend; one that is not IPv4 is not looked up here.
     pub(crate) fn put(&mut self, key: &FrontendKey, entry: FrontendEntry) {
         self.remove(key);
-        let IpAddr::V4(address) = key.address else { return };
-        let usage = self.addresses.entry(address.into()).or_default();
+        let Some(packed) = packed(key) else { return };
+        let mut usage = self.addresses.get(packed >> 32).copied().unwrap_or_default();
         *usage.count_of(entry.kind) += 1;
-        self.entries.insert(packed(address, key), entry);
+        self.addresses.insert(packed >> 32, usage);
+        self.entries.insert(packed, entry);
     }
 
     /// Removes a frontend, if it is there.
     pub(crate) fn remove(&mut self, key: &FrontendKey) {
-        let IpAddr::V4(address) = key.address else { return };
-        let Some(entry) = self.entries.remove(&packed(address, key)) else { return };
-        if let Some(usage) = self.addresses.get_mut(&u32::from(address)) {
-            *usage.count_of(entry.kind) -= 1;
-            if *usage == AddressUse::default() {
-                self.addresses.remove(&u32::from(address));
-            }
+        let Some(packed) = packed(key) else { return };
+        let Some(entry) = self.entries.remove(packed) else { return };
+        let Some(mut usage) = self.addresses.get(packed >> 32).copied() else { return };
+        *usage.count_of(entry.kind) -= 1;
+        if usage == AddressUse::default() {
+            self.addresses.remove(packed >> 32);
+        } else {
+            self.addresses.insert(packed >> 32, usage);
         }
     }
 }
@@ -163,12 +228,16 @@ impl AddressUse {
 }
 
 impl ServiceTable {
-    /// Builds the table of one Service; backends that are not IPv4 are left out of it.
+    /// Builds the table of one Service port; backends that are not IPv4 are left out of it. What it chooses by is taken from `former`, its
+    /// table under the same Maglev key, where that would come out equal.
     #[must_use]
     pub fn build<'b>(
-        key: ServiceKey,
+        service: &Service,
+        id: u32,
         backends: impl Iterator<Item = &'b Backend>,
+        used: UsedSets,
         maglev_key: &Secret,
+        former: Option<&Self>,
     ) -> Self {
         let mut entries: Vec<BackendEntry> = backends
             .filter_map(|b| match b.address {
@@ -177,37 +246,91 @@ impl ServiceTable {
                     port: a.port(),
                     weight: b.weight,
                     state: b.state,
+                    serving: b.serving,
+                    sets: SETS.map(|set| b.is_in(set)),
                 }),
                 SocketAddr::V6(_) => None,
             })
             .collect();
         entries.sort_by_key(|b| (b.address, b.port));
-        let members: Vec<Member> = (0u16..)
-            .zip(&entries)
-            .map(|(position, b)| Member {
-                identity: u64::from(b.address) << 16 | u64::from(b.port),
-                weight: b.weight,
-                position,
-            })
-            .collect();
-        Self { key, maglev: Maglev::build(&members, maglev_key), backends: entries.into() }
+        let mut choices: [Option<Arc<Maglev>>; 2] = [None, None];
+        let mut first: Option<Vec<Member>> = None;
+        for (at, set) in SETS.into_iter().enumerate().filter(|&(at, _)| used[at]) {
+            let members = members(&entries, set);
+            choices[at] = match (&first, former.and_then(|f| f.choice_of(set, &members))) {
+                (Some(same), _) if *same == members => choices[0].clone(),
+                (_, Some(former)) => Some(Arc::clone(former)),
+                _ => Some(Arc::new(Maglev::build(&members, maglev_key))),
+            };
+            first = Some(members);
+        }
+        Self {
+            key: service.key.clone(),
+            id,
+            affinity_timeout_s: service.affinity_timeout_s,
+            sources: Networks::of(&service.source_ranges),
+            backends: entries.into(),
+            choices,
+        }
     }
 
-    /// The backend of a new flow; none when no backend takes new flows.
-    #[must_use]
-    pub fn choose(&self, client_key: FlowKey, maglev_key: &Secret) -> Option<&BackendEntry> {
-        self.backends.get(usize::from(self.maglev.pick(maglev_key.hash(client_key))?))
+    /// What it chooses by from a set, if that set has these members.
+    fn choice_of(&self, set: BackendSet, wanted: &[Member]) -> Option<&Arc<Maglev>> {
+        let choice = self.choices[set_index(set)].as_ref()?;
+        (members(&self.backends, set) == wanted).then_some(choice)
     }
 
-    /// Whether this is one of its backends.
+    /// Which sets it can choose from.
     #[must_use]
-    pub fn has_backend(&self, address: u32, port: u16) -> bool {
-        self.backends.binary_search_by_key(&(address, port), |b| (b.address, b.port)).is_ok()
+    pub const fn used_sets(&self) -> UsedSets {
+        [self.choices[0].is_some(), self.choices[1].is_some()]
+    }
+
+    /// The backend of a new flow; none when no backend of the set takes new flows.
+    #[must_use]
+    pub fn choose(&self, set: BackendSet, client_key: FlowKey, maglev_key: &Secret) -> Option<&BackendEntry> {
+        let choice = self.choices[set_index(set)].as_ref()?;
+        self.backends.get(usize::from(choice.pick(maglev_key.hash(client_key))?))
+    }
+
+    /// The backend with this address and port.
+    #[must_use]
+    pub fn backend(&self, address: u32, port: u16) -> Option<&BackendEntry> {
+        let at = self.backends.binary_search_by_key(&(address, port), |b| (b.address, b.port)).ok()?;
+        self.backends.get(at)
+    }
+
+    /// Whether a live UDP flow must leave this backend: it does not serve, and another one does (rules U1 to U3).
+    #[must_use]
+    pub fn is_deserted(&self, address: u32, port: u16) -> bool {
+        !self.backend(address, port).is_some_and(|b| b.serving) && self.backends.iter().any(|b| b.serving)
+    }
+
+    /// The addresses and ports of the backends that serve.
+    pub fn serving(&self) -> impl Iterator<Item = (u32, u16)> {
+        self.backends.iter().filter(|b| b.serving).map(|b| (b.address, b.port))
     }
 }
 
-fn packed(address: Ipv4Addr, key: &FrontendKey) -> u64 {
-    pack(address.into(), key.port, key.protocol.number())
+/// Those who take new flows of a set.
+fn members(backends: &[BackendEntry], set: BackendSet) -> Vec<Member> {
+    (0u16..)
+        .zip(backends)
+        .filter(|(_, b)| b.takes_new(set))
+        .map(|(position, b)| Member {
+            identity: u64::from(b.address) << 16 | u64::from(b.port),
+            weight: b.weight,
+            position,
+        })
+        .collect()
+}
+
+/// The key of an IPv4 frontend.
+fn packed(key: &FrontendKey) -> Option<u64> {
+    match key.address {
+        IpAddr::V4(address) => Some(pack(address.into(), key.port, key.protocol.number())),
+        IpAddr::V6(_) => None,
+    }
 }
 
 const fn pack(address: u32, port: u16, protocol: u8) -> u64 {

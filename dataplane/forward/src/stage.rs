@@ -3,13 +3,17 @@
 //! The control thread owns it. It keeps the model of what was committed, the first former state of everything the open transaction has
 //! touched, and at the commit compiles [`Tables`] from what changed; Services that did not change keep their compiled tables.
 
+mod model;
+
 use crate::hash::Secret;
-use crate::service_table::{FrontendEntry, FrontendMap, ServiceTable, Tables};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use crate::networks::Networks;
+use crate::service_table::{ClusterNetworks, FrontendEntry, ServiceTable, Tables};
+use crate::shared_map::SharedList;
+use model::{Changes, Model, ServiceModel, Touched};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, BACKENDS_PER_SERVICE_MAX, FRONTENDS_MAX, SERVICES_MAX};
-use turnpike_wire::update::{Backend, Commit, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
+use turnpike_wire::update::{Commit, Fleet, Frontend, FrontendKey, Protocol, ServiceKey, Update};
 
 /// Why a transaction is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,42 +63,52 @@ pub enum Refusal {
     NoSnapshot,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ServiceModel {
-    service: Service,
-    backends: BTreeMap<SocketAddr, Backend>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Model {
-    fleet: Option<Fleet>,
-    services: BTreeMap<ServiceKey, ServiceModel>,
-    frontends: BTreeMap<FrontendKey, Frontend>,
-    backends: usize,
-}
-
-/// What the open transaction has touched, as it was before.
-#[derive(Debug, Default)]
-struct Touched {
-    fleet: Option<Option<Fleet>>,
-    services: BTreeMap<ServiceKey, Option<ServiceModel>>,
-    frontends: BTreeMap<FrontendKey, Option<Frontend>>,
-    /// The whole model, when the transaction is a snapshot.
-    before: Option<Model>,
-    records: u64,
-    refusal: Option<Refusal>,
-}
-
 /// The staging area.
 #[derive(Debug)]
 pub struct Staging {
     model: Model,
     touched: Touched,
-    indices: HashMap<ServiceKey, u32>,
-    free_indices: Vec<u32>,
+    names: Names,
     current: Arc<Tables>,
     /// Whether this control plane's first snapshot is committed.
     synced: bool,
+}
+
+/// What Service ports are called inside: the place in the tables, which others get after them, and the number that nobody else gets.
+#[derive(Debug, Default)]
+struct Names {
+    of: HashMap<ServiceKey, (u32, u32)>,
+    free_indices: Vec<u32>,
+    indices: u32,
+    ids: u32,
+}
+
+impl Names {
+    /// Index and identity of a Service port, which gets both if it has none. An identity comes again after 2³² others, when every
+    /// affinity that named it has long ended; none is 0.
+    fn give(&mut self, key: &ServiceKey) -> (u32, u32) {
+        if let Some(&names) = self.of.get(key) {
+            return names;
+        }
+        let index = self.free_indices.pop().unwrap_or_else(|| {
+            self.indices += 1;
+            self.indices - 1
+        });
+        self.ids = self.ids.checked_add(1).unwrap_or(1);
+        self.of.insert(key.clone(), (index, self.ids));
+        (index, self.ids)
+    }
+
+    /// The index of a Service port that goes.
+    fn take_back(&mut self, key: &ServiceKey) -> Option<u32> {
+        let (index, _) = self.of.remove(key)?;
+        self.free_indices.push(index);
+        Some(index)
+    }
+
+    fn index(&self, key: &ServiceKey) -> Option<u32> {
+        self.of.get(key).map(|&(index, _)| index)
+    }
 }
 
 impl Default for Staging {
@@ -110,8 +124,7 @@ impl Staging {
         Self {
             model: Model::default(),
             touched: Touched::default(),
-            indices: HashMap::new(),
-            free_indices: Vec::new(),
+            names: Names::default(),
             current: Arc::new(Tables::empty()),
             synced: false,
         }
@@ -128,7 +141,7 @@ impl Staging {
     pub fn take(&mut self, update: Update) -> Option<Result<Arc<Tables>, Refusal>> {
         match update {
             Update::Commit(commit) => return Some(self.commit(commit)),
-            // A question is no part of a transaction; it is not for the tables.
+            // A question is no part of a transaction, and not about the tables.
             Update::CountFlows { .. } => return None,
             _ => {}
         }
@@ -143,30 +156,7 @@ impl Staging {
 
     /// Forgets the open transaction: the control plane went away in the middle of it, or starts anew.
     pub fn abandon(&mut self) {
-        let touched = std::mem::take(&mut self.touched);
-        if let Some(before) = touched.before {
-            self.model = before;
-            return;
-        }
-        if let Some(fleet) = touched.fleet {
-            self.model.fleet = fleet;
-        }
-        for (key, former) in touched.services {
-            let now = match former {
-                Some(model) => {
-                    self.model.backends += model.backends.len();
-                    self.model.services.insert(key, model)
-                }
-                None => self.model.services.remove(&key),
-            };
-            self.model.backends -= now.map_or(0, |m| m.backends.len());
-        }
-        for (key, former) in touched.frontends {
-            match former {
-                Some(frontend) => self.model.frontends.insert(key, frontend),
-                None => self.model.frontends.remove(&key),
-            };
-        }
+        std::mem::take(&mut self.touched).undo(&mut self.model);
     }
 
     /// A new control plane speaks: the open transaction is forgotten and a snapshot must come first.
@@ -189,6 +179,10 @@ impl Staging {
             Update::PutFleet(fleet) => {
                 self.touched.fleet.get_or_insert(self.model.fleet);
                 self.model.fleet = Some(fleet);
+            }
+            Update::PutCluster(cluster) => {
+                let former = std::mem::replace(&mut self.model.cluster, cluster);
+                self.touched.cluster.get_or_insert(former);
             }
             Update::PutService(service) => {
                 self.remember_service(&service.key);
@@ -222,20 +216,19 @@ impl Staging {
                 self.remember_service(&key);
                 let model = self.model.services.get_mut(&key);
                 let model = model.ok_or(Refusal::UnknownService { record: "DropBackend", service: key })?;
-                if model.backends.remove(&address).is_some() {
-                    self.model.backends -= 1;
-                }
+                self.model.backends -= usize::from(model.backends.remove(&address).is_some());
             }
             Update::PutFrontend(frontend) => {
-                self.remember_frontend(&frontend.key);
-                self.model.frontends.insert(frontend.key, frontend);
-                within("frontends", self.model.frontends.len(), FRONTENDS_MAX)?;
+                let key = frontend.key;
+                let former = self.model.set_frontend(key, Some(frontend));
+                self.remember_frontend(key, former);
+                within("frontends", self.model.frontends().len(), FRONTENDS_MAX)?;
             }
             Update::DropFrontend(key) => {
-                self.remember_frontend(&key);
-                self.model.frontends.remove(&key);
+                let former = self.model.set_frontend(key, None);
+                self.remember_frontend(key, former);
             }
-            Update::PutCluster(_) | Update::CountFlows { .. } | Update::Commit(_) => {}
+            Update::CountFlows { .. } | Update::Commit(_) => {}
         }
         Ok(())
     }
@@ -246,9 +239,9 @@ impl Staging {
         }
     }
 
-    fn remember_frontend(&mut self, key: &FrontendKey) {
-        if self.touched.before.is_none() && !self.touched.frontends.contains_key(key) {
-            self.touched.frontends.insert(*key, self.model.frontends.get(key).cloned());
+    fn remember_frontend(&mut self, key: FrontendKey, former: Option<Frontend>) {
+        if self.touched.before.is_none() {
+            self.touched.frontends.entry(key).or_insert(former);
         }
     }
 
@@ -258,13 +251,7 @@ impl Staging {
             return Err(refusal);
         }
         let touched = std::mem::take(&mut self.touched);
-        let (services, frontends) = self.changes(&touched);
-        let fleet_changed = match (&touched.before, touched.fleet) {
-            (Some(before), _) => before.fleet != self.model.fleet,
-            (None, Some(former)) => former != self.model.fleet,
-            (None, None) => false,
-        };
-        self.current = Arc::new(self.compile(commit, &services, &frontends, fleet_changed));
+        self.current = Arc::new(self.compile(commit, &touched));
         self.synced = true;
         Ok(self.current.clone())
     }
@@ -290,96 +277,117 @@ impl Staging {
             Err(Refusal::UnknownService { record: "PutFrontend", service: frontend.service.clone() })
         };
         if snapshot {
-            return self.model.frontends.values().try_for_each(named);
+            return self.model.frontends().values().try_for_each(named);
         }
-        self.touched.frontends.keys().filter_map(|k| self.model.frontends.get(k)).try_for_each(named)?;
-        let dropped = |k: &ServiceKey| !self.model.services.contains_key(k);
-        if self.touched.services.keys().any(dropped)
-            && let Some(left) = self.model.frontends.values().find(|f| dropped(&f.service))
-        {
-            return Err(Refusal::Dangling { service: left.service.clone(), frontend: left.key });
+        let put = self.touched.frontends.keys().filter_map(|k| self.model.frontends().get(k));
+        put.into_iter().try_for_each(named)?;
+        match self.touched.services.keys().find_map(|key| self.model.dangling(key)) {
+            Some(left) => Err(Refusal::Dangling { service: left.service.clone(), frontend: left.key }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// The keys of Services and frontends that the transaction really changed.
-    fn changes(&self, touched: &Touched) -> (Vec<ServiceKey>, Vec<FrontendKey>) {
-        if let Some(before) = &touched.before {
-            return (
-                changed(&before.services, &self.model.services),
-                changed(&before.frontends, &self.model.frontends),
-            );
-        }
-        let services =
-            touched.services.iter().filter(|(k, former)| former.as_ref() != self.model.services.get(*k));
-        let frontends =
-            touched.frontends.iter().filter(|(k, former)| former.as_ref() != self.model.frontends.get(*k));
-        (services.map(|(k, _)| k.clone()).collect(), frontends.map(|(k, _)| *k).collect())
-    }
-
-    fn compile(
-        &mut self,
-        commit: Commit,
-        services: &[ServiceKey],
-        frontends: &[FrontendKey],
-        fleet_changed: bool,
-    ) -> Tables {
+    /// Tables of the model, made of the current ones and what a transaction changed.
+    fn compile(&mut self, commit: Commit, touched: &Touched) -> Tables {
+        let changes = Changes::of(touched, &self.model);
+        let current = Arc::clone(&self.current);
+        let serial = current.serial + 1;
         let fleet = self.model.fleet.unwrap_or(Fleet { maglev_key: [0, 0], node_ports: (1, 0) });
         let maglev_key = Secret::from_pair(fleet.maglev_key);
-        let mut compiled = self.current.services.clone();
-        let mut build = |this: &mut Self, key: &ServiceKey| match this.model.services.get(key) {
-            Some(model) => {
-                let index = *this.indices.entry(key.clone()).or_insert_with(|| {
-                    this.free_indices.pop().unwrap_or_else(|| {
-                        compiled.push(None);
-                        compiled.len() as u32 - 1
-                    })
-                });
-                let table = ServiceTable::build(key.clone(), model.backends.values(), &maglev_key);
-                compiled[index as usize] = Some(Arc::new(table));
-            }
-            None => {
-                if let Some(index) = this.indices.remove(key) {
-                    compiled[index as usize] = None;
-                    this.free_indices.push(index);
+        let services = self.compile_services(&changes, touched, &maglev_key);
+        let mut frontends = current.frontends.clone();
+        for key in &changes.frontends {
+            match self.model.frontends().get(key) {
+                Some(f) => {
+                    let service = self.names.index(&f.service).unwrap_or(u32::MAX);
+                    let (kind, outside, inside) = (f.kind, f.outside, f.inside);
+                    frontends.put(key, FrontendEntry { service, kind, outside, inside });
                 }
+                None => frontends.remove(key),
             }
+        }
+        let networks = if changes.cluster {
+            let cluster = &self.model.cluster;
+            Arc::new(ClusterNetworks {
+                services: Networks::of(&cluster.service_networks),
+                pods: Networks::of(&cluster.pod_networks),
+            })
+        } else {
+            Arc::clone(&current.networks)
         };
-        services.iter().for_each(|key| build(self, key));
-        if fleet_changed {
-            let keys: Vec<ServiceKey> = self.model.services.keys().cloned().collect();
-            keys.iter().for_each(|key| build(self, key));
-        }
-        let mut map: Arc<FrontendMap> = self.current.frontends.clone();
-        if !frontends.is_empty() {
-            let map = Arc::make_mut(&mut map);
-            for key in frontends {
-                match self.model.frontends.get(key) {
-                    Some(f) => {
-                        let service = self.indices.get(&f.service).copied().unwrap_or(u32::MAX);
-                        map.put(key, FrontendEntry { service, action: f.outside.action, kind: f.kind });
-                    }
-                    None => map.remove(key),
-                }
-            }
-        }
+        let udp_changed = self.changes_udp(&changes, &current, &services);
         Tables {
-            serial: self.current.serial + 1,
+            serial,
             generation: commit.generation,
             revision: commit.revision,
             maglev_key,
             node_ports: fleet.node_ports,
-            frontends: map,
-            services: compiled,
+            udp_changed: if udp_changed { serial } else { current.udp_changed },
+            networks,
+            frontends,
+            services,
         }
     }
-}
 
-/// The keys whose values differ between two maps.
-fn changed<K: Ord + Clone, V: PartialEq>(before: &BTreeMap<K, V>, now: &BTreeMap<K, V>) -> Vec<K> {
-    let gone = before.keys().filter(|k| !now.contains_key(k));
-    let new = now.iter().filter(|(k, v)| before.get(k) != Some(v)).map(|(k, _)| k);
-    gone.chain(new).cloned().collect()
+    /// The Services' tables: new ones for those that changed, that are chosen from in another way, or all when the Maglev key is another.
+    fn compile_services(
+        &mut self,
+        changes: &Changes,
+        touched: &Touched,
+        maglev_key: &Secret,
+    ) -> SharedList<ServiceTable> {
+        let same_key = *maglev_key == self.current.maglev_key;
+        let mut services = self.current.services.clone();
+        let mut keys: BTreeSet<&ServiceKey> = changes.services.iter().collect();
+        for key in &changes.frontends {
+            let named = [touched.former_frontend(key), self.model.frontends().get(key)];
+            for service in named.into_iter().flatten().map(|f| &f.service) {
+                let table = self.names.index(service).and_then(|index| services.get(index));
+                if table.is_none_or(|t| t.used_sets() != self.model.faces(service).used()) {
+                    keys.insert(service);
+                }
+            }
+        }
+        if !same_key {
+            keys.extend(self.model.services.keys());
+        }
+        for key in keys {
+            match self.model.services.get(key) {
+                Some(model) => {
+                    let (index, id) = self.names.give(key);
+                    let former = services.get(index).filter(|_| same_key);
+                    let table = ServiceTable::build(
+                        &model.service,
+                        id,
+                        model.backends.values(),
+                        self.model.faces(key).used(),
+                        maglev_key,
+                        former.map(Arc::as_ref),
+                    );
+                    services.set(index, Some(Arc::new(table)));
+                }
+                None => {
+                    if let Some(index) = self.names.take_back(key) {
+                        services.set(index, None);
+                    }
+                }
+            }
+        }
+        services
+    }
+
+    /// Whether live UDP flows may have to leave their backends: a frontend of UDP is another, or other backends serve behind one.
+    fn changes_udp(&self, changes: &Changes, before: &Tables, now: &SharedList<ServiceTable>) -> bool {
+        let other_backends = |key: &ServiceKey| {
+            let index = self.names.index(key);
+            match (index.and_then(|i| before.service(i)), index.and_then(|i| now.get(i))) {
+                (Some(before), Some(now)) => !before.serving().eq(now.serving()),
+                _ => true,
+            }
+        };
+        changes.frontends.iter().any(|key| key.protocol == Protocol::Udp)
+            || changes.services.iter().any(|key| self.model.faces(key).speaks_udp() && other_backends(key))
+    }
 }
 
 const fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Refusal> {
@@ -391,7 +399,8 @@ mod tests {
     use super::*;
     use crate::flow_key::FlowKey;
     use proptest::prelude::*;
-    use turnpike_wire::update::{BackendState, FrontendKind, Protocol, Treatment};
+    use std::net::SocketAddr;
+    use turnpike_wire::update::{Backend, BackendState, FrontendKind, Service, Treatment};
 
     fn key(name: &str) -> ServiceKey {
         ServiceKey(name.into())
@@ -469,7 +478,6 @@ mod tests {
         staging.new_control_plane();
         let after = web(&mut staging);
         assert!(Arc::ptr_eq(before.service(0).unwrap(), after.service(0).unwrap()));
-        assert!(Arc::ptr_eq(&before.frontends, &after.frontends));
         assert_eq!((after.generation, after.serial), (1, 2));
     }
 
@@ -565,9 +573,9 @@ mod tests {
                     (k.0.clone(), s.backends.keys().filter_map(|a| match a { SocketAddr::V4(a) => Some((*a.ip()).into()), SocketAddr::V6(_) => None }).collect())
                 }).collect();
                 prop_assert_eq!(model, now);
-                prop_assert_eq!(staging.model.frontends.len(), staging.tables().frontend_count());
+                prop_assert_eq!(staging.model.frontends().len(), staging.tables().frontend_count());
                 prop_assert_eq!(staging.model.backends, staging.model.services.values().map(|s| s.backends.len()).sum::<usize>());
-                for f in staging.model.frontends.values() {
+                for f in staging.model.frontends().values() {
                     let IpAddr::V4(address) = f.key.address else { continue };
                     let entry = staging.tables().frontend(FlowKey::new(6, 1, address.into(), 1, f.key.port)).unwrap();
                     prop_assert_eq!(&staging.tables().service(entry.service).unwrap().key, &f.service);

@@ -48,6 +48,10 @@ verdicts! {
     TcpNoFlow = "tcp_no_flow",
     /// Dropped because its frontend says so.
     FrontendDrop = "frontend_drop",
+    /// The client is in none of the Service's source ranges.
+    SourceRange = "source_range",
+    /// For an address of a Service network that no Service has.
+    UnallocatedClusterIp = "unallocated_cluster_ip",
     /// For a VIP, on a port that no Service defines.
     NoFrontend = "no_frontend",
     /// For a SNAT address, from no backend of a live flow.
@@ -118,6 +122,10 @@ pub enum Tally {
     FlowsOpened,
     /// Flows that ended or aged out.
     FlowsClosed,
+    /// UDP flows that were ended because their backend serves no more.
+    UdpFlowsCleaned,
+    /// Session affinities that gave way to others, for lack of room.
+    AffinitiesEvicted,
     /// Flows that are live now.
     FlowsLive,
     /// ARP requests sent.
@@ -143,6 +151,8 @@ impl Tally {
         Self::TxBytes,
         Self::FlowsOpened,
         Self::FlowsClosed,
+        Self::UdpFlowsCleaned,
+        Self::AffinitiesEvicted,
         Self::FlowsLive,
         Self::ArpRequests,
         Self::IcmpSent,
@@ -162,6 +172,8 @@ impl Tally {
             Self::TxBytes => "tx_bytes",
             Self::FlowsOpened => "flows_opened",
             Self::FlowsClosed => "flows_closed",
+            Self::UdpFlowsCleaned => "udp_flows_cleaned",
+            Self::AffinitiesEvicted => "affinities_evicted",
             Self::FlowsLive => "flows_live",
             Self::ArpRequests => "arp_requests",
             Self::IcmpSent => "icmp_sent",

@@ -4,20 +4,20 @@
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
 //! `burst` and `steady`; everything else goes through `slow`.
 
+mod upkeep;
+
 use crate::cpu;
 use crate::flow_key::FlowKey;
 use crate::flow_table::{Candidate, FlowTable, Place, Session};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
-use crate::limits::{
-    ANSWERS_PER_SECOND, ARP_KEEPER_BUDGET, HELD_FRAMES_MAX, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS,
-};
+use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX};
 use crate::local;
 use crate::mailbox::Shared;
 use crate::parse::{Kind, Packet, parse};
 use crate::port_pool::PortPool;
-use crate::rewrite::{Addressing, Deltas, Translation, mac_bits, set_link};
-use crate::select::{is_bad_source, select};
+use crate::rewrite::{Addressing, Deltas, Translation, mac_bits};
+use crate::select::{Chooser, is_bad_source};
 use crate::service_table::Tables;
 use crate::steering::Steering;
 use crate::track::{Direction, State};
@@ -27,8 +27,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{arp, ethernet, icmpv4, tcp};
+use turnpike_packet::{ethernet, icmpv4, tcp};
 use turnpike_wire::limits::PORTS_MAX;
+use upkeep::Upkeep;
 
 /// One worker. `'m` is the life of the flow table's memory.
 pub struct Worker<'m, F: Frame> {
@@ -45,8 +46,7 @@ pub struct Worker<'m, F: Frame> {
     answers: Allowance,
     counters: Counters,
     now_ms: u32,
-    swept_ms: u32,
-    keeper: usize,
+    upkeep: Upkeep,
 }
 
 /// What a worker keeps for one port.
@@ -130,8 +130,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             answers: Allowance { left: ANSWERS_PER_SECOND, since_ms: 0 },
             counters: Counters::default(),
             now_ms: 0,
-            swept_ms: 0,
-            keeper: 0,
+            upkeep: Upkeep::default(),
             shared,
         }
     }
@@ -175,7 +174,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         }
         handled += self.take_handed_over(ios);
-        self.keep_up(ios);
+        self.keep_up(ios, handled);
         for (port, io) in ios.iter_mut().enumerate() {
             self.flush(port, io);
         }
@@ -189,6 +188,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         if !Arc::ptr_eq(latest, &self.tables) {
             self.tables = latest.clone();
             self.pool.reserve(self.tables.node_ports);
+            self.upkeep.clean(self.tables.udp_changed, self.table.capacity());
             self.shared.adopt(self.id, self.tables.serial);
         }
     }
@@ -316,8 +316,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         if origin == Origin::Nic && self.ports[port].owned {
-            let owner =
-                self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret);
+            let owner = self.owner(port, key);
             if owner != self.id {
                 return self.hand_over(owner, port, frame);
             }
@@ -327,15 +326,8 @@ impl<'m, F: Frame> Worker<'m, F> {
             Some(found) => found,
             None => {
                 // RSS should have brought a reply to its owner; a NIC that spreads otherwise must not lose it.
-                if origin == Origin::Nic
-                    && self.shared.gateway.workers() > 1
-                    && self.shared.gateway.is_snat(key.destination())
-                {
-                    let owner = self.shared.gateway.ports()[port].steering.owner(
-                        key,
-                        &self.shared.gateway,
-                        &self.secret,
-                    );
+                if origin == Origin::Nic && self.shared.gateway.workers() > 1 && self.may_be_reply(key) {
+                    let owner = self.owner(port, key);
                     if owner != self.id {
                         return self.hand_over(owner, port, frame);
                     }
@@ -353,6 +345,27 @@ impl<'m, F: Frame> Worker<'m, F> {
         self.forward(frame, packet.l4(), flow, ios);
     }
 
+    /// The worker that must get a packet with this key from a port.
+    fn owner(&self, port: usize, key: FlowKey) -> usize {
+        self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret)
+    }
+
+    /// Whether a packet of no flow here may answer a flow of another worker: it goes to a SNAT address, or to no address of ours at all,
+    /// as answers to clients do that keep their address.
+    fn may_be_reply(&self, key: FlowKey) -> bool {
+        self.shared.gateway.is_snat(key.destination()) || self.chooser().unanswered(key) == Verdict::NotOurs
+    }
+
+    fn chooser(&self) -> Chooser<'_> {
+        Chooser {
+            tables: &self.tables,
+            shared: &self.shared,
+            secret: &self.secret,
+            worker: self.id,
+            now_ms: self.now_ms,
+        }
+    }
+
     /// Whether a SYN from the client starts a new connection on an old flow: it was closed, or its backend is gone before it answered.
     /// Such a flow is removed, so that the choice is made anew.
     fn reopens(&mut self, found: Candidate, tcp_flags: u8) -> bool {
@@ -360,13 +373,10 @@ impl<'m, F: Frame> Worker<'m, F> {
             return false;
         }
         let session = self.table.session(found.slot());
-        let backend = session.keys[1];
+        let [key, backend] = session.keys;
         let reopens = match session.state() {
             State::Closed => true,
-            State::Opening => {
-                let service = self.tables.service(session.service);
-                !service.is_some_and(|s| s.has_backend(backend.source(), backend.source_port()))
-            }
+            State::Opening => self.chooser().is_lost(key, (backend.source(), backend.source_port())),
             _ => false,
         };
         if reopens {
@@ -378,8 +388,9 @@ impl<'m, F: Frame> Worker<'m, F> {
 
     /// Makes the flow of a packet that has none.
     fn open(&mut self, key: FlowKey, tcp_flags: u8) -> Result<usize, Verdict> {
-        let mut session = select(key, tcp_flags, &self.tables, &self.shared, &self.table, &mut self.pool)?;
-        session.last_seen = self.now_ms;
+        let Self { tables, shared, secret, id, now_ms, .. } = self;
+        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
+        let session = chooser.select(key, tcp_flags, &self.table, &mut self.pool, &mut self.counters)?;
         let slot = self.table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsOpened, 1);
         self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
@@ -526,7 +537,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         ios: &mut [I],
     ) {
         if !local::is_ours(key.destination(), &self.tables, &self.shared) {
-            return self.counters.count(Verdict::NotOurs);
+            let verdict = self.chooser().unanswered(key);
+            return self.counters.count(verdict);
         }
         if is_bad_source(key.source(), &self.tables, &self.shared) {
             return self.counters.count(Verdict::BadSource);
@@ -551,70 +563,6 @@ impl<'m, F: Frame> Worker<'m, F> {
             local::ArpOutcome::Bad => Verdict::ArpBad,
         };
         self.counters.count(verdict);
-    }
-
-    /// Sends an ARP request for a next hop.
-    fn ask<I: PacketIo<Frame = F>>(&mut self, next_hop: u16, ios: &mut [I]) {
-        let hop = self.shared.neighbours.hop(next_hop);
-        let port = usize::from(hop.port);
-        let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
-        let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
-        if self.answer(port, &arp::request(mac, source, hop.address), ios) {
-            self.counters.add(Tally::ArpRequests, 1);
-        }
-    }
-
-    /// The bounded upkeep of a turn: held frames, expiry, and for worker 0 the next hops.
-    fn keep_up<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
-        if !self.held.is_empty() {
-            self.release(ios);
-        }
-        let elapsed_ms = self.now_ms.wrapping_sub(self.swept_ms);
-        if elapsed_ms > 0 {
-            self.swept_ms = self.now_ms;
-            let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
-            let removed =
-                self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
-            self.counters.add(Tally::FlowsClosed, u64::from(removed));
-            self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
-            self.counters.set(Tally::HeldFrames, self.held.len() as u64);
-            if self.id == 0 {
-                self.keep_neighbours(ios);
-            }
-        }
-    }
-
-    /// Looks after the next few next hops.
-    fn keep_neighbours<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
-        let shared = self.shared.clone();
-        let mut cursor = self.keeper;
-        for index in shared.neighbours.round(&mut cursor, ARP_KEEPER_BUDGET) {
-            if shared.neighbours.keep(index, self.now_ms) {
-                self.ask(index, ios);
-            }
-        }
-        self.keeper = cursor;
-    }
-
-    /// Sends held frames whose next hop is known by now, and gives up those that waited for too long.
-    #[cold]
-    fn release<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
-        for _ in 0..self.held.len() {
-            let Some(mut held) = self.held.pop_front() else { break };
-            let link = self.shared.neighbours.link(held.next_hop);
-            if link.is_resolved() {
-                let out = &self.ports[link.port()];
-                set_link(
-                    held.frame.data_mut(),
-                    Addressing { destination: link.mac_bits(), source: out.mac_bits },
-                );
-                self.send(link.port(), held.frame, ios);
-            } else if self.now_ms.wrapping_sub(held.since_ms) >= HELD_MS {
-                self.counters.count(Verdict::NextHopUnresolved);
-            } else {
-                self.held.push_back(held);
-            }
-        }
     }
 }
 

@@ -159,17 +159,11 @@ fn the_same_client_tuple_goes_to_the_same_backend_on_every_gateway() {
 #[test]
 fn live_flows_stay_when_backends_change_and_new_ones_move() {
     let mut bed = Bed::new();
-    let before: Vec<_> = (0..300)
-        .map(|n| {
-            ends(&bed.pass_through(&udp::datagram(&from(&format!("198.51.100.9:{}", 2_000 + n), VIP), b"")))
-        })
-        .collect();
+    let client = |n: u32| format!("198.51.100.9:{}", 2_000 + n);
+    let before: Vec<_> = (0..300).map(|n| ends(&bed.pass_through(&syn(&client(n))))).collect();
     bed.serve(&["10.244.0.2:8080", "10.244.0.9:8080"]);
-    let after: Vec<_> = (0..300)
-        .map(|n| {
-            ends(&bed.pass_through(&udp::datagram(&from(&format!("198.51.100.9:{}", 2_000 + n), VIP), b"")))
-        })
-        .collect();
+    let data = |n| tcp::segment(&from(&client(n), VIP), 2, 1, ACK, b"data");
+    let after: Vec<_> = (0..300).map(|n| ends(&bed.pass_through(&data(n)))).collect();
     assert_eq!(before, after);
     let new: HashSet<_> = (0..300)
         .map(|n| ends(&bed.pass_through(&syn(&format!("198.51.100.10:{}", 2_000 + n)))).1.to_string())

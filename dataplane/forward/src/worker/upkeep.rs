@@ -1,0 +1,194 @@
+//! The bounded upkeep between bursts: held frames, flows that idled out, UDP flows whose backend serves no more, a census when one is open,
+//! and for worker 0 next hops and affinities.
+
+use super::{Held, Worker};
+use crate::census::Census;
+use crate::limits::{
+    AFFINITY_SWEEP_BUDGET, ARP_KEEPER_BUDGET, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS, WALK_BUDGET,
+    WALK_BUDGET_IDLE,
+};
+use crate::rewrite::{Addressing, set_link};
+use crate::track::State;
+use crate::verdict::{Tally, Verdict};
+use std::sync::Arc;
+use turnpike_packet::arp;
+use turnpike_packet::io::{Frame, PacketIo};
+
+/// Where the upkeep stands.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    swept_ms: u32,
+    /// Position among the next hops.
+    keeper: usize,
+    /// Position among the affinities.
+    affinities: usize,
+    /// [`crate::service_table::Tables::udp_changed`] of the tables that the last clean-up was begun for.
+    cleaned: u64,
+    cleaning: Walk,
+    census: Option<Arc<Census>>,
+    counting: Walk,
+}
+
+impl Upkeep {
+    /// Begins a clean-up of UDP flows if the tables want one that was not begun yet. One that is under way starts anew from where it is.
+    pub(super) const fn clean(&mut self, wanted: u64, slots: u32) {
+        if self.cleaned != wanted {
+            self.cleaned = wanted;
+            self.cleaning.begin(slots);
+        }
+    }
+}
+
+/// Once around all slots of a flow table, in portions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walk {
+    at: usize,
+    left: usize,
+}
+
+impl Walk {
+    const fn begin(&mut self, slots: u32) {
+        self.left = slots as usize;
+    }
+
+    const fn is_due(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The next slot of a table of so many.
+    fn next(&mut self, slots: u32) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        let slot = self.at;
+        self.at = if slot + 1 >= slots as usize { 0 } else { slot + 1 };
+        Some(slot)
+    }
+}
+
+impl<F: Frame> Worker<'_, F> {
+    /// The upkeep of a turn that handled so many frames.
+    pub(super) fn keep_up<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I], handled: usize) {
+        if !self.held.is_empty() {
+            self.release(ios);
+        }
+        if self.upkeep.cleaning.is_due() || self.upkeep.counting.is_due() {
+            let budget = if handled > 0 { WALK_BUDGET } else { WALK_BUDGET_IDLE };
+            self.clean(budget);
+            self.count(budget);
+        }
+        let elapsed_ms = self.now_ms.wrapping_sub(self.upkeep.swept_ms);
+        if elapsed_ms > 0 {
+            self.upkeep.swept_ms = self.now_ms;
+            self.sweep(elapsed_ms);
+            self.look_for_questions();
+            if self.id == 0 {
+                self.keep_neighbours(ios);
+                let Self { shared, upkeep, now_ms, .. } = self;
+                shared.affinities.sweep(&mut upkeep.affinities, AFFINITY_SWEEP_BUDGET, *now_ms);
+            }
+        }
+    }
+
+    /// Ends flows that were idle for too long.
+    fn sweep(&mut self, elapsed_ms: u32) {
+        let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
+        let removed =
+            self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
+        self.counters.add(Tally::FlowsClosed, u64::from(removed));
+        self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
+        self.counters.set(Tally::HeldFrames, self.held.len() as u64);
+    }
+
+    /// Ends UDP flows whose backend serves no more while another one does (rules U1 to U4), so that their next packet finds one that does.
+    /// What a flow is of is looked up by whom its client addresses: a flow cannot be taken for one of another Service.
+    #[cold]
+    fn clean(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(slot) = self.upkeep.cleaning.next(self.table.capacity()) else { return };
+            let session = self.table.session(slot);
+            if session.state() != State::Udp {
+                continue;
+            }
+            let [client, backend] = session.keys;
+            let service = self.tables.frontend(client).and_then(|f| self.tables.service(f.service));
+            if service.is_some_and(|s| s.is_deserted(backend.source(), backend.source_port())) {
+                self.table.remove(slot);
+                self.counters.add(Tally::FlowsClosed, 1);
+                self.counters.add(Tally::UdpFlowsCleaned, 1);
+                self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
+            }
+        }
+    }
+
+    /// Begins the census that is open, if it is another than before.
+    fn look_for_questions(&mut self) {
+        let open = self.shared.census();
+        let known = match (&*open, &self.upkeep.census) {
+            (None, None) => true,
+            (Some(open), Some(known)) => Arc::ptr_eq(open, known),
+            _ => false,
+        };
+        if !known {
+            // The control thread keeps what is let go here until nobody holds it.
+            self.upkeep.census.clone_from(&open);
+            self.upkeep.counting.begin(if open.is_some() { self.table.capacity() } else { 0 });
+        }
+    }
+
+    /// Counts flows for the census.
+    #[cold]
+    fn count(&mut self, budget: usize) {
+        let Some(census) = &self.upkeep.census else { return };
+        for _ in 0..budget {
+            let Some(slot) = self.upkeep.counting.next(self.table.capacity()) else { return };
+            let session = self.table.session(slot);
+            if session.state() != State::Free {
+                census.count(self.id, &session.keys);
+            }
+            if !self.upkeep.counting.is_due() {
+                census.finish(self.id);
+            }
+        }
+    }
+
+    /// Looks after the next few next hops.
+    fn keep_neighbours<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        let shared = self.shared.clone();
+        let mut cursor = self.upkeep.keeper;
+        for index in shared.neighbours.round(&mut cursor, ARP_KEEPER_BUDGET) {
+            if shared.neighbours.keep(index, self.now_ms) {
+                self.ask(index, ios);
+            }
+        }
+        self.upkeep.keeper = cursor;
+    }
+
+    /// Sends an ARP request for a next hop.
+    pub(super) fn ask<I: PacketIo<Frame = F>>(&mut self, next_hop: u16, ios: &mut [I]) {
+        let hop = self.shared.neighbours.hop(next_hop);
+        let port = usize::from(hop.port);
+        let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
+        let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
+        if self.answer(port, &arp::request(mac, source, hop.address), ios) {
+            self.counters.add(Tally::ArpRequests, 1);
+        }
+    }
+
+    /// Sends held frames whose next hop is known by now, and gives up those that waited for too long.
+    #[cold]
+    fn release<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        for _ in 0..self.held.len() {
+            let Some(Held { mut frame, next_hop, since_ms }) = self.held.pop_front() else { break };
+            let link = self.shared.neighbours.link(next_hop);
+            if link.is_resolved() {
+                let out = &self.ports[link.port()];
+                let addressing = Addressing { destination: link.mac_bits(), source: out.mac_bits };
+                set_link(frame.data_mut(), addressing);
+                self.send(link.port(), frame, ios);
+            } else if self.now_ms.wrapping_sub(since_ms) >= HELD_MS {
+                self.counters.count(Verdict::NextHopUnresolved);
+            } else {
+                self.held.push_back(Held { frame, next_hop, since_ms });
+            }
+        }
+    }
+}
