@@ -120,7 +120,9 @@ fn a_snapshot_starts_anew_and_says_what_the_fleet_shares() {
     let mut world = World::new();
     let updates = snapshot(&world.put(mk_service("shop/a", "10.96.0.1")).resolve(), FLEET);
     assert_eq!(updates[..2], [Update::Reset, Update::PutFleet(FLEET)]);
-    assert_eq!(updates.len(), 4);
+    let Update::PutCluster(cluster) = &updates[2] else { panic!("{updates:?}") };
+    assert_eq!(cluster.service_networks, ["10.96.0.0/16".parse().unwrap()]);
+    assert_eq!(updates.len(), 5);
 }
 
 proptest! {

@@ -409,3 +409,7 @@ fn count_addresses(
 #[cfg(test)]
 #[path = "resolve_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod rules;

@@ -4,9 +4,7 @@ use crate::test_world::{
     World, mk_endpoint_port, mk_meta, mk_pod, mk_port, mk_public, mk_service, mk_settings, mk_slice,
     mk_target,
 };
-use crate::words::{
-    HEADLESS_LABEL, MODE_ANNOTATION, SERVICE_NAME_LABEL, SERVICE_PROXY_LABEL, WEIGHT_ANNOTATION,
-};
+use crate::words::{HEADLESS_LABEL, SERVICE_NAME_LABEL, SERVICE_PROXY_LABEL, WEIGHT_ANNOTATION};
 
 /// A world with the Service `shop/web` and two ready endpoints.
 fn web() -> World {
@@ -210,22 +208,6 @@ fn rule_s9_of_duplicates_the_local_one_counts() {
 }
 
 #[test]
-fn rules_s10_e2_e4_conditions_choose_the_set_in_use() {
-    let rows: &[(&[&str], &str)] = &[
-        (&["10.244.0.1", "10.244.0.2-"], " forward 10.244.0.1:8080"),
-        (&["10.244.0.1+", "10.244.0.2~"], " forward 10.244.0.1:8080"),
-        (&["10.244.0.1-", "10.244.0.2~", "10.244.0.3x"], " forward 10.244.0.2:8080~"),
-        (&["10.244.0.1-", "10.244.0.3x"], " reject"),
-        (&["10.244.0.1-"], " reject"),
-        (&[], " reject"),
-    ];
-    for (endpoints, expected) in rows {
-        let lines = web().put(mk_slice("shop/web-1", "web", endpoints)).lines();
-        assert_eq!(lines, [format!("TCP 10.96.0.10:80 cluster_ip{expected}")], "{endpoints:?}");
-    }
-}
-
-#[test]
 fn rule_n1_no_endpoints_reject_on_every_face() {
     let mut service = mk_service("shop/web", "10.96.0.10");
     mk_public(&mut service, "203.0.113.5");
@@ -248,71 +230,6 @@ fn rule_s13_nothing_is_resolved_before_both_lists_are_there() {
         assert_eq!(listed.added, 0);
     }
     assert!(world.resolver.resolve(&mut world.tracker).is_some());
-}
-
-#[test]
-fn closed_source_ranges_drop_instead_of_opening() {
-    let rows: &[(&[&str], &str, &str)] = &[
-        (&["198.51.100.0/24"], "drop", "forward"),
-        (&[" 198.51.100.0/24 ", "2001:db8::/32"], "drop", "drop"),
-        (&["2001:db8::/32"], "forward", "drop"),
-        (&["0.0.0.0/0"], "forward", "forward"),
-        (&["198.51.100.0/24", "0.0.0.0/0"], "forward", "forward"),
-        (&["nonsense"], "drop", "drop"),
-        (&[], "forward", "forward"),
-    ];
-    for (ranges, four, six) in rows {
-        let mut service = mk_service("shop/web", "10.96.0.10");
-        service.spec.cluster_ips.push("fd00:10:96::a".into());
-        service.spec.ip_families.push("IPv6".into());
-        mk_public(&mut service, "203.0.113.5");
-        mk_public(&mut service, "2001:db8:1b::5");
-        service.spec.load_balancer_source_ranges = ranges.iter().map(|text| (*text).to_owned()).collect();
-        let mut world = web();
-        world.put(service).put(mk_slice("shop/web-6", "web", &["fd00:244::1+"]));
-        let lines = world.lines();
-        assert_eq!(lines[0], WEB, "{ranges:?}");
-        assert!(
-            lines[1].starts_with(&format!("TCP 203.0.113.5:80 load_balancer {four}")),
-            "{ranges:?} {lines:?}"
-        );
-        assert!(
-            lines[2].starts_with(&format!("TCP [2001:db8:1b::5]:80 load_balancer {six}")),
-            "{ranges:?} {lines:?}"
-        );
-        let told =
-            world.problems().iter().any(|line| line.contains("loadBalancerSourceRanges cannot be enforced"));
-        assert_eq!(told, four == &"drop" || six == &"drop", "{ranges:?}");
-    }
-}
-
-#[test]
-fn wishes_that_are_not_honoured_are_told() {
-    let mut service = mk_service("shop/web", "10.96.0.10");
-    service.spec.session_affinity = "ClientIP".into();
-    service.spec.external_traffic_policy = "Local".into();
-    service.spec.internal_traffic_policy = Some("Local".into());
-    service.spec.traffic_distribution = Some("PreferClose".into());
-    service.spec.external_ips = vec!["198.51.100.1".into()];
-    service.metadata.annotations.insert(MODE_ANNOTATION.into(), "dnat".into());
-    let told = |world: &mut World, words: &str| world.problems().iter().any(|line| line.contains(words));
-    let mut gateway = web();
-    gateway.put(service.clone());
-    let mut node =
-        World::with(Settings { node_name: "node-a".into(), zone: "zone-a".into(), ..mk_settings() });
-    node.put(service);
-    for (words, as_gateway) in [
-        ("sessionAffinity", true),
-        ("externalTrafficPolicy", true),
-        ("externalIPs", true),
-        ("dnat", true),
-        ("internalTrafficPolicy", false),
-        ("trafficDistribution", false),
-    ] {
-        assert_eq!(told(&mut gateway, words), as_gateway, "{words}");
-        assert!(told(&mut node, words), "{words}");
-    }
-    assert_eq!(gateway.lines(), [WEB], "external addresses are not answered");
 }
 
 #[test]

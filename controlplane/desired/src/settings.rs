@@ -211,4 +211,56 @@ mod tests {
             assert_eq!(scope == LoadBalancerScope::Any, outside);
         }
     }
+
+    /// Where NodePorts answer on a gateway with 192.0.2.1, 198.51.100.1 and 2001:db8::1, in this order.
+    fn chosen(setting: &[&str]) -> Vec<String> {
+        let own = ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let setting: Vec<String> = setting.iter().map(|text| (*text).to_owned()).collect();
+        super::node_port_addresses(&own, &setting).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn rule_p1_networks_choose_by_family() {
+        let all = ["192.0.2.1", "198.51.100.1", "2001:db8::1"];
+        assert_eq!(chosen(&[]), all);
+        assert_eq!(chosen(&["198.51.100.0/24"]), ["198.51.100.1", "2001:db8::1"], "no network of IPv6: all");
+        assert_eq!(chosen(&["2001:db8::/64"]), all);
+        assert_eq!(chosen(&["198.51.100.0/24", "fd00::/8"]), ["198.51.100.1"], "a family may have none");
+        assert_eq!(chosen(&["198.51.100.0/24", "0.0.0.0/0", "fd00::/8"]), ["192.0.2.1", "198.51.100.1"]);
+    }
+
+    #[test]
+    fn rule_p2_primary_is_the_first_address_of_each_family() {
+        assert_eq!(chosen(&["primary"]), ["192.0.2.1", "2001:db8::1"]);
+    }
+
+    #[test]
+    fn rule_c1_a_class_says_whose_load_balancer_is_meant() {
+        let config = |lines: &str| {
+            let text = CONFIG
+                .replace("MODE", "kubernetes")
+                .replace("service_cidrs", &format!("{lines}\nservice_cidrs"));
+            super::LoadBalancerClass::from_config(
+                &Config::parse(&text, std::path::Path::new("test.toml")).unwrap(),
+            )
+        };
+        let service = |r#type: &str, class: Option<&str>| {
+            let mut service = crate::k8s::Service::default();
+            service.spec.r#type = r#type.into();
+            service.spec.load_balancer_class = class.map(str::to_owned);
+            service
+        };
+        let by_default = config("");
+        let strict = config("default_load_balancer = false\nload_balancer_class = \"example.com/edge\"");
+        for (service, ours, ours_strictly) in [
+            (service("LoadBalancer", None), true, false),
+            (service("LoadBalancer", Some("turnpike.dev/gateway")), true, false),
+            (service("LoadBalancer", Some("example.com/edge")), false, true),
+            (service("LoadBalancer", Some("")), false, false),
+            (service("NodePort", None), false, false),
+        ] {
+            assert_eq!(by_default.is_ours(&service), ours, "{service:?}");
+            assert_eq!(strict.is_ours(&service), ours_strictly, "{service:?}");
+        }
+    }
 }
