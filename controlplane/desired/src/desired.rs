@@ -2,6 +2,7 @@
 
 use crate::health::HealthCheck;
 use crate::object::ObjectKey;
+use crate::shared_map::SharedMap;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,9 +17,9 @@ use turnpike_wire::update::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// Every Service port of each family.
-    pub services: BTreeMap<ServiceKey, Arc<ResolvedService>>,
+    pub services: SharedMap<ServiceKey, Arc<ResolvedService>>,
     /// Every address, port and protocol that is answered.
-    pub frontends: BTreeMap<FrontendKey, Arc<ResolvedFrontend>>,
+    pub frontends: SharedMap<FrontendKey, Arc<ResolvedFrontend>>,
     /// The networks of the cluster.
     pub cluster: Cluster,
     /// What each health check port tells (rule H1).
@@ -31,8 +32,8 @@ pub struct Desired {
 impl Default for Desired {
     fn default() -> Self {
         Self {
-            services: BTreeMap::new(),
-            frontends: BTreeMap::new(),
+            services: SharedMap::default(),
+            frontends: SharedMap::default(),
             cluster: Cluster::default(),
             health_checks: BTreeMap::new(),
             node_eligible: true,

@@ -1,11 +1,11 @@
-//! Two states → the updates that lead from one to the other.
+//! Two states → the updates that lead from one to the other. Costs what has changed, not what there is.
 //!
 //! The order of the updates is such that after each of them the dataplane's staged tables refer only to what exists: frontends leave
 //! before their Services do, and arrive after them. The `Commit` is the publisher's, who knows the generation.
 //! Last in a Service's walk on this side of the ring.
 
 use crate::desired::{Desired, ResolvedService};
-use std::cmp::Ordering;
+use crate::shared_map::SharedMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use turnpike_wire::update::{Fleet, Update};
@@ -14,7 +14,7 @@ use turnpike_wire::update::{Fleet, Update};
 #[must_use]
 pub fn diff(old: &Desired, new: &Desired) -> Vec<Update> {
     let (mut dropped_frontends, mut put_frontends) = (Vec::new(), Vec::new());
-    for (key, before, after) in joined(&old.frontends, &new.frontends) {
+    for (key, before, after) in changed(&old.frontends, &new.frontends) {
         match (before, after) {
             (Some(_), None) => dropped_frontends.push(Update::DropFrontend(*key)),
             (Some(before), Some(after)) if before.frontend == after.frontend => {}
@@ -23,7 +23,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Update> {
         }
     }
     let (mut put_services, mut dropped_services) = (Vec::new(), Vec::new());
-    for (key, before, after) in joined(&old.services, &new.services) {
+    for (key, before, after) in changed(&old.services, &new.services) {
         match after {
             None => dropped_services.push(Update::DropService(key.clone())),
             Some(after) => diff_service(before, after, &mut put_services),
@@ -41,33 +41,17 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Update> {
     updates
 }
 
-/// Both maps in step, without the entries they share.
-fn joined<'a, K: Ord, V>(
-    old: &'a BTreeMap<K, Arc<V>>,
-    new: &'a BTreeMap<K, Arc<V>>,
+/// The entries that may differ; those that are one and the same do not.
+fn changed<'a, K: Ord, V>(
+    old: &'a SharedMap<K, Arc<V>>,
+    new: &'a SharedMap<K, Arc<V>>,
 ) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    std::iter::from_fn(move || {
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((before, _)), Some((after, _))) => before.cmp(after),
-            };
-            let before = if order.is_le() { old.next() } else { None };
-            let after = if order.is_ge() { new.next() } else { None };
-            if before.zip(after).is_some_and(|((_, before), (_, after))| Arc::ptr_eq(before, after)) {
-                continue;
-            }
-            let key = before.or(after)?.0;
-            return Some((
-                key,
-                before.map(|(_, value)| value.as_ref()),
-                after.map(|(_, value)| value.as_ref()),
-            ));
-        }
-    })
+    let is_same = |before: Option<&Arc<V>>, after: Option<&Arc<V>>| {
+        before.zip(after).is_some_and(|(before, after)| Arc::ptr_eq(before, after))
+    };
+    old.differences(new)
+        .filter(move |(_, before, after)| !is_same(*before, *after))
+        .map(|(key, before, after)| (key, before.map(AsRef::as_ref), after.map(AsRef::as_ref)))
 }
 
 /// Everything, for a dataplane of which nothing is known.

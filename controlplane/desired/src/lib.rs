@@ -52,6 +52,7 @@ pub mod registry;
 pub mod resolve;
 pub mod selector;
 pub mod settings;
+pub mod shared_map;
 mod survey;
 #[cfg(test)]
 mod test_world;
