@@ -1,6 +1,6 @@
 //! Whole frames with right checksums, for tests, tools and benchmarks, and the check that a frame's checksums are right.
 
-use crate::{checksum, ethernet, icmpv4, ipv4};
+use crate::{checksum, ethernet, icmpv4, ipv4, sctp};
 use std::net::SocketAddrV4;
 
 /// Where a frame comes from and goes to.
@@ -76,7 +76,7 @@ pub enum Wrong {
     /// The IPv4 header checksum.
     #[error("wrong IPv4 header checksum")]
     Ipv4Checksum,
-    /// The TCP, UDP or ICMP checksum.
+    /// The TCP, UDP, SCTP or ICMP checksum.
     #[error("wrong transport checksum")]
     TransportChecksum,
 }
@@ -102,6 +102,11 @@ pub fn check(frame: &[u8]) -> Result<(), Wrong> {
         ipv4::UDP if segment.get(6..8) == Some(&[0, 0]) => return Ok(()),
         protocol @ (ipv4::TCP | ipv4::UDP) => {
             checksum::transport_sum(address(12), address(16), protocol, segment)
+        }
+        ipv4::SCTP => {
+            let stated = segment.get(sctp::CHECKSUM).ok_or(Wrong::Length)?;
+            let right = sctp::checksum(segment).is_some_and(|sum| sum.to_le_bytes() == stated);
+            return if right { Ok(()) } else { Err(Wrong::TransportChecksum) };
         }
         _ => return Ok(()),
     };
@@ -139,6 +144,8 @@ mod tests {
             unreachable[..len].to_vec(),
             udp::datagram(&flight(), b"odd"),
             tcp::segment(&flight(), 7, 9, tcp::flags::ACK | tcp::flags::PSH, &[7; 1460]),
+            sctp::packet(&flight(), 0, &[(sctp::chunk::INIT, 0, &sctp::init(7, 9))]),
+            sctp::packet(&flight(), 7, &[(sctp::chunk::DATA, 3, &[7; 1400])]),
         ]
     }
 

@@ -10,6 +10,8 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
+/// Protocol number of SCTP.
+pub const SCTP: u8 = 132;
 /// Time to live of packets that are made here (RFC 1700).
 pub const TTL: u8 = 64;
 
