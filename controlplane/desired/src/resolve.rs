@@ -92,14 +92,15 @@ impl Resolver {
     /// Sets the load-balancer addresses that a Service has from Turnpike, beside those of its status; empty: none. Counts at the next
     /// [`Resolver::resolve`].
     pub fn assign(&mut self, service: ObjectKey, addresses: BTreeSet<IpAddr>) {
-        let before = if addresses.is_empty() {
-            self.assigned.remove(&service).unwrap_or_default()
-        } else {
-            self.assigned.insert(service.clone(), addresses.clone()).unwrap_or_default()
-        };
-        if before != addresses {
-            self.reassigned.insert(service);
+        if self.assigned.get(&service).map_or(addresses.is_empty(), |known| *known == addresses) {
+            return;
         }
+        if addresses.is_empty() {
+            self.assigned.remove(&service);
+        } else {
+            self.assigned.insert(service.clone(), addresses);
+        }
+        self.reassigned.insert(service);
     }
 
     /// The load-balancer addresses that a Service has from Turnpike.
