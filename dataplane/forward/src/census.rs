@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn keys(n: u32) -> [FlowKey; 2] {
-        [FlowKey::new(17, n, 0xcb00_7101, 7, 53), FlowKey::new(17, 0x0a00_0000 | n / 3, 1, 53, 9)]
+        [FlowKey::new(17, n, 0xcb00_7101, 7, 53), FlowKey::new(17, 0x0a00_0000 | (n / 3), 1, 53, 9)]
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A gateway in memory: workers on a [`MemoryNic`], a client, and backends that answer. Every frame that leaves is checked.
 #![allow(dead_code)]
 
+pub mod services;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
