@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use turnpike_forward::census::Census;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::service_table::Tables;
 use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
@@ -36,6 +37,10 @@ pub(crate) struct Control {
     unadopted: VecDeque<Arc<Tables>>,
     /// Tables that were replaced, kept until no worker holds them, so that no worker frees them.
     replaced: Vec<Arc<Tables>>,
+    /// The census that is open.
+    census: Option<Arc<Census>>,
+    /// Those that were answered or replaced, kept for the same reason.
+    closed: Vec<Arc<Census>>,
     record: Vec<u8>,
     ports: Vec<(Port, PortPage)>,
     page: GatewayPage,
@@ -67,6 +72,8 @@ impl Control {
             outbox: Outbox::default(),
             unadopted: VecDeque::new(),
             replaced: Vec::new(),
+            census: None,
+            closed: Vec::new(),
             record: Vec::new(),
             ports,
             page,
@@ -83,6 +90,7 @@ impl Control {
             let taken = self.take_records();
             let now = Instant::now();
             self.watch_adoption();
+            self.watch_census();
             if due(&mut beaten, now, Duration::from_millis(HEARTBEAT_PERIOD_MS)) {
                 self.beat();
                 if let Some(worker) = workers.ended() {
@@ -110,6 +118,7 @@ impl Control {
                     tracing::info!(pid = self.side.control_pid(), "a control plane has attached");
                     self.conversation.new_control_plane();
                     self.outbox.new_listener();
+                    self.close_census();
                     Heard::Nothing
                 }
                 Err(corrupt) => self.conversation.ring_corrupt(&corrupt.to_string()),
@@ -144,6 +153,7 @@ impl Control {
         match heard {
             Heard::Nothing => {}
             Heard::Tables(tables) => self.publish(tables),
+            Heard::Question(question) => self.open_census(question),
             Heard::Refused { generation, reason } => {
                 tracing::warn!(generation, reason, "transaction refused, a snapshot is needed");
                 self.outbox.refuse(generation, reason);
@@ -175,6 +185,32 @@ impl Control {
             tracing::debug!(generation = tables.generation, "adopted by every worker");
         }
         self.replaced.retain(|tables| Arc::strong_count(tables) > 1);
+    }
+
+    /// Asks the workers; a question that is not answered yet is given up.
+    fn open_census(&mut self, question: u64) {
+        self.close_census();
+        let census = Census::new(question, self.shared.gateway.workers());
+        self.shared.ask(Some(Arc::clone(&census)));
+        self.census = Some(census);
+    }
+
+    fn close_census(&mut self) {
+        self.outbox.forget_answer();
+        if let Some(census) = self.census.take() {
+            self.shared.ask(None);
+            self.closed.push(census);
+        }
+    }
+
+    /// Answers when every worker has counted, and frees what nobody counts for any more.
+    fn watch_census(&mut self) {
+        if let Some(census) = self.census.take_if(|census| census.is_done()) {
+            self.shared.ask(None);
+            self.outbox.answer(Arc::clone(&census));
+            self.closed.push(census);
+        }
+        self.closed.retain(|census| Arc::strong_count(census) > 1);
     }
 
     fn beat(&mut self) {

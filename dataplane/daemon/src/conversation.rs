@@ -48,6 +48,8 @@ pub(crate) enum Heard {
     Nothing,
     /// A transaction is complete: publish these.
     Tables(Arc<Tables>),
+    /// How many flows are live? No part of a transaction, and fit to be asked at any time.
+    Question(u64),
     /// A transaction was refused as a whole, and a snapshot is needed.
     Refused { generation: u64, reason: String },
     /// A snapshot is needed.
@@ -89,6 +91,7 @@ impl Conversation {
     /// What follows from what was read.
     pub(crate) fn take(&mut self, update: Update) -> Heard {
         match (self.hearing, &update) {
+            (_, Update::CountFlows { question }) => return Heard::Question(*question),
             (_, Update::Reset) => {
                 self.tally.snapshots += 1;
                 self.hearing = Hearing::Everything;
@@ -159,6 +162,7 @@ mod tests {
         let letter = |heard| match heard {
             Heard::Nothing => '.',
             Heard::Tables(_) => 'T',
+            Heard::Question(_) => '?',
             Heard::Refused { .. } => 'R',
             Heard::Resync { .. } => '!',
         };
@@ -209,6 +213,19 @@ mod tests {
         conversation.new_control_plane();
         assert_eq!(hear_all(&mut conversation, &[Update::Reset, service("a"), commit(1, 2)]), "..T");
         assert_eq!(conversation.staging.tables().services().count(), 1, "what was half said is forgotten");
+    }
+
+    #[test]
+    fn questions_are_heard_at_any_time_and_are_part_of_nothing() {
+        let question = || Update::CountFlows { question: 9 };
+        let mut conversation = Conversation::default();
+        conversation.new_control_plane();
+        assert_eq!(hear_all(&mut conversation, &[question()]), "?");
+        let asked =
+            [Update::Reset, question(), service("a"), commit(1, 2), question(), service("b"), commit(2, 1)];
+        assert_eq!(hear_all(&mut conversation, &asked), ".?.T?.T");
+        assert_eq!(hear_all(&mut conversation, &[orphan(), commit(3, 1), question(), service("c")]), ".R?.");
+        assert!(matches!(conversation.hear(&bytes(&question())), Heard::Question(9)));
     }
 
     #[test]

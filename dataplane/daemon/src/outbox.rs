@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use turnpike_forward::census::{Census, Count};
 use turnpike_shm::{Producer, PushError};
 use turnpike_wire::codec::encode_event;
 use turnpike_wire::event::Event;
@@ -11,6 +13,8 @@ use turnpike_wire::event::Event;
 const RESYNC_PERIOD: Duration = Duration::from_secs(1);
 /// Refusals kept for a control plane that does not listen; older ones give way.
 const REFUSALS_MAX: usize = 16;
+/// Places of a census looked at per call.
+const CENSUS_PLACES_PER_CALL: usize = 1 << 16;
 /// Longest reason sent, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
@@ -38,6 +42,8 @@ pub(crate) struct Outbox {
     /// What the listener knows of next hops, and which of them have changed since.
     neighbours: HashMap<Ipv4Addr, Mac>,
     changed: HashMap<Ipv4Addr, Mac>,
+    /// A census that is being told, and at which place.
+    answer: Option<(Arc<Census>, usize)>,
     record: Vec<u8>,
 }
 
@@ -47,6 +53,7 @@ impl Outbox {
         self.refused.clear();
         self.resync = None;
         self.resync_sent = None;
+        self.answer = None;
         for (address, mac) in self.neighbours.drain().filter(|(_, mac)| mac.is_some()) {
             self.changed.entry(address).or_insert(mac);
         }
@@ -80,6 +87,16 @@ impl Outbox {
         }
     }
 
+    /// A census is done; an answer not yet given in full gives way to it.
+    pub(crate) fn answer(&mut self, census: Arc<Census>) {
+        self.answer = Some((census, 0));
+    }
+
+    /// Nobody waits any more for the answer that is being given.
+    pub(crate) fn forget_answer(&mut self) {
+        self.answer = None;
+    }
+
     /// Sends what the ring takes; the rest waits.
     pub(crate) fn send(&mut self, sink: &mut impl Sink, now: Instant) {
         if self.send_urgent(sink, now).is_none() {
@@ -92,6 +109,30 @@ impl Outbox {
             self.changed.remove(&address);
             self.neighbours.insert(address, mac);
         }
+        if let Some((census, at)) = self.answer.take() {
+            self.answer = self.tell(sink, &census, at).map(|at| (census, at));
+        }
+    }
+
+    /// Tells of a census from place `at` on; gives the place to go on from, if it is not at its end.
+    fn tell(&mut self, sink: &mut impl Sink, census: &Census, at: usize) -> Option<usize> {
+        let question = census.question();
+        for at in at..at + CENSUS_PLACES_PER_CALL {
+            let event = match census.place(at) {
+                Some(None) => continue,
+                Some(Some(Count { frontend, backend, flows })) => {
+                    Event::FlowCount { question, frontend, backend, flows }
+                }
+                None => Event::FlowsCounted { question, flows: census.flows() },
+            };
+            let is_last = matches!(event, Event::FlowsCounted { .. });
+            match self.push(sink, &event) {
+                None => return Some(at),
+                Some(()) if is_last => return None,
+                Some(()) => {}
+            }
+        }
+        Some(at + CENSUS_PLACES_PER_CALL)
     }
 
     fn send_urgent(&mut self, sink: &mut impl Sink, now: Instant) -> Option<()> {
@@ -140,6 +181,7 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use turnpike_forward::flow_key::FlowKey;
     use turnpike_wire::codec::decode_event;
 
     /// Takes up to `room` records.
@@ -197,6 +239,46 @@ mod tests {
         assert_eq!(sent(&mut outbox, 9, now), [neighbour(Some(MAC))]);
         outbox.neighbour(HOP, None);
         assert_eq!(sent(&mut outbox, 9, now), [neighbour(None)]);
+    }
+
+    #[test]
+    fn an_answer_is_given_as_far_as_there_is_room() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        let census = |question| {
+            let census = Census::new(question, 2);
+            for (worker, n) in [(0, 1), (0, 1), (0, 2), (1, 1)] {
+                census.count(worker, &[FlowKey::new(6, n, n, 7, 80), FlowKey::new(6, n + 8, 9, 8080, 7)]);
+            }
+            census
+        };
+        let given = |events: &[Event]| {
+            let rows = events.iter().map(|event| match event {
+                Event::FlowCount { question, frontend, backend, flows } => {
+                    (*question, format!("{frontend} {backend}"), *flows)
+                }
+                Event::FlowsCounted { question, flows } => (*question, String::new(), *flows),
+                other => panic!("{other:?}"),
+            });
+            rows.collect::<std::collections::BTreeSet<_>>()
+        };
+        let row = |question, text: &str, flows| (question, text.to_owned(), flows);
+        outbox.answer(census(5));
+        assert_eq!(sent(&mut outbox, 0, now), []);
+        let mut events = sent(&mut outbox, 2, now);
+        events.extend(sent(&mut outbox, 1, now));
+        events.extend(sent(&mut outbox, 9, now));
+        assert_eq!(events.len(), 4);
+        assert_eq!(events.last(), Some(&Event::FlowsCounted { question: 5, flows: 4 }));
+        let (one, two) = ("TCP 0.0.0.1:80 0.0.0.9:8080", "TCP 0.0.0.2:80 0.0.0.10:8080");
+        assert_eq!(given(&events), [row(5, one, 2), row(5, two, 1), row(5, one, 1), row(5, "", 4)].into());
+
+        outbox.answer(census(6));
+        assert_eq!(sent(&mut outbox, 1, now).len(), 1);
+        outbox.answer(census(7));
+        assert!(given(&sent(&mut outbox, 9, now)).iter().all(|row| row.0 == 7), "the later question counts");
+        outbox.answer(census(8));
+        outbox.new_listener();
+        assert_eq!(sent(&mut outbox, 9, now), [], "who asked is gone");
     }
 
     #[test]

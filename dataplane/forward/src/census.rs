@@ -95,7 +95,7 @@ impl Census {
     }
 
     /// Counts a flow on a worker's sheet. Only that worker calls it.
-    pub(crate) fn count(&self, worker: usize, keys: &[FlowKey; 2]) {
+    pub fn count(&self, worker: usize, keys: &[FlowKey; 2]) {
         let Some(sheet) = self.sheets.get(worker) else { return };
         sheet.flows.store(sheet.flows.load(Relaxed) + 1, Relaxed);
         let (client, reply) = (keys[0], keys[1]);
@@ -120,7 +120,7 @@ impl Census {
     }
 
     /// A worker has counted its last flow.
-    pub(crate) fn finish(&self, worker: usize) {
+    pub fn finish(&self, worker: usize) {
         if let Some(sheet) = self.sheets.get(worker) {
             sheet.done.store(true, Release);
         }
