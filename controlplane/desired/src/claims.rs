@@ -2,7 +2,7 @@
 
 use crate::desired::{Problem, ProblemKind, ResolvedFrontend};
 use crate::object::ObjectKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use turnpike_wire::update::{FrontendKey, FrontendKind, ServiceKey};
 
@@ -19,6 +19,8 @@ struct Rank {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Claims {
     by_key: BTreeMap<FrontendKey, BTreeMap<Rank, Arc<ResolvedFrontend>>>,
+    /// Frontends that more than one wants.
+    contested: BTreeSet<FrontendKey>,
 }
 
 fn rank(frontend: &ResolvedFrontend, created: Option<i64>) -> Rank {
@@ -33,8 +35,12 @@ fn rank(frontend: &ResolvedFrontend, created: Option<i64>) -> Rank {
 impl Claims {
     /// Adds a wish of a Service created then.
     pub(crate) fn add(&mut self, frontend: Arc<ResolvedFrontend>, created: Option<i64>) {
-        let rank = rank(&frontend, created);
-        self.by_key.entry(frontend.frontend.key).or_default().insert(rank, frontend);
+        let (key, rank) = (frontend.frontend.key, rank(&frontend, created));
+        let wishes = self.by_key.entry(key).or_default();
+        wishes.insert(rank, frontend);
+        if wishes.len() > 1 {
+            self.contested.insert(key);
+        }
     }
 
     /// Takes a wish back; `created` as it was when it was added.
@@ -42,6 +48,9 @@ impl Claims {
         let key = frontend.frontend.key;
         if let Some(wishes) = self.by_key.get_mut(&key) {
             wishes.remove(&rank(frontend, created));
+            if wishes.len() <= 1 {
+                self.contested.remove(&key);
+            }
             if wishes.is_empty() {
                 self.by_key.remove(&key);
             }
@@ -55,7 +64,8 @@ impl Claims {
 
     /// Who does not have a frontend, and because of whom.
     pub(crate) fn conflicts(&self) -> impl Iterator<Item = Problem> {
-        self.by_key.iter().filter(|(_, wishes)| wishes.len() > 1).flat_map(|(key, wishes)| {
+        let contested = self.contested.iter().filter_map(|key| self.by_key.get_key_value(key));
+        contested.flat_map(|(key, wishes)| {
             let mut wishes = wishes.values();
             let winner = wishes.next().map(|winner| winner.owner.to_string()).unwrap_or_default();
             wishes.map(move |loser| Problem {

@@ -33,6 +33,7 @@
 //! | C4, C5 | bands of cluster addresses and NodePorts | `pkg/registry/core/service` allocators |
 #![forbid(unsafe_code)]
 
+mod address_counts;
 pub mod address_guard;
 pub mod allocate;
 mod claims;

@@ -5,6 +5,7 @@
 //! somebody out, the address is closed.
 //! Next in a Service's walk: [`crate::diff`].
 
+use crate::address_counts::AddressCounts;
 use crate::claims::Claims;
 use crate::desired::{Desired, Problem, ProblemKind, ResolvedFrontend, ResolvedService};
 use crate::endpoints::{Endpoints, Surroundings, Wanted, endpoints};
@@ -19,7 +20,7 @@ use crate::topology::Place;
 use crate::tracker::Tracker;
 use crate::words::WEIGHT_ANNOTATION;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, SERVICES_MAX};
 use turnpike_wire::update::{
@@ -44,8 +45,14 @@ struct Resolution {
 pub struct Resolver {
     settings: Settings,
     resolutions: BTreeMap<ObjectKey, Resolution>,
-    /// How many Services have each cluster or load-balancer address.
-    service_addresses: BTreeMap<IpAddr, usize>,
+    /// Services of which something is not done.
+    troubled: BTreeSet<ObjectKey>,
+    /// The addresses that Services have: cluster, load-balancer and external ones.
+    service_addresses: AddressCounts,
+    /// Those of endpoints, used and refused ones.
+    endpoint_addresses: AddressCounts,
+    /// Number of backends over all Service ports.
+    backend_count: usize,
     claims: Claims,
     health_checks: HealthChecks,
     /// Load-balancer addresses that Services have from Turnpike.
@@ -63,7 +70,10 @@ impl Resolver {
         Self {
             settings,
             resolutions: BTreeMap::new(),
-            service_addresses: BTreeMap::new(),
+            troubled: BTreeSet::new(),
+            service_addresses: AddressCounts::default(),
+            endpoint_addresses: AddressCounts::default(),
+            backend_count: 0,
             claims: Claims::default(),
             health_checks: HealthChecks::default(),
             assigned: BTreeMap::new(),
@@ -118,7 +128,8 @@ impl Resolver {
     /// What is not done, and why, in order of the objects.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let own = self.resolutions.iter().flat_map(|(key, resolution)| problems_of(key, resolution));
+        let troubled = self.troubled.iter().filter_map(|key| self.resolutions.get_key_value(key));
+        let own = troubled.flat_map(|(key, resolution)| problems_of(key, resolution));
         let mut problems: Vec<Problem> = own
             .chain(self.claims.conflicts())
             .chain(self.health_checks.conflicts())
@@ -147,7 +158,7 @@ impl Resolver {
         let rows = [
             ("Service ports", self.desired.services.len(), SERVICES_MAX),
             ("frontends", self.desired.frontends.len(), FRONTENDS_MAX),
-            ("backends", self.desired.backend_count(), BACKENDS_MAX),
+            ("backends", self.backend_count, BACKENDS_MAX),
         ];
         rows.into_iter().filter(|(_, found, limit)| found > limit).map(|(what, found, limit)| Problem {
             object: "Cluster".into(),
@@ -204,6 +215,8 @@ impl Resolver {
 
     /// Services that have or had to refuse an endpoint with one of these addresses.
     fn touched_by(&self, moved: &BTreeSet<IpAddr>) -> Vec<ObjectKey> {
+        let moved: BTreeSet<IpAddr> =
+            moved.iter().copied().filter(|address| self.endpoint_addresses.contains(*address)).collect();
         if moved.is_empty() {
             return Vec::new();
         }
@@ -212,7 +225,7 @@ impl Resolver {
             resolved.is_some_and(|r| r.backends.keys().any(|address| moved.contains(&address.ip())))
         };
         let touched = self.resolutions.iter().filter(|(_, resolution)| {
-            !resolution.refused_service_addresses.is_disjoint(moved) || resolution.services.iter().any(uses)
+            !resolution.refused_service_addresses.is_disjoint(&moved) || resolution.services.iter().any(uses)
         });
         touched.map(|(key, _)| key.clone()).collect()
     }
@@ -237,17 +250,31 @@ impl Resolver {
                 touched.insert(frontend.frontend.key);
             }
             for service in &old.services {
-                if !services.iter().any(|new| new.service.key == *service) {
-                    desired.services.remove(service);
+                if !services.iter().any(|new| new.service.key == *service)
+                    && let Some(gone) = desired.services.remove(service)
+                {
+                    self.backend_count -= gone.backends.len();
+                    self.endpoint_addresses.remove(gone.backends.keys().map(SocketAddr::ip));
                 }
             }
+            self.endpoint_addresses.remove(old.refused_service_addresses.iter().copied());
         }
         for service in services {
-            let kept = desired.services.get(&service.service.key).is_some_and(|known| **known == service);
-            if !kept {
-                desired.services.insert(service.service.key.clone(), Arc::new(service));
+            let known = desired.services.get(&service.service.key);
+            if known.is_some_and(|known| **known == service) {
+                continue;
             }
+            let none = BTreeMap::new();
+            let before = known.map_or(&none, |known| &known.backends);
+            let after = &service.backends;
+            self.backend_count = self.backend_count + after.len() - before.len();
+            let came = after.keys().filter(|address| !before.contains_key(address));
+            self.endpoint_addresses.add(came.map(SocketAddr::ip));
+            let went = before.keys().filter(|address| !after.contains_key(address));
+            self.endpoint_addresses.remove(went.map(SocketAddr::ip));
+            desired.services.insert(service.service.key.clone(), Arc::new(service));
         }
+        self.endpoint_addresses.add(resolution.refused_service_addresses.iter().copied());
         for frontend in &resolution.frontends {
             self.claims.add(Arc::clone(frontend), resolution.created);
             touched.insert(frontend.frontend.key);
@@ -255,6 +282,11 @@ impl Resolver {
         if let Some((port, local_endpoints)) = resolution.health_check {
             self.health_checks.add(port, resolution.created, key.clone(), local_endpoints);
             set_health_check(desired, &self.health_checks, port);
+        }
+        if resolution.problems.is_empty() && resolution.faces.problems.is_empty() {
+            self.troubled.remove(&key);
+        } else {
+            self.troubled.insert(key.clone());
         }
         if tracker.service(&key).is_some() {
             self.resolutions.insert(key, resolution);
@@ -279,7 +311,7 @@ impl Resolver {
             let pod = tracker.pod(&ObjectKey::new(&key.namespace, name))?;
             pod.object.metadata.annotations.get(WEIGHT_ANNOTATION).cloned()
         };
-        let is_service_address = |address: IpAddr| self.service_addresses.contains_key(&address);
+        let is_service_address = |address: IpAddr| self.service_addresses.contains(address);
         let around = Surroundings {
             own_addresses: &self.settings.own_addresses,
             is_service_address: &is_service_address,
@@ -383,27 +415,12 @@ fn problems_of(key: &ObjectKey, resolution: &Resolution) -> impl Iterator<Item =
 
 /// Counts which addresses came and went; gives those that now belong to a Service and did not, or the other way round.
 fn count_addresses(
-    counts: &mut BTreeMap<IpAddr, usize>,
+    counts: &mut AddressCounts,
     before: &BTreeSet<IpAddr>,
     after: &BTreeSet<IpAddr>,
-) -> BTreeSet<IpAddr> {
-    let mut moved = BTreeSet::new();
-    for address in after.difference(before) {
-        let count = counts.entry(*address).or_default();
-        *count += 1;
-        if *count == 1 {
-            moved.insert(*address);
-        }
-    }
-    for address in before.difference(after) {
-        if let Some(count) = counts.get_mut(address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(address);
-                moved.insert(*address);
-            }
-        }
-    }
+) -> Vec<IpAddr> {
+    let mut moved = counts.add(after.difference(before).copied());
+    moved.extend(counts.remove(before.difference(after).copied()));
     moved
 }
 
