@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod dns;
 pub mod etcd;
 pub mod fleet;
 pub mod publish;

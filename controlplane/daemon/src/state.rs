@@ -1,28 +1,25 @@
 //! What the tasks of the control plane share: the objects, what was made of them, and how everything is.
 
-use crate::etcd::source::Change;
+use crate::dns::tally::Tally;
+use crate::dns::touched::Touched;
+use crate::etcd::Change;
+use crate::etcd::guard::{self, Before};
+use crate::etcd::list::Listed;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use turnpike_desired::desired::Desired;
 use turnpike_desired::object::{Kind, ObjectKey};
 use turnpike_desired::registry::Registry;
 use turnpike_desired::resolve::Resolver;
 use turnpike_desired::settings::{Rules, Settings};
-use turnpike_desired::tracker::{RegistryEvent, Tracker};
-use turnpike_wire::admin::{DataplaneStatus, EtcdStatus};
+use turnpike_desired::tracker::{RegistryEvent, Tracker, ViewSize};
+use turnpike_shm::monotonic_ms;
+use turnpike_wire::admin::{DataplaneStatus, EtcdStatus, HeldBack};
 use turnpike_wire::config::{ClusterMode, Config};
 use turnpike_wire::update::Fleet;
-
-/// All objects of one kind.
-#[derive(Debug)]
-pub struct Fresh {
-    /// Which kind.
-    pub kind: Kind,
-    /// The objects.
-    pub objects: Vec<Change>,
-}
 
 /// What the cluster wants, as of a revision.
 #[derive(Clone, Debug)]
@@ -42,6 +39,19 @@ pub struct Core {
     pub resolver: Resolver,
     /// etcd revision they are of.
     pub revision: i64,
+    /// What changed, for the names.
+    pub touched: Touched,
+    /// A newer view that is held back, because too much is gone from it.
+    shadow: Option<Shadow>,
+}
+
+/// A view that is followed and not in force.
+#[derive(Debug)]
+struct Shadow {
+    tracker: Tracker,
+    revision: i64,
+    /// What it is compared with when nothing is in force.
+    remembered: ViewSize,
 }
 
 impl Core {
@@ -70,9 +80,13 @@ pub struct State {
     pub config: Config,
     /// What of it validation and allocation need.
     pub rules: Rules,
+    /// How the DNS server is.
+    pub dns: Tally,
     registry: Registry,
     core: Mutex<Core>,
     etcd: Mutex<EtcdStatus>,
+    /// When etcd said something last; 0: never.
+    heard_ms: AtomicU64,
     dataplane: Mutex<DataplaneStatus>,
     wanted: watch::Sender<Option<Wanted>>,
     revision: watch::Sender<i64>,
@@ -91,12 +105,16 @@ impl State {
             tracker: Tracker::new(registry.clone(), &Kind::ALL),
             resolver: Resolver::new(Settings::from_config(&config)),
             revision: 0,
+            touched: Touched::default(),
+            shadow: None,
         };
         Self {
             rules: Rules::from_config(&config),
+            dns: Tally::default(),
             registry,
             core: Mutex::new(core),
             etcd: Mutex::new(EtcdStatus { state: "connecting".into(), ..EtcdStatus::default() }),
+            heard_ms: AtomicU64::new(0),
             dataplane: Mutex::new(DataplaneStatus { state: "absent".into(), ..DataplaneStatus::default() }),
             wanted: watch::Sender::new(None),
             revision: watch::Sender::new(0),
@@ -135,28 +153,103 @@ impl State {
         body(&mut held(&self.dataplane))
     }
 
-    /// Takes a full list: what is not in it is gone.
-    pub fn replace(&self, fresh: &[Fresh], revision: i64) {
+    /// etcd has said something.
+    pub fn heard(&self) {
+        self.heard_ms.store(monotonic_ms().max(1), Ordering::Relaxed);
+    }
+
+    /// The state of the connection to etcd and of the view it gives.
+    #[must_use]
+    pub fn etcd_status(&self) -> EtcdStatus {
+        let revision = self.core().revision;
+        let heard = self.heard_ms.load(Ordering::Relaxed);
+        let mut status = self.etcd(|etcd| etcd.clone());
+        status.revision = revision;
+        status.last_heard_ms = (heard > 0).then(|| monotonic_ms().saturating_sub(heard));
+        status
+    }
+
+    /// Takes a full list: what is not in it is gone, unless that is so much that the list is held back ([`crate::etcd::guard`]).
+    pub fn replace(&self, listed: &Listed) {
         let mut core = self.core();
-        for Fresh { kind, objects } in fresh {
-            core.tracker.replace_all(*kind, objects.iter().map(event));
+        let mut tracker = core.tracker.clone();
+        for (part, objects) in &listed.parts {
+            tracker.replace_part(*part, objects.iter().map(event));
         }
-        core.revision = revision;
-        self.resolved(core);
+        listed.denied.iter().for_each(|part| tracker.forgo(*part));
+        let remembered = if core.tracker.is_complete() {
+            ViewSize::default()
+        } else {
+            let config = &self.config;
+            guard::remembered(&config.gateway.state_dir, &config.cluster.registry_prefix).unwrap_or_default()
+        };
+        core.shadow = Some(Shadow { tracker, revision: listed.revision, remembered });
+        self.judge(core);
     }
 
     /// Takes changes, all at once.
     pub fn change(&self, changes: &[Change], revision: i64) {
         let mut core = self.core();
+        if let Some(shadow) = &mut core.shadow {
+            shadow.revision = revision;
+            for change in changes {
+                shadow.tracker.apply(&event(change));
+            }
+            return self.judge(core);
+        }
         for change in changes {
             core.tracker.apply(&event(change));
+            core.touched.mark(&self.registry, &change.key);
         }
         core.revision = revision;
         self.resolved(core);
     }
 
+    /// Takes the view that is held back. None: nothing is.
+    pub fn accept_view(&self) -> Option<HeldBack> {
+        let core = self.core();
+        let held = self.etcd(|etcd| etcd.held_back.take())?;
+        warn!("the view of etcd that was held back is accepted");
+        self.take_shadow(core);
+        Some(held)
+    }
+
+    /// Makes a newer view the state, or holds it back.
+    fn judge(&self, core: MutexGuard<'_, Core>) {
+        let Some(shadow) = &core.shadow else { return };
+        let before = if core.tracker.is_complete() {
+            Before::Known(&core.tracker)
+        } else {
+            Before::Remembered(shadow.remembered)
+        };
+        match guard::judge(before, &shadow.tracker, self.config.etcd.shrink_limit_percent) {
+            Some(held) => self.etcd(|etcd| match &mut etcd.held_back {
+                Some(known) => *known = HeldBack { since_unix_s: known.since_unix_s, ..held },
+                none => {
+                    error!("{}; what was known before stays in force", held.reason);
+                    *none = Some(held);
+                }
+            }),
+            None => {
+                if self.etcd(|etcd| etcd.held_back.take()).is_some() {
+                    info!("etcd is whole again");
+                }
+                self.take_shadow(core);
+            }
+        }
+    }
+
+    fn take_shadow(&self, mut core: MutexGuard<'_, Core>) {
+        if let Some(shadow) = core.shadow.take() {
+            core.tracker = shadow.tracker;
+            core.revision = shadow.revision;
+            core.touched.mark_all();
+            self.resolved(core);
+        }
+    }
+
     fn resolved(&self, mut core: MutexGuard<'_, Core>) {
-        let Core { tracker, resolver, revision } = &mut *core;
+        let Core { tracker, resolver, revision, .. } = &mut *core;
         let revision = *revision;
         if let Some(desired) = resolver.resolve(tracker) {
             self.report(tracker, resolver);

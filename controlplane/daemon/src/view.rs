@@ -70,9 +70,8 @@ pub fn status(state: &State) -> Status {
     let mut dataplane = state.dataplane(|d| d.clone());
     dataplane.workers = pages.iter().filter_map(worker).collect();
     dataplane.ports = pages.iter().filter_map(port).collect();
+    let etcd = state.etcd_status();
     let core = state.core();
-    let mut etcd = state.etcd(|e| e.clone());
-    etcd.revision = core.revision;
     Status {
         gateway: state.config.gateway_name(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -81,6 +80,7 @@ pub fn status(state: &State) -> Status {
         etcd,
         objects: objects(&core),
         dataplane,
+        dns: state.dns.status(&state.config.dns.zone),
     }
 }
 

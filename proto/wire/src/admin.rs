@@ -177,6 +177,9 @@ pub struct Status {
     pub objects: ObjectsStatus,
     /// The packet path.
     pub dataplane: DataplaneStatus,
+    /// The DNS server.
+    #[serde(default)]
+    pub dns: DnsStatus,
 }
 
 /// The source of truth.
@@ -258,6 +261,40 @@ pub struct Skipped {
     pub revision: i64,
     /// What is wrong.
     pub reason: String,
+}
+
+/// The DNS server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// The cluster's domain.
+    pub zone: String,
+    /// `serving`, `waiting` (for the first complete view of the cluster) or `off`.
+    pub state: String,
+    /// etcd revision of the names.
+    pub revision: i64,
+    /// Services that have names.
+    pub services: u64,
+    /// Addresses that lead back to names.
+    pub addresses: u64,
+    /// Where it is asked.
+    pub listeners: Vec<DnsPeer>,
+    /// Whom it asks for other names.
+    pub upstream: Vec<DnsPeer>,
+    /// Questions and answers by name.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// A socket of the DNS server, or a server that it asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsPeer {
+    /// Where.
+    pub address: std::net::SocketAddr,
+    /// `udp` or `tcp`; empty: both.
+    pub transport: String,
+    /// Of a socket: `listening` or `failed`; of a server: `good`, `failing` or `loop` (it asks us in turn, and is not asked any more).
+    pub state: String,
+    /// What is wrong, if anything.
+    pub last_error: Option<String>,
 }
 
 /// The packet path as the control plane sees it.
