@@ -13,8 +13,8 @@ use turnpike_shm::{ControlSide, CounterReader, KIND_WORKER, Popped, monotonic_ms
 use turnpike_wire::codec::{decode_event, encode_update};
 use turnpike_wire::event::Event;
 use turnpike_wire::update::{
-    Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
-    Treatment, Update,
+    Backend, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
+    Service, ServiceKey, Treatment, Update,
 };
 
 const VIP: &str = "203.0.113.10";
@@ -374,6 +374,164 @@ fn datagrams_pass_with_several_workers_and_no_receive_side_scaling() {
         let opened = pages.iter().flat_map(|page| &page.counters).filter(|(name, _)| name == "flows_opened");
         let opened: Vec<u64> = opened.map(|(_, value)| *value).collect();
         assert!(opened.len() == 3 && opened.iter().all(|n| *n > 10), "each worker has flows: {opened:?}");
+    });
+}
+
+/// UDP sockets of clients that have each had an answer to what they asked, and the answers.
+fn ask_all(count: u8, to: (&'static str, u16)) -> Vec<(UdpSocket, String)> {
+    let work = move || {
+        let ask = |n: u8| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(to).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket.send(&[b'a' + n]).unwrap();
+            let mut got = [0; 64];
+            let len = socket.recv(&mut got).unwrap_or_else(|e| panic!("socket {n}: {e}"));
+            (socket, String::from_utf8_lossy(&got[..len]).into_owned())
+        };
+        (0..count).map(ask).collect()
+    };
+    on("client", work).join().unwrap()
+}
+
+/// Asks how many flows are live; all, and those of each frontend and backend.
+fn count_flows(control: &mut Control, question: u64) -> (u64, std::collections::BTreeMap<String, u64>) {
+    control.send(&[Update::CountFlows { question }]);
+    let mut pairs = std::collections::BTreeMap::new();
+    loop {
+        let told = |event: &Event| matches!(event, Event::FlowCount { .. } | Event::FlowsCounted { .. });
+        match control.wait("the answer", told) {
+            Event::FlowCount { question: of, frontend, backend, flows } => {
+                assert_eq!(of, question);
+                *pairs.entry(format!("{frontend} {backend}")).or_default() += flows;
+            }
+            Event::FlowsCounted { question: of, flows } => {
+                assert_eq!(of, question);
+                return (flows, pairs);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn counter(shm: &Path, name: &str) -> u64 {
+    // The workers show their counters ten times a second.
+    std::thread::sleep(Duration::from_millis(300));
+    let pages = CounterReader::open(shm).unwrap().pages();
+    pages.iter().flat_map(|page| &page.counters).filter(|(n, _)| n == name).map(|(_, value)| value).sum()
+}
+
+#[test]
+fn flows_are_counted_when_asked_and_leave_backends_that_serve_no_more() {
+    in_namespace("flows_are_counted_when_asked_and_leave_backends_that_serve_no_more", || {
+        let (_folder, config, shm) = scene("[0, 1]");
+        let dataplane = Dataplane::start(&config);
+        let mut control = Control::attach(&shm, &dataplane);
+        assert_eq!(count_flows(&mut control, 1), (0, [].into()), "asked before anything else");
+        control.transaction(1, &snapshot());
+        control.adopted(1);
+        let sockets = ask_all(40, (VIP, 80));
+        let (flows, pairs) = count_flows(&mut control, 2);
+        assert_eq!((flows, pairs.values().sum::<u64>(), pairs.len()), (40, 40, 2), "{pairs:?}");
+        let left = pairs[&format!("UDP {VIP}:80 10.78.2.3:8080")];
+
+        control.send(&[Update::CountFlows { question: 3 }]);
+        control.transaction(2, &[Update::DropBackend(key(Protocol::Udp), "10.78.2.3:8080".parse().unwrap())]);
+        control.adopted(2);
+        let end = Instant::now() + PATIENCE;
+        while count_flows(&mut control, 4).0 > 40 - left {
+            assert!(Instant::now() < end, "flows of the backend that is gone stay");
+        }
+        for (socket, _) in &sockets {
+            socket.send(b"again").unwrap();
+            let mut got = [0; 64];
+            assert_eq!(socket.recv(&mut got).unwrap(), 5, "the same socket, another backend");
+        }
+        assert_eq!(count_flows(&mut control, 5).1, [(format!("UDP {VIP}:80 10.78.2.2:8080"), 40)].into());
+        assert_eq!(counter(&shm, "udp_flows_cleaned"), left);
+    });
+}
+
+#[test]
+fn clients_keep_their_address_where_the_frontend_says_so() {
+    in_namespace("clients_keep_their_address_where_the_frontend_says_so", || {
+        let (_folder, config, shm) = scene("[0, 1]");
+        // Says whom it sees.
+        on("backend", || {
+            let socket = UdpSocket::bind("10.78.2.2:9090").unwrap();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 2048];
+                loop {
+                    let (_, from) = socket.recv_from(&mut bytes).unwrap();
+                    socket.send_to(from.to_string().as_bytes(), from).unwrap();
+                }
+            });
+        })
+        .join()
+        .unwrap();
+        let dataplane = Dataplane::start(&config);
+        let mut control = Control::attach(&shm, &dataplane);
+        let service = ServiceKey("default/who:/UDP/IPv4".into());
+        let dnat = Treatment { mode: Mode::Dnat, ..Treatment::FORWARD };
+        let face = |address: &str, outside, inside| {
+            let key = FrontendKey { address: address.parse().unwrap(), port: 9090, protocol: Protocol::Udp };
+            let kind = FrontendKind::LoadBalancer;
+            Update::PutFrontend(Frontend { key, service: service.clone(), kind, outside, inside })
+        };
+        let mut updates = snapshot();
+        updates.extend([
+            Update::PutService(Service {
+                key: service.clone(),
+                affinity_timeout_s: 0,
+                source_ranges: vec!["10.78.1.0/24".parse().unwrap()],
+            }),
+            Update::PutBackend(
+                service.clone(),
+                Backend {
+                    address: "10.78.2.2:9090".parse().unwrap(),
+                    weight: 1,
+                    state: BackendState::Ready,
+                    in_cluster_set: true,
+                    in_local_set: false,
+                    serving: true,
+                },
+            ),
+            face("203.0.113.11", dnat, Treatment::FORWARD),
+            face("203.0.113.12", Treatment::FORWARD, dnat),
+        ]);
+        control.transaction(1, &updates);
+        control.adopted(1);
+        let seen = |to| {
+            let all = ask_all(30, (to, 9090));
+            let own = all.iter().filter(|(socket, seen)| {
+                seen.ends_with(&format!(":{}", socket.local_addr().unwrap().port()))
+            });
+            (own.count(), all.iter().filter(|(_, seen)| seen.starts_with("10.78.1.2:")).count())
+        };
+        let (own_port, own_address) = seen("203.0.113.11");
+        assert_eq!(own_address, 30, "outside, addresses are kept");
+        assert!((5..30).contains(&own_port), "and ports where answers come to the same worker: {own_port}");
+        assert_eq!(seen("203.0.113.12").1, 0, "nobody is inside yet");
+
+        let networks = |text: &str| vec![text.parse().unwrap()];
+        let cluster =
+            Cluster { service_networks: networks("10.96.0.0/16"), pod_networks: networks("10.78.1.0/24") };
+        control.transaction(2, &[Update::PutCluster(cluster)]);
+        control.adopted(2);
+        assert_eq!(seen("203.0.113.12").1, 30, "now they are");
+        on("client", || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "10.96.7.7:53").unwrap())
+            .join()
+            .unwrap();
+        assert_eq!(counter(&shm, "unallocated_cluster_ip"), 1);
+
+        let guarded =
+            Service { key: service.clone(), affinity_timeout_s: 0, source_ranges: networks("192.0.2.0/24") };
+        control.transaction(3, &[Update::PutService(guarded)]);
+        control.adopted(3);
+        on("client", || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "203.0.113.12:9090").unwrap())
+            .join()
+            .unwrap();
+        assert_eq!(counter(&shm, "source_range"), 1);
     });
 }
 

@@ -31,9 +31,12 @@ pub const HANDOFF_FRAMES: usize = 1_024;
 
 /// UDP flows: RFC 4787 REQ-5 recommends five minutes.
 pub const UDP_TIMEOUT_MS: u32 = 300_000;
-/// Established TCP flows: RFC 5382 REQ-5, two hours and four minutes.
+/// Chunks of an SCTP packet that are looked at for one that opens or ends an association.
+pub const SCTP_CHUNKS_MAX: usize = 16;
+/// Established TCP flows and SCTP associations: RFC 5382 REQ-5, two hours and four minutes. An idle association is kept alive by heartbeats,
+/// every 30 s by default (RFC 9260 section 16).
 pub const TCP_ESTABLISHED_TIMEOUT_MS: u32 = 7_440_000;
-/// TCP flows that open or close: RFC 5382 REQ-5, four minutes.
+/// TCP flows and SCTP associations that open or close: RFC 5382 REQ-5, four minutes.
 pub const TCP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
 
 /// Clients whose session affinity is remembered, over all Services: 24 bytes each.

@@ -3,20 +3,22 @@
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
 use crate::flow_key::FlowKey;
+use crate::limits::SCTP_CHUNKS_MAX;
 use crate::verdict::Verdict;
+use turnpike_packet::sctp::{self, chunk};
 use turnpike_packet::{checksum, icmpv4, tcp::flags};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4: usize = 20;
-/// Where TCP or UDP starts in a frame whose IPv4 header has no options.
+/// Where TCP, UDP or SCTP starts in a frame whose IPv4 header has no options.
 pub const L4: usize = ETHERNET + IPV4;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP or UDP over IPv4, whole and consistent.
+    /// TCP, UDP or SCTP over IPv4, whole and consistent.
     Flow,
     /// An ICMP echo request over IPv4, with its IPv4 header checked.
     Echo,
@@ -27,15 +29,17 @@ pub enum Kind {
 }
 
 /// What was read from a frame beside its five-tuple, in one word that stays in a register: from the low byte what it is, where its
-/// transport header starts, its TCP flags.
+/// transport header starts, its TCP flags or the type of the SCTP chunk that decides about it, that chunk's flags.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Packet(u32);
 
 const FLOW: u32 = 0;
 const ECHO: u32 = 1;
 const ARP: u32 = 2;
+/// SCTP is a flow too, but never a steady one: its checksum needs more than a sum, and its tags are looked at.
+const ASSOCIATION: u32 = 3;
 /// Verdicts start here.
-const BAD: u32 = 3;
+const BAD: u32 = 4;
 
 impl Packet {
     const fn bad(verdict: Verdict) -> Self {
@@ -47,12 +51,16 @@ impl Packet {
         Self(FLOW | (l4 as u32 & 0xff) << 8 | (tcp_flags as u32) << 16)
     }
 
+    const fn association(l4: usize, chunk: u8, chunk_flags: u8) -> Self {
+        Self(ASSOCIATION | (l4 as u32 & 0xff) << 8 | (chunk as u32) << 16 | (chunk_flags as u32) << 24)
+    }
+
     /// What it is.
     #[inline]
     #[must_use]
     pub fn kind(self) -> Kind {
         match self.0 & 0xff {
-            FLOW => Kind::Flow,
+            FLOW | ASSOCIATION => Kind::Flow,
             ECHO => Kind::Echo,
             ARP => Kind::Arp,
             bad => Kind::Bad(Verdict::ALL.get((bad - BAD) as usize).copied().unwrap_or(Verdict::Truncated)),
@@ -73,17 +81,36 @@ impl Packet {
         (self.0 >> 8) as usize & 0xff
     }
 
-    /// TCP flags; 0 for UDP.
-    #[inline(always)]
+    /// TCP flags; 0 for other protocols.
+    #[inline]
     #[must_use]
     pub const fn tcp_flags(self) -> u8 {
-        (self.0 >> 16) as u8
+        if self.0 & 0xff == FLOW { (self.0 >> 16) as u8 } else { 0 }
+    }
+
+    /// The SCTP chunk that decides about the packet, its type and its flags; none for other protocols.
+    #[inline]
+    #[must_use]
+    pub const fn chunk(self) -> Option<(u8, u8)> {
+        if self.0 & 0xff == ASSOCIATION { Some(((self.0 >> 16) as u8, (self.0 >> 24) as u8)) } else { None }
+    }
+
+    /// Whether it asks for a new connection or association: a SYN alone, or an INIT.
+    #[must_use]
+    pub const fn asks(self) -> bool {
+        match self.chunk() {
+            Some((kind, _)) => kind == chunk::INIT,
+            None => self.tcp_flags() & (flags::STATEFUL | flags::ACK) == flags::SYN,
+        }
     }
 }
 
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} with transport at {} and TCP flags {:#04x}", self.kind(), self.l4(), self.tcp_flags())
+        match self.chunk() {
+            Some((kind, flags)) => write!(f, "SCTP at {} with chunk {kind} of flags {flags:#04x}", self.l4()),
+            None => write!(f, "{:?} at {} with TCP flags {:#04x}", self.kind(), self.l4(), self.tcp_flags()),
+        }
     }
 }
 
@@ -97,6 +124,7 @@ const fn bad(verdict: Verdict) -> Parsed {
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
+const SCTP: u8 = 132;
 
 /// Bytes the first segment has at least in the common case: up to the end of a TCP header without options.
 const PLAIN: usize = L4 + 20;
@@ -207,6 +235,7 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
             }
             Packet::flow(l4, 0)
         }
+        SCTP => association(head, l4, l4_len),
         ICMP => icmp(head, l4, l4_len),
         _ => Packet::bad(Verdict::OtherProtocol),
     }
@@ -215,6 +244,54 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
 /// A transport header that is not all there: the packet is too short for it, or the segment.
 fn cut_off(l4_len: usize, header_len: usize) -> Packet {
     Packet::bad(if l4_len < header_len { Verdict::BadL4 } else { Verdict::HeaderSplit })
+}
+
+/// An SCTP packet (RFC 9260): ports that exist, a first chunk that fits, a verification tag unless it is an INIT, and an INIT alone.
+fn association(head: &[u8], l4: usize, l4_len: usize) -> Packet {
+    const LEAST: usize = sctp::HEADER + sctp::CHUNK_HEADER;
+    let Some(header) = head.get(l4..l4 + LEAST) else { return cut_off(l4_len, LEAST) };
+    let packet = &head[l4..head.len().min(l4 + l4_len)];
+    let Some(first) = sctp::chunks(packet, l4_len).next() else { return Packet::bad(Verdict::BadL4) };
+    let (has_ports, has_tag) = (header[..2] != [0; 2] && header[2..4] != [0; 2], header[4..8] != [0; 4]);
+    let is_init = first.kind == chunk::INIT;
+    // Sections 3.1 and 8.5.1: no port is 0, and no tag is but an INIT's.
+    if !has_ports || has_tag == is_init {
+        return Packet::bad(Verdict::BadL4);
+    }
+    if is_init {
+        return init(packet, l4, l4_len, first);
+    }
+    let decides = decisive(packet, l4_len).unwrap_or(first);
+    Packet::association(l4, decides.kind, decides.flags)
+}
+
+/// An INIT: long enough, with a tag to initiate, and nothing behind it but padding (RFC 9260 sections 3.3.2 and 6.10).
+fn init(packet: &[u8], l4: usize, l4_len: usize, init: sctp::Chunk) -> Packet {
+    const LEAST: usize = sctp::HEADER + sctp::INIT;
+    let behind = l4_len - sctp::HEADER - usize::from(init.length);
+    if usize::from(init.length) < sctp::INIT || behind >= sctp::CHUNK_HEADER {
+        return Packet::bad(Verdict::BadL4);
+    }
+    match sctp::initiate_tag(packet) {
+        Some(0) => Packet::bad(Verdict::BadL4),
+        Some(_) => Packet::association(l4, chunk::INIT, init.flags),
+        None => cut_off(l4_len, LEAST),
+    }
+}
+
+/// The chunk that says what a packet other than an INIT does to its association: an ABORT wherever it is, since it may come last (RFC 9260
+/// section 3.3.7), else the first that opens or closes one. None when all chunks leave it as it is.
+fn decisive(packet: &[u8], l4_len: usize) -> Option<sctp::Chunk> {
+    let mut found = None;
+    for one in sctp::chunks(packet, l4_len).take(SCTP_CHUNKS_MAX) {
+        match one.kind {
+            chunk::ABORT => return Some(one),
+            chunk::COOKIE_ECHO | chunk::COOKIE_ACK => found = found.or(Some(one)),
+            chunk::SHUTDOWN | chunk::SHUTDOWN_ACK | chunk::SHUTDOWN_COMPLETE => found = found.or(Some(one)),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn icmp(head: &[u8], l4: usize, l4_len: usize) -> Packet {
