@@ -104,6 +104,12 @@ async fn converse(
 
 async fn answer(request: Request, state: &State, connector: watch::Receiver<Option<Connector>>) -> Reply {
     let changed = match request {
+        Request::AcceptView => {
+            return state.accept_view().map_or_else(
+                || Reply::Error { message: "no view of etcd is held back; turnpike status shows how it is".into() },
+                Reply::Accepted,
+            );
+        }
         Request::Status => return Reply::Status(Box::new(view::status(state))),
         Request::Get { resource, namespace, name } => match ready_to_show(state, resource).await {
             Ok(()) => {
@@ -137,6 +143,9 @@ async fn ready_to_change(
     let there = tokio::time::timeout(START_LIMIT, connector.wait_for(Option::is_some)).await;
     let there = there.ok().and_then(Result::ok).and_then(|connector| connector.clone());
     let connector = there.context("etcd is not there; turnpike status says why")?;
+    if let Some(held) = state.etcd(|etcd| etcd.held_back.clone()) {
+        bail!("nothing is changed while the view of etcd is held back: {}", held.reason);
+    }
     read_once(state).await?;
     Ok(connector)
 }

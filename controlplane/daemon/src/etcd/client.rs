@@ -18,6 +18,22 @@ const MESSAGE_BYTES_MAX: usize = 512 << 20;
 /// What a request is refused with that asks for a key the user may not read; etcd itself is there.
 const PERMISSION_DENIED: i32 = 7;
 
+/// What a request is refused with whose revision etcd has forgotten, or does not know yet.
+const OUT_OF_RANGE: i32 = 11;
+/// How etcd says that a revision is forgotten.
+const COMPACTED: &str = "compacted";
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The user may not; what etcd says.
+    Denied(String),
+    /// The revision is forgotten.
+    Compacted,
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
 /// Knows how to connect. Certificates and password are read anew for each connection, so that they can be exchanged under way.
 #[derive(Clone, Debug)]
 pub struct Connector {
@@ -27,6 +43,7 @@ pub struct Connector {
 impl Connector {
     /// Reads certificates and password once, to find mistakes. `settings.endpoints` must not be empty.
     pub fn new(settings: &Etcd) -> Result<Self> {
+        ensure!(!settings.endpoints.is_empty(), "etcd.endpoints is empty; name at least one member");
         options(settings)?;
         Ok(Self { settings: settings.clone() })
     }
@@ -37,9 +54,24 @@ impl Connector {
         &self.settings.endpoints
     }
 
-    /// A connection that has answered once.
+    /// A connection that has answered once, to any member.
     pub async fn connect(&self) -> Result<Client> {
+        self.connect_to(&self.settings.endpoints).await
+    }
+
+    /// The same to one member: what it says of itself then holds for everything that is asked. They are counted round and round.
+    pub async fn connect_to_member(&self, number: usize) -> Result<Client> {
+        self.connect_to(std::slice::from_ref(self.member(number))).await
+    }
+
+    /// The endpoint of that member.
+    #[must_use]
+    pub fn member(&self, number: usize) -> &String {
         let endpoints = &self.settings.endpoints;
+        &endpoints[number % endpoints.len()]
+    }
+
+    async fn connect_to(&self, endpoints: &[String]) -> Result<Client> {
         let connected = async {
             let options = options(&self.settings)?;
             let mut client = Client::connect(endpoints, Some(options)).await.map_err(explain)?;
@@ -74,10 +106,28 @@ pub fn watches(client: &Client) -> WatchClient {
 }
 
 /// Waits for a request, but not for ever.
-pub async fn limited<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(explain),
-        Err(_) => Err(anyhow::anyhow!("etcd gave no answer within {REQUEST_TIMEOUT:?}")),
+pub async fn limited<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
+    request(answer).await.map_err(|refusal| match refusal {
+        Refusal::Denied(text) => anyhow::Error::msg(text),
+        Refusal::Compacted => anyhow::anyhow!("etcd has compacted the revision that was asked for"),
+        Refusal::Other(error) => error,
+    })
+}
+
+/// The same, with the refusals told apart.
+pub async fn request<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, Refusal> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.code() as i32 == PERMISSION_DENIED => {
+            Err(Refusal::Denied(status.message().to_owned()))
+        }
+        Ok(Err(etcd_client::Error::GRpcStatus(status)))
+            if status.code() as i32 == OUT_OF_RANGE && status.message().contains(COMPACTED) =>
+        {
+            Err(Refusal::Compacted)
+        }
+        Ok(Err(error)) => Err(Refusal::Other(explain(error))),
+        Err(_) => Err(Refusal::Other(anyhow::anyhow!("etcd gave no answer within {REQUEST_TIMEOUT:?}"))),
     }
 }
 
