@@ -223,18 +223,7 @@ impl ControlSide {
     /// Generation and revision that every worker has adopted; zeros while there is none.
     #[must_use]
     pub fn adopted(&self) -> (u64, i64) {
-        let words = self.region.words();
-        for _ in 0..ADOPTED_READS_MAX {
-            let before = words[ADOPTED].load(Ordering::Acquire);
-            let slot = adopted_slot(before);
-            // Acquire keeps the second look at the count behind these two.
-            let generation = words[slot].load(Ordering::Acquire);
-            let revision = words[slot + 1].load(Ordering::Acquire);
-            if words[ADOPTED].load(Ordering::Relaxed) == before {
-                return (generation, revision.cast_signed());
-            }
-        }
-        (0, 0)
+        adopted(self.region.words())
     }
 
     /// Whether the path still leads to the file that is mapped; if not, a new dataplane has made another.
@@ -249,6 +238,46 @@ impl Drop for ControlSide {
     fn drop(&mut self) {
         beat(self.region.words(), CONTROL_LINE, 0);
     }
+}
+
+/// The handle of a process that only looks: it takes no part, holds no lock, and cannot write.
+pub struct ControlView {
+    region: Region,
+}
+
+impl ControlView {
+    /// Opens what the dataplane has made. [`ShmError::Absent`] while there is none.
+    pub fn open(folder: &Path) -> Result<Self, ShmError> {
+        let region = Region::open(folder, CONTROL_FILE, false)?;
+        check(&region)?;
+        Ok(Self { region })
+    }
+
+    /// Generation and revision that every worker has adopted; zeros while there is none.
+    #[must_use]
+    pub fn adopted(&self) -> (u64, i64) {
+        adopted(self.region.words())
+    }
+
+    /// Whether the dataplane has beaten within `lost_ms`.
+    #[must_use]
+    pub fn dataplane_alive(&self, now_ms: u64, lost_ms: u64) -> bool {
+        alive(self.region.words(), DATAPLANE_LINE, now_ms, lost_ms)
+    }
+}
+
+fn adopted(words: &[AtomicU64]) -> (u64, i64) {
+    for _ in 0..ADOPTED_READS_MAX {
+        let before = words[ADOPTED].load(Ordering::Acquire);
+        let slot = adopted_slot(before);
+        // Acquire keeps the second look at the count behind these two.
+        let generation = words[slot].load(Ordering::Acquire);
+        let revision = words[slot + 1].load(Ordering::Acquire);
+        if words[ADOPTED].load(Ordering::Relaxed) == before {
+            return (generation, revision.cast_signed());
+        }
+    }
+    (0, 0)
 }
 
 /// The slot a change of the adopted pair goes to: the one that readers of the change before do not look at.

@@ -64,6 +64,21 @@ fn heartbeats_tell_life_and_death() {
 }
 
 #[test]
+fn a_view_looks_on_and_takes_no_part() {
+    let folder = folder();
+    assert!(matches!(ControlView::open(folder.path()), Err(ShmError::Absent { .. })));
+    let mut dataplane = DataplaneSide::create(folder.path(), 1024, 1024).unwrap();
+    let view = ControlView::open(folder.path()).unwrap();
+    let _control = ControlSide::open(folder.path()).unwrap();
+    assert!(view.dataplane_alive(monotonic_ms(), 1_000));
+    assert_eq!(view.adopted(), (0, 0));
+    dataplane.set_adopted(3, 40);
+    assert_eq!(view.adopted(), (3, 40));
+    drop(dataplane);
+    assert!(!view.dataplane_alive(monotonic_ms(), 1_000));
+}
+
+#[test]
 fn adopted_is_published_as_a_pair() {
     let folder = folder();
     let mut dataplane = DataplaneSide::create(folder.path(), 1024, 1024).unwrap();

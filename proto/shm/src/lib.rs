@@ -51,7 +51,7 @@ pub use ring::{BadRingSize, Corruption, HEADER_WORDS, Popped, PushError, RingCor
 
 #[cfg(not(loom))]
 pub use control::{
-    CONTROL_FILE, CONTROL_VERSION, Consumer, ControlSide, DataplaneSide, Producer, monotonic_ms,
+    CONTROL_FILE, CONTROL_VERSION, Consumer, ControlSide, ControlView, DataplaneSide, Producer, monotonic_ms,
 };
 #[cfg(not(loom))]
 pub use counters::{
