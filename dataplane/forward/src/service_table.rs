@@ -336,3 +336,81 @@ fn packed(key: &FrontendKey) -> Option<u64> {
 const fn pack(address: u32, port: u16, protocol: u8) -> u64 {
     (address as u64) << 32 | (port as u64) << 16 | protocol as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Secret = Secret::from_pair([1, 2]);
+
+    fn build(rows: &[(&str, &str, u16)], used: UsedSets, former: Option<&ServiceTable>) -> ServiceTable {
+        let backends: Vec<Backend> = rows
+            .iter()
+            .map(|(address, how, weight)| Backend {
+                address: address.parse().unwrap(),
+                weight: *weight,
+                state: BackendState::Ready,
+                in_cluster_set: how.contains('c'),
+                in_local_set: how.contains('l'),
+                serving: how.contains('s'),
+            })
+            .collect();
+        let service = Service { key: ServiceKey("a".into()), affinity_timeout_s: 0, source_ranges: vec![] };
+        ServiceTable::build(&service, 1, backends.iter(), used, &KEY, former)
+    }
+
+    fn same(a: Option<&Arc<Maglev>>, b: Option<&Arc<Maglev>>) -> bool {
+        a.zip(b).is_some_and(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    #[test]
+    fn a_choice_is_built_for_each_set_in_use_and_equal_sets_share_one() {
+        let rows = [("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 1), ("[2001:db8::1]:80", "c", 1)];
+        let both = build(&rows, [true, true], None);
+        assert!(same(both.choices[0].as_ref(), both.choices[1].as_ref()), "they differ in IPv6 alone");
+        assert_eq!((both.backends.len(), both.used_sets()), (2, [true, true]));
+        assert_eq!(build(&rows, [false, true], None).used_sets(), [false, true]);
+        let apart = build(&[("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cs", 1)], [true, true], None);
+        assert!(!same(apart.choices[0].as_ref(), apart.choices[1].as_ref()));
+        assert_eq!(apart.choices.map(|c| c.unwrap().slots().contains(&1)), [true, false]);
+    }
+
+    #[test]
+    fn what_would_come_out_equal_is_taken_from_the_former_table() {
+        let before = build(&[("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 1)], [true, true], None);
+        // Whether it serves does not matter to the choice; who is in no set does not either, behind the others.
+        let rows = [
+            ("10.0.0.1:80", "cl", 1),
+            ("10.0.0.2:80", "cls", 1),
+            ("10.0.0.3:80", "s", 1),
+            ("10.0.0.4:80", "cls", 0),
+        ];
+        let after = build(&rows, [true, false], Some(&before));
+        assert!(same(before.choices[0].as_ref(), after.choices[0].as_ref()));
+        let again = build(&rows, [true, true], Some(&after));
+        assert!(same(after.choices[0].as_ref(), again.choices[1].as_ref()), "also for a set newly in use");
+        // Places and weights do matter.
+        for rows in [
+            [("10.0.0.0:80", "s", 1), ("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 1)],
+            [("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 2), ("10.0.0.3:80", "s", 1)],
+        ] {
+            let other = build(&rows, [true, false], Some(&before));
+            assert!(!same(before.choices[0].as_ref(), other.choices[0].as_ref()), "{rows:?}");
+            let key = FlowKey::new(6, 1, 2, 3, 4);
+            let chosen = other.choose(BackendSet::Cluster, key, &KEY).unwrap();
+            assert!(chosen.takes_new(BackendSet::Cluster));
+        }
+    }
+
+    #[test]
+    fn a_backend_is_deserted_when_another_serves() {
+        let table = build(&[("10.0.0.1:53", "cls", 1), ("10.0.0.2:53", "", 1)], [true, false], None);
+        let deserted = |host: u32, port| table.is_deserted(0x0a00_0000 + host, port);
+        assert_eq!(
+            [deserted(1, 53), deserted(2, 53), deserted(3, 53), deserted(1, 54)],
+            [false, true, true, true]
+        );
+        let nobody = build(&[("10.0.0.2:53", "c", 1)], [true, false], None);
+        assert!(!nobody.is_deserted(0x0a00_0002, 53) && !nobody.is_deserted(0x0a00_0009, 53));
+    }
+}

@@ -531,6 +531,38 @@ mod tests {
         assert_eq!(after.service(entry.service).unwrap().backends.len(), 1);
     }
 
+    #[test]
+    fn a_change_among_many_costs_what_changed() {
+        let mut staging = Staging::new();
+        let name = |n: u32| format!("s{n}");
+        let mut updates = vec![Update::Reset];
+        for n in 0..2_000 {
+            let face = format!("203.0.{}.{}:80", n / 250, n % 250);
+            updates.extend([service(&name(n)), backend(&name(n), "10.0.0.1:80"), frontend(&name(n), &face)]);
+        }
+        let before = send(&mut staging, 1, &updates).unwrap();
+        let after = send(&mut staging, 2, &[backend(&name(7), "10.0.0.2:80")]).unwrap();
+        let new: Vec<_> = after.services.new_since(&before.services).map(|s| s.key.0.as_str()).collect();
+        assert_eq!((new, after.frontend_count()), (vec!["s7"], 2_000));
+        assert_eq!(after.udp_changed, before.udp_changed, "no UDP flow is concerned");
+    }
+
+    #[test]
+    fn an_index_comes_again_and_an_identity_does_not() {
+        let mut staging = Staging::new();
+        let first = web(&mut staging).service(0).unwrap().id;
+        let gone = [Update::DropService(key("web")), Update::DropFrontend(frontend_key("203.0.113.1:80"))];
+        assert!(send(&mut staging, 2, &gone).unwrap().service(0).is_none());
+        let next = send(&mut staging, 3, &[service("api"), frontend("api", "203.0.113.1:80")]).unwrap();
+        assert_eq!(
+            (next.service(0).unwrap().key.0.as_str(), next.frontend(to_vip()).unwrap().service),
+            ("api", 0)
+        );
+        let back = send(&mut staging, 4, &[service("web")]).unwrap();
+        let ids: BTreeSet<u32> = back.services().map(|s| s.id).chain([first, 0]).collect();
+        assert_eq!(ids.len(), 4, "neither has the first one's, and none is 0");
+    }
+
     fn any_update() -> impl Strategy<Value = Update> {
         let name = || prop::sample::select(vec!["a", "b", "c"]);
         prop_oneof![
