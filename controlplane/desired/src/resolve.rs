@@ -429,5 +429,5 @@ fn count_addresses(
 mod tests;
 
 #[cfg(test)]
-#[path = "rules_tests.rs"]
+#[path = "rules_tests/mod.rs"]
 mod rules;

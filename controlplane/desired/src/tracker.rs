@@ -181,7 +181,7 @@ impl Tracker {
                     }
                     self.apply_range(&event);
                 }
-                self.all_dirty |= !known.is_empty();
+                self.ranges_changed(!known.is_empty());
             }
         }
     }
@@ -363,7 +363,7 @@ impl Tracker {
         let known = before.as_ref().and_then(|range| range.network);
         let revision = event.mod_revision;
         let Some(value) = event.value else {
-            self.all_dirty |= known.is_some();
+            self.ranges_changed(known.is_some());
             return self.ranges.remove(&key).is_some();
         };
         let read = envelope::decode_range(value).map_err(|error| error.to_string()).and_then(|allocation| {
@@ -377,9 +377,15 @@ impl Tracker {
                 ServiceRange { network: known, revision, skipped }
             }
         };
-        self.all_dirty |= range.network != known;
+        self.ranges_changed(range.network != known);
         self.ranges.insert(key, range);
         true
+    }
+
+    /// Other networks of service addresses may touch every Service.
+    const fn ranges_changed(&mut self, changed: bool) {
+        self.all_dirty |= changed;
+        self.surroundings_dirty |= changed;
     }
 
     fn put_slice(&mut self, key: &ObjectKey, new: EndpointSlice, revision: i64) -> Outcome {
