@@ -29,18 +29,20 @@ pub struct Session {
     pub keys: [FlowKey; 2],
     /// What each direction adds to the IPv4 header checksum (RFC 1624), the decrement of the TTL included.
     pub l3_delta: [u16; 2],
-    /// What each direction adds to the TCP or UDP checksum.
+    /// What each direction adds to the TCP or UDP checksum. SCTP has another use for it ([`crate::association`]).
     pub l4_delta: [u16; 2],
     /// Next hop of each direction, an index of [`crate::neighbour::Neighbours`].
     pub next_hop: [u16; 2],
     /// When a packet was last seen, in milliseconds of the worker's clock, modulo 2³².
     pub last_seen: u32,
+    /// Verification tags of SCTP that the packets of each direction carry, 0 while not known.
+    pub tags: [u32; 2],
     /// Next free slot, while free.
     next_free: u32,
     /// A [`State`] as a byte.
     pub state: u8,
     /// Not used; zero.
-    pub spare: [u8; 11],
+    pub spare: [u8; 3],
 }
 
 impl Session {
@@ -53,9 +55,10 @@ impl Session {
             l4_delta: [0; 2],
             next_hop: [0; 2],
             last_seen: 0,
+            tags: [0; 2],
             next_free: NONE,
             state: State::opening(forward.protocol()) as u8,
-            spare: [0; 11],
+            spare: [0; 3],
         }
     }
 

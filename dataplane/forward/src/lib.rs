@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod affinity;
+pub mod association;
 pub mod census;
 #[allow(unsafe_code)]
 pub mod cpu;

@@ -4,17 +4,20 @@
 //! of a flow's direction, so it is computed once, when the flow is made. A wrong checksum stays wrong by as much, and the receiver sees it.
 
 use crate::flow_key::FlowKey;
-use crate::parse::L4;
+use crate::parse::{ETHERNET, L4};
+use turnpike_packet::sctp;
 
 /// What decrementing the TTL adds to the header checksum: ~m + m' for the word that holds it, read little-endian as all words here.
 const TTL_DELTA: u16 = 0xfffe;
+
+const SCTP: u8 = 132;
 
 /// Checksum deltas of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deltas {
     /// For the IPv4 header, the TTL's decrement included.
     pub l3: u16,
-    /// For TCP or UDP: addresses of the pseudo header, and ports.
+    /// For TCP or UDP: addresses of the pseudo header, and ports. Nothing for SCTP, whose checksum is no sum.
     pub l4: u16,
 }
 
@@ -28,7 +31,7 @@ impl Deltas {
         let moved = u32::from(!addresses(from)) + u32::from(addresses(to));
         let l3 = fold(moved + u32::from(TTL_DELTA));
         let l4 = fold(moved + u32::from(!ports(from)) + u32::from(ports(to)));
-        Self { l3, l4 }
+        Self { l3, l4: if from.protocol() == SCTP { 0 } else { l4 } }
     }
 }
 
@@ -88,14 +91,9 @@ impl Translation {
     pub fn apply(&self, frame: &mut [u8], l4: usize, link: Addressing) -> bool {
         // Parsing has seen a whole UDP header, or more, in the first segment.
         let Some(head) = frame.first_chunk_mut::<{ L4 + 8 }>() else { return false };
-        if head[22] <= 1 {
+        if !self.apply_to_ip(head, link) {
             return false;
         }
-        link.write(head);
-        head[22] -= 1;
-        let checksum = update(u16::from_le_bytes([head[24], head[25]]), self.deltas.l3);
-        head[24..26].copy_from_slice(&checksum.to_le_bytes());
-        head[26..34].copy_from_slice(&self.addresses.to_le_bytes());
         if l4 != L4 {
             self.apply_behind_options(frame, l4);
             return true;
@@ -108,6 +106,42 @@ impl Translation {
             let checksum = update(u16::from_le_bytes([field[0], field[1]]), self.deltas.l4);
             field.copy_from_slice(&checksum.to_le_bytes());
         }
+        true
+    }
+
+    /// The same for an SCTP packet. Its checksum is wrong afterwards by as much as it was before, too.
+    #[cold]
+    #[inline(never)]
+    pub fn apply_to_sctp(&self, frame: &mut [u8], l4: usize, link: Addressing) -> bool {
+        let Some(head) = frame.first_chunk_mut::<{ L4 + 8 }>() else { return false };
+        if !self.apply_to_ip(head, link) {
+            return false;
+        }
+        let end = ETHERNET + usize::from(u16::from_be_bytes([head[16], head[17]]));
+        if let Some(header) =
+            frame.get_mut(l4..).and_then(|packet| packet.first_chunk_mut::<{ sctp::HEADER }>())
+        {
+            let [a, b, c, d, .., e, f, g, h] = *header;
+            let ports = self.ports.to_le_bytes();
+            let checksum = u32::from_le_bytes([e, f, g, h]);
+            let checksum = sctp::updated(checksum, [a, b, c, d], ports, end.saturating_sub(l4));
+            header[..4].copy_from_slice(&ports);
+            header[sctp::CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        }
+        true
+    }
+
+    /// Ethernet addresses, addresses, TTL and header checksum; `false` when the TTL has run out.
+    #[inline(always)]
+    fn apply_to_ip(&self, head: &mut [u8; L4 + 8], link: Addressing) -> bool {
+        if head[22] <= 1 {
+            return false;
+        }
+        link.write(head);
+        head[22] -= 1;
+        let checksum = update(u16::from_le_bytes([head[24], head[25]]), self.deltas.l3);
+        head[24..26].copy_from_slice(&checksum.to_le_bytes());
+        head[26..34].copy_from_slice(&self.addresses.to_le_bytes());
         true
     }
 

@@ -9,11 +9,12 @@ use crate::flow_table::{FlowTable, Session};
 use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
+use crate::parse::Packet;
 use crate::port_pool::PortPool;
 use crate::rewrite::Deltas;
 use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
 use crate::verdict::{Counters, Tally, Verdict};
-use turnpike_packet::tcp::flags;
+use turnpike_packet::ipv4;
 use turnpike_wire::update::{Action, BackendSet, FrontendKind, Mode, Treatment};
 
 /// What a choice is made by, and by whom.
@@ -32,11 +33,11 @@ pub struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// A new flow for a packet with this key and these TCP flags, or the verdict on the packet.
+    /// A new flow for a packet with this key, or the verdict on the packet.
     pub fn select(
         &self,
         key: FlowKey,
-        tcp_flags: u8,
+        packet: Packet,
         table: &FlowTable<'_>,
         pool: &mut PortPool,
         counters: &mut Counters,
@@ -57,9 +58,10 @@ impl Chooser<'_> {
             Action::Reject => return Err(Verdict::Rejected),
             Action::Forward => {}
         }
-        const TCP: u8 = 6;
-        if key.protocol() == TCP && tcp_flags & (flags::STATEFUL | flags::ACK) != flags::SYN {
-            return Err(Verdict::TcpNoFlow);
+        match key.protocol() {
+            ipv4::TCP if !packet.asks() => return Err(Verdict::TcpNoFlow),
+            ipv4::SCTP if !packet.asks() => return Err(Verdict::SctpNoFlow),
+            _ => {}
         }
         let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
 

@@ -1,7 +1,7 @@
 //! What a flow lives through: a small state machine per protocol and how long each state may be idle.
 
 use crate::limits::{TCP_ESTABLISHED_TIMEOUT_MS, TCP_TRANSITORY_TIMEOUT_MS, UDP_TIMEOUT_MS};
-use turnpike_packet::tcp::flags;
+use turnpike_packet::{sctp::chunk, tcp::flags};
 
 /// Which way a packet of a flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,18 @@ pub enum State {
     Free = 0,
     /// UDP.
     Udp = 1,
-    /// TCP, opened by the client, nothing heard from the backend.
+    /// TCP or SCTP, opened by the client; the backend has not answered the SYN, or not acknowledged the cookie.
     Opening = 2,
-    /// TCP, the backend has answered the SYN.
+    /// TCP or SCTP, the backend has.
     Established = 3,
-    /// TCP, the client has sent FIN.
+    /// TCP or SCTP, the client has sent FIN or SHUTDOWN.
     ClientClosed = 4,
-    /// TCP, the backend has sent FIN.
+    /// TCP or SCTP, the backend has.
     BackendClosed = 5,
-    /// TCP, both sides have sent FIN, or one a reset.
+    /// TCP or SCTP, both sides have, or one has sent a reset or ABORT.
     Closed = 6,
+    /// SCTP, somebody has sent an INIT although there is an association.
+    Restarting = 7,
 }
 
 impl State {
@@ -53,6 +55,7 @@ impl State {
             4 => Self::ClientClosed,
             5 => Self::BackendClosed,
             6 => Self::Closed,
+            7 => Self::Restarting,
             _ => Self::Free,
         }
     }
@@ -79,17 +82,41 @@ impl State {
                 _ => self,
             };
         }
-        if tcp_flags & flags::FIN != 0 {
-            return match (self, direction) {
-                (Self::Opening | Self::Established, Direction::Forward) => Self::ClientClosed,
-                (Self::Opening | Self::Established, Direction::Reply) => Self::BackendClosed,
-                (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => {
-                    Self::Closed
-                }
-                _ => self,
-            };
+        if tcp_flags & flags::FIN != 0 { self.closed_by(direction) } else { self }
+    }
+
+    /// The state after one side has said that it closes.
+    const fn closed_by(self, direction: Direction) -> Self {
+        match (self, direction) {
+            (Self::Opening | Self::Established | Self::Restarting, Direction::Forward) => Self::ClientClosed,
+            (Self::Opening | Self::Established | Self::Restarting, Direction::Reply) => Self::BackendClosed,
+            (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => {
+                Self::Closed
+            }
+            _ => self,
         }
-        self
+    }
+
+    /// The state after an SCTP packet that proved to be of the association, by the type of the chunk that decides about it. A shutdown
+    /// counts as acknowledged when its answer is seen, whether or not that is complete.
+    #[must_use]
+    pub const fn after_chunk(self, direction: Direction, kind: u8) -> Self {
+        match (self, kind) {
+            (Self::Free | Self::Udp, _) => self,
+            (_, chunk::ABORT | chunk::SHUTDOWN_COMPLETE) => Self::Closed,
+            (_, chunk::SHUTDOWN | chunk::SHUTDOWN_ACK) => self.closed_by(direction),
+            (Self::Opening, chunk::COOKIE_ACK) | (Self::Restarting, _) => Self::Established,
+            _ => self,
+        }
+    }
+
+    /// The state after an INIT for an SCTP association that is there.
+    #[must_use]
+    pub const fn restarted(self) -> Self {
+        match self {
+            Self::Free | Self::Udp | Self::Opening => self,
+            _ => Self::Restarting,
+        }
     }
 
     /// How long the flow may be idle, in milliseconds.
@@ -99,7 +126,7 @@ impl State {
             Self::Free => 0,
             Self::Udp => UDP_TIMEOUT_MS,
             Self::Established => TCP_ESTABLISHED_TIMEOUT_MS,
-            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed => {
+            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed | Self::Restarting => {
                 TCP_TRANSITORY_TIMEOUT_MS
             }
         }
@@ -116,6 +143,7 @@ impl State {
             Self::ClientClosed => "client_closed",
             Self::BackendClosed => "backend_closed",
             Self::Closed => "closed",
+            Self::Restarting => "restarting",
         }
     }
 }

@@ -46,6 +46,8 @@ verdicts! {
     RejectLimited = "reject_limited",
     /// A TCP segment of no known flow that opens none; answered with a reset within the limit on answers.
     TcpNoFlow = "tcp_no_flow",
+    /// An SCTP packet of no known flow that opens none; answered as RFC 9260 section 8.4 asks within the limit on answers.
+    SctpNoFlow = "sctp_no_flow",
     /// Dropped because its frontend says so.
     FrontendDrop = "frontend_drop",
     /// The client is in none of the Service's source ranges.
@@ -90,7 +92,7 @@ verdicts! {
     BadIpv4 = "bad_ipv4",
     /// The IPv4 header checksum is wrong.
     BadIpv4Checksum = "bad_ipv4_checksum",
-    /// The TCP or UDP header contradicts the packet: data offset or length.
+    /// The TCP, UDP or SCTP header contradicts the packet: data offset, length, first chunk or verification tag.
     BadL4 = "bad_l4",
     /// Carries a source route (RFC 7126 section 4.3 and 4.4).
     SourceRoute = "source_route",
@@ -132,7 +134,7 @@ pub enum Tally {
     ArpRequests,
     /// ICMP errors sent.
     IcmpSent,
-    /// TCP resets sent.
+    /// TCP resets and SCTP aborts sent.
     ResetsSent,
     /// Frames that are held now for a next hop.
     HeldFrames,

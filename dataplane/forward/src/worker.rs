@@ -6,6 +6,7 @@
 
 mod upkeep;
 
+use crate::association;
 use crate::cpu;
 use crate::flow_key::FlowKey;
 use crate::flow_table::{Candidate, FlowTable, Place, Session};
@@ -27,7 +28,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{ethernet, icmpv4, tcp};
+use turnpike_packet::{ethernet, icmpv4, sctp, tcp};
 use turnpike_wire::limits::PORTS_MAX;
 use upkeep::Upkeep;
 
@@ -321,7 +322,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                 return self.hand_over(owner, port, frame);
             }
         }
-        let found = self.table.find(key).filter(|&found| !self.reopens(found, packet.tcp_flags()));
+        let found = self.table.find(key).filter(|&found| !(packet.asks() && self.reopens(found)));
         let flow = match found {
             Some(found) => found,
             None => {
@@ -332,7 +333,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                         return self.hand_over(owner, port, frame);
                     }
                 }
-                match self.open(key, packet.tcp_flags()) {
+                match self.open(key, packet) {
                     Ok(slot) => Candidate::from_client(slot),
                     Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
                 }
@@ -340,9 +341,22 @@ impl<'m, F: Frame> Worker<'m, F> {
         };
         let session = self.table.session_mut(flow.slot());
         let direction = Direction::from_bit(flow.direction());
-        session.state = session.state().after(direction, packet.tcp_flags()) as u8;
-        session.last_seen = self.now_ms;
-        self.forward(frame, packet.l4(), flow, ios);
+        let is_of_flow = match packet.chunk() {
+            Some(_) => association::observe(
+                session,
+                direction,
+                packet,
+                frame.data().get(packet.l4()..).unwrap_or_default(),
+            ),
+            None => {
+                session.state = session.state().after(direction, packet.tcp_flags()) as u8;
+                true
+            }
+        };
+        if is_of_flow {
+            session.last_seen = self.now_ms;
+        }
+        self.forward(frame, packet, flow, ios);
     }
 
     /// The worker that must get a packet with this key from a port.
@@ -366,10 +380,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
     }
 
-    /// Whether a SYN from the client starts a new connection on an old flow: it was closed, or its backend is gone before it answered.
+    /// Whether a SYN or INIT from the client starts anew on an old flow: it was closed, or its backend is gone before it answered.
     /// Such a flow is removed, so that the choice is made anew.
-    fn reopens(&mut self, found: Candidate, tcp_flags: u8) -> bool {
-        if found.direction() != 0 || tcp_flags & (flags::STATEFUL | flags::ACK) != flags::SYN {
+    fn reopens(&mut self, found: Candidate) -> bool {
+        if found.direction() != 0 {
             return false;
         }
         let session = self.table.session(found.slot());
@@ -387,10 +401,10 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// Makes the flow of a packet that has none.
-    fn open(&mut self, key: FlowKey, tcp_flags: u8) -> Result<usize, Verdict> {
+    fn open(&mut self, key: FlowKey, packet: Packet) -> Result<usize, Verdict> {
         let Self { tables, shared, secret, id, now_ms, .. } = self;
         let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
-        let session = chooser.select(key, tcp_flags, &self.table, &mut self.pool, &mut self.counters)?;
+        let session = chooser.select(key, packet, &self.table, &mut self.pool, &mut self.counters)?;
         let slot = self.table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsOpened, 1);
         self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
@@ -400,14 +414,25 @@ impl<'m, F: Frame> Worker<'m, F> {
     /// Translates a frame of a live flow and sends it, or holds it until its next hop is known.
     #[cold]
     #[inline(never)]
-    fn forward<I: PacketIo<Frame = F>>(&mut self, mut frame: F, l4: usize, flow: Candidate, ios: &mut [I]) {
+    fn forward<I: PacketIo<Frame = F>>(
+        &mut self,
+        mut frame: F,
+        packet: Packet,
+        flow: Candidate,
+        ios: &mut [I],
+    ) {
         let session = self.table.session(flow.slot());
         let translation = translation(session, flow.direction());
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
-        if !translation.apply(frame.data_mut(), l4, addressing) {
+        let (bytes, l4) = (frame.data_mut(), packet.l4());
+        let lives = match packet.chunk() {
+            Some(_) => translation.apply_to_sctp(bytes, l4, addressing),
+            None => translation.apply(bytes, l4, addressing),
+        };
+        if !lives {
             return self.counters.count(Verdict::TtlExpired);
         }
         if link.is_resolved() {
@@ -505,6 +530,16 @@ impl<'m, F: Frame> Worker<'m, F> {
                     && self.answer(port, &answer[..len], ios)
                 {
                     self.counters.add(Tally::IcmpSent, 1);
+                }
+            }
+            Verdict::SctpNoFlow => {
+                self.counters.count(verdict);
+                if let Some((chunk, _)) = packet.chunk()
+                    && let Some(answer) = sctp::answer(frame.data(), packet.l4(), chunk)
+                    && may_answer(self)
+                    && self.answer(port, &answer, ios)
+                {
+                    self.counters.add(Tally::ResetsSent, 1);
                 }
             }
             Verdict::TcpNoFlow => {
