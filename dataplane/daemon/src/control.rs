@@ -25,6 +25,8 @@ const RECORDS_PER_ROUND: usize = 4_096;
 const REST: Duration = Duration::from_millis(1);
 /// The same while workers have not yet adopted what was published.
 const SHORT_REST: Duration = Duration::from_micros(50);
+/// Censuses that may wait for workers to let them go before another is opened.
+const CLOSED_CENSUSES_MAX: usize = 2;
 /// How often next hops are compared with what was said of them, and slow counters shown.
 const SURVEY_PERIOD: Duration = Duration::from_millis(250);
 
@@ -37,6 +39,8 @@ pub(crate) struct Control {
     unadopted: VecDeque<Arc<Tables>>,
     /// Tables that were replaced, kept until no worker holds them, so that no worker frees them.
     replaced: Vec<Arc<Tables>>,
+    /// The last question, while no census is open for it.
+    asked: Option<u64>,
     /// The census that is open.
     census: Option<Arc<Census>>,
     /// Those that were answered or replaced, kept for the same reason.
@@ -72,6 +76,7 @@ impl Control {
             outbox: Outbox::default(),
             unadopted: VecDeque::new(),
             replaced: Vec::new(),
+            asked: None,
             census: None,
             closed: Vec::new(),
             record: Vec::new(),
@@ -118,6 +123,7 @@ impl Control {
                     tracing::info!(pid = self.side.control_pid(), "a control plane has attached");
                     self.conversation.new_control_plane();
                     self.outbox.new_listener();
+                    self.asked = None;
                     self.close_census();
                     Heard::Nothing
                 }
@@ -153,7 +159,7 @@ impl Control {
         match heard {
             Heard::Nothing => {}
             Heard::Tables(tables) => self.publish(tables),
-            Heard::Question(question) => self.open_census(question),
+            Heard::Question(question) => self.asked = Some(question),
             Heard::Refused { generation, reason } => {
                 tracing::warn!(generation, reason, "transaction refused, a snapshot is needed");
                 self.outbox.refuse(generation, reason);
@@ -187,14 +193,7 @@ impl Control {
         self.replaced.retain(|tables| Arc::strong_count(tables) > 1);
     }
 
-    /// Asks the workers; a question that is not answered yet is given up.
-    fn open_census(&mut self, question: u64) {
-        self.close_census();
-        let census = Census::new(question, self.shared.gateway.workers());
-        self.shared.ask(Some(Arc::clone(&census)));
-        self.census = Some(census);
-    }
-
+    /// Gives up what was asked and not answered in full.
     fn close_census(&mut self) {
         self.outbox.forget_answer();
         if let Some(census) = self.census.take() {
@@ -203,14 +202,21 @@ impl Control {
         }
     }
 
-    /// Answers when every worker has counted, and frees what nobody counts for any more.
+    /// Asks the workers what was asked last, answers when every worker has counted, and frees what nobody counts for any more. However
+    /// many questions come, few are in memory.
     fn watch_census(&mut self) {
+        self.closed.retain(|census| Arc::strong_count(census) > 1);
+        if let Some(question) = self.asked.take_if(|_| self.closed.len() < CLOSED_CENSUSES_MAX) {
+            self.close_census();
+            let census = Census::new(question, self.shared.gateway.workers());
+            self.shared.ask(Some(Arc::clone(&census)));
+            self.census = Some(census);
+        }
         if let Some(census) = self.census.take_if(|census| census.is_done()) {
             self.shared.ask(None);
             self.outbox.answer(Arc::clone(&census));
             self.closed.push(census);
         }
-        self.closed.retain(|census| Arc::strong_count(census) > 1);
     }
 
     fn beat(&mut self) {

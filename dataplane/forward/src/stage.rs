@@ -548,6 +548,27 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_is_carried_and_not_looked_up() {
+        let mut staging = Staging::new();
+        let updates = || {
+            let frontends = ["203.0.113.1:80", "[2001:db8::1]:80"].map(|face| frontend("web", face));
+            let backends = ["10.0.0.1:80", "[2001:db8::a]:80"].map(|address| backend("web", address));
+            [Update::Reset, service("web")].into_iter().chain(backends).chain(frontends).collect::<Vec<_>>()
+        };
+        let before = send(&mut staging, 1, &updates()).unwrap();
+        assert_eq!((before.frontend_count(), before.service(0).unwrap().backends.len()), (1, 1));
+        staging.new_control_plane();
+        let after = send(&mut staging, 1, &updates()).unwrap();
+        assert!(Arc::ptr_eq(before.service(0).unwrap(), after.service(0).unwrap()), "nothing was lost of it");
+        let gone = [
+            Update::DropBackend(key("web"), "[2001:db8::a]:80".parse().unwrap()),
+            Update::DropFrontend(frontend_key("[2001:db8::1]:80")),
+        ];
+        send(&mut staging, 2, &gone).unwrap();
+        assert_eq!((staging.model.frontends().len(), staging.model.backends), (1, 1));
+    }
+
+    #[test]
     fn an_index_comes_again_and_an_identity_does_not() {
         let mut staging = Staging::new();
         let first = web(&mut staging).service(0).unwrap().id;
