@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
 use turnpike_wire::admin::{ObjectName, Status};
+use turnpike_wire::pages::is_verdict;
 
 /// What the user types for a listing.
 pub fn word(listing: Listing) -> String {
@@ -107,27 +108,8 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
 
 /// Counters of packets that were not forwarded, the largest first.
 fn other_fates<'a>(counters: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
-    const TALLIES: [&str; 17] = [
-        "forwarded",
-        "rx_packets",
-        "rx_bytes",
-        "tx_packets",
-        "tx_bytes",
-        "flows_opened",
-        "flows_closed",
-        "flows_live",
-        "arp_requests",
-        "icmp_sent",
-        "resets_sent",
-        "held_frames",
-        "busy_turns",
-        "idle_turns",
-        "core",
-        "generation",
-        "flows_max",
-    ];
     let mut fates: Vec<_> =
-        counters.filter(|(name, n)| **n > 0 && !TALLIES.contains(&name.as_str())).collect();
+        counters.filter(|(name, n)| **n > 0 && is_verdict(name) && *name != "forwarded").collect();
     fates.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
     fates.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }

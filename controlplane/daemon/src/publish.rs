@@ -72,6 +72,8 @@ struct Session<'a> {
     generation: u64,
     /// When the last transaction was finished, until it is adopted.
     sent: Option<Instant>,
+    /// When what it carries was resolved; none: a snapshot, which carries old news.
+    resolved: Option<Instant>,
     wanted: watch::Receiver<Option<Wanted>>,
     alive: bool,
     snapshot_due: Instant,
@@ -103,6 +105,7 @@ impl<'a> Session<'a> {
             told: None,
             generation: 0,
             sent: None,
+            resolved: None,
             wanted: state.wanted(),
             alive: true,
             snapshot_due: Instant::now(),
@@ -222,6 +225,9 @@ impl<'a> Session<'a> {
             }
         });
         if elapsed.is_some() {
+            if let Some(resolved) = self.resolved.take() {
+                self.state.latency.adopted_after(resolved.elapsed());
+            }
             self.sent = None;
             self.retry = RETRY.0;
         }
@@ -260,6 +266,7 @@ impl<'a> Session<'a> {
 
     fn finished(&mut self, fleet: Fleet, wanted: Wanted, is_snapshot: bool) {
         self.sent = Some(Instant::now());
+        self.resolved = (!is_snapshot).then_some(wanted.resolved);
         let (generation, revision) = (self.generation, wanted.revision);
         self.told = Some(Told { fleet, desired: wanted.desired, revision });
         self.state.dataplane(|d| {

@@ -43,6 +43,8 @@ pub async fn run(config: Config) -> Result<()> {
     if state.config.cluster.mode == ClusterMode::Standalone {
         tokio::spawn(slices::control(state.clone(), own_connector));
     }
+    crate::health::start(&state);
+    crate::metrics::start(&state);
     let end = Arc::new(AtomicBool::new(false));
     let publisher = {
         let (state, end, runtime) = (state.clone(), end.clone(), tokio::runtime::Handle::current());

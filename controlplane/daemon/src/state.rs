@@ -5,9 +5,12 @@ use crate::dns::touched::Touched;
 use crate::etcd::Change;
 use crate::etcd::guard::{self, Before};
 use crate::etcd::list::Listed;
+use crate::http::Listeners;
+use crate::metrics::latency::Latency;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use turnpike_desired::desired::Desired;
@@ -28,6 +31,8 @@ pub struct Wanted {
     pub desired: Arc<Desired>,
     /// etcd revision.
     pub revision: i64,
+    /// When it was resolved.
+    pub resolved: Instant,
 }
 
 /// The objects and what was made of them.
@@ -82,6 +87,10 @@ pub struct State {
     pub rules: Rules,
     /// How the DNS server is.
     pub dns: Tally,
+    /// How the servers of health checks and metrics are.
+    pub listeners: Listeners,
+    /// How long changes take to be adopted.
+    pub latency: Latency,
     registry: Registry,
     core: Mutex<Core>,
     etcd: Mutex<EtcdStatus>,
@@ -111,6 +120,8 @@ impl State {
         Self {
             rules: Rules::from_config(&config),
             dns: Tally::default(),
+            listeners: Listeners::default(),
+            latency: Latency::default(),
             registry,
             core: Mutex::new(core),
             etcd: Mutex::new(EtcdStatus { state: "connecting".into(), ..EtcdStatus::default() }),
@@ -253,7 +264,7 @@ impl State {
         let revision = *revision;
         if let Some(desired) = resolver.resolve(tracker) {
             self.report(tracker, resolver);
-            self.wanted.send_replace(Some(Wanted { desired, revision }));
+            self.wanted.send_replace(Some(Wanted { desired, revision, resolved: Instant::now() }));
         }
         drop(core);
         self.revision.send_replace(revision);

@@ -81,6 +81,7 @@ pub fn status(state: &State) -> Status {
         objects: objects(&core),
         dataplane,
         dns: state.dns.status(&state.config.dns.zone),
+        listeners: state.listeners.status(),
     }
 }
 

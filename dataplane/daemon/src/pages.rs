@@ -139,3 +139,17 @@ impl GatewayCounters {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use turnpike_forward::verdict::{Counters, Tally, Verdict};
+    use turnpike_wire::pages::{WORKER_TALLIES, is_verdict};
+
+    #[test]
+    fn those_who_read_the_pages_know_verdicts_from_tallies() {
+        let tallies: Vec<&str> = Tally::ALL.iter().map(|tally| tally.name()).collect();
+        assert_eq!(tallies, WORKER_TALLIES);
+        let verdicts: Vec<&str> = Counters::names().filter(|name| is_verdict(name)).collect();
+        assert_eq!(verdicts.len(), Verdict::ALL.len());
+    }
+}

@@ -180,6 +180,9 @@ pub struct Status {
     /// The DNS server.
     #[serde(default)]
     pub dns: DnsStatus,
+    /// The servers of health checks and metrics.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// The source of truth.
@@ -294,6 +297,19 @@ pub struct DnsPeer {
     /// Of a socket: `listening` or `failed`; of a server: `good`, `failing` or `loop` (it asks us in turn, and is not asked any more).
     pub state: String,
     /// What is wrong, if anything.
+    pub last_error: Option<String>,
+}
+
+/// A server of the control plane for other machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Where.
+    pub address: std::net::SocketAddr,
+    /// What for.
+    pub purpose: String,
+    /// `listening` or `failed`.
+    pub state: String,
+    /// Why it does not listen.
     pub last_error: Option<String>,
 }
 

@@ -3,6 +3,31 @@
 
 use std::fmt;
 
+/// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
+pub const WORKER_TALLIES: [&str; 15] = [
+    "rx_packets",
+    "rx_bytes",
+    "tx_packets",
+    "tx_bytes",
+    "flows_opened",
+    "flows_closed",
+    "udp_flows_cleaned",
+    "affinities_evicted",
+    "flows_live",
+    "arp_requests",
+    "icmp_sent",
+    "resets_sent",
+    "held_frames",
+    "busy_turns",
+    "idle_turns",
+];
+
+/// Whether a counter of a worker's page counts packets by their fate.
+#[must_use]
+pub fn is_verdict(name: &str) -> bool {
+    !WORKER_TALLIES.contains(&name) && !WORKER_COUNTERS.contains(&name)
+}
+
 /// Counters of a worker's page behind those of the packet path.
 pub const WORKER_COUNTERS: [&str; 3] = ["core", "generation", "flows_max"];
 

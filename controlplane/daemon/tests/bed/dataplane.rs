@@ -7,7 +7,7 @@ use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
 use turnpike_wire::codec::{decode_update, encode_event};
 use turnpike_wire::event::Event;
 use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
-use turnpike_wire::update::{Backend, Commit, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
+use turnpike_wire::update::{Backend, Cluster, Commit, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
 
 /// What a dataplane has been told.
 #[derive(Clone, Debug, Default, PartialEq)]

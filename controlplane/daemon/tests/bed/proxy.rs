@@ -1,14 +1,17 @@
-//! A TCP proxy on the loopback whose target can be changed and whose connections can be cut.
+//! A TCP proxy on the loopback whose target can be changed, whose connections can be cut, and which can fall silent as a broken network does.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// See the module. Its threads end with the test process.
 pub struct Proxy {
     address: SocketAddr,
     route: Arc<Mutex<Route>>,
+    is_silent: Arc<AtomicBool>,
 }
 
 struct Route {
@@ -22,7 +25,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let route = Arc::new(Mutex::new(Route { target: Some(target), open: Vec::new() }));
-        let shared = route.clone();
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let (shared, silent) = (route.clone(), is_silent.clone());
         thread::spawn(move || {
             for inside in listener.incoming().flatten() {
                 let mut route = shared.lock().unwrap();
@@ -30,11 +34,12 @@ impl Proxy {
                 for (from, to) in [(&inside, &outside), (&outside, &inside)] {
                     route.open.push(from.try_clone().unwrap());
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    thread::spawn(move || copy(from, to));
+                    let silent = silent.clone();
+                    thread::spawn(move || copy(from, to, &silent));
                 }
             }
         });
-        Self { address, route }
+        Self { address, route, is_silent }
     }
 
     /// Where it listens, as an etcd endpoint.
@@ -50,11 +55,20 @@ impl Proxy {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    /// Brings nothing any more, in either direction, and ends nothing: what a partition looks like from both sides. Or brings again what
+    /// waited.
+    pub fn silence(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Relaxed);
+    }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(mut from: TcpStream, mut to: TcpStream, is_silent: &AtomicBool) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while is_silent.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(5));
+        }
         if to.write_all(&bytes[..count]).is_err() {
             break;
         }
