@@ -89,7 +89,9 @@ pub enum DecodeError {
         expected: &'static str,
     },
     /// Another kind than the key is for.
-    #[error("the value is a {found}, but its key is for a {expected}: delete the key, or write the right object")]
+    #[error(
+        "the value is a {found}, but its key is for a {expected}: delete the key, or write the right object"
+    )]
     OtherKind {
         /// API version and kind found.
         found: String,
@@ -135,7 +137,11 @@ pub fn decode_range(value: &[u8]) -> Result<RangeAllocation, DecodeError> {
 }
 
 /// Takes the message out of its envelope, if it is of that type.
-fn open(value: &[u8], api_version: &'static str, kind: &'static str) -> Result<prost::bytes::Bytes, DecodeError> {
+fn open(
+    value: &[u8],
+    api_version: &'static str,
+    kind: &'static str,
+) -> Result<prost::bytes::Bytes, DecodeError> {
     let Some(body) = value.strip_prefix(&MAGIC) else { return Err(foreign(value)) };
     if value.len() > VALUE_BYTES_MAX {
         return Err(DecodeError::TooLong { bytes: value.len() });
@@ -216,8 +222,8 @@ mod tests {
     use super::{DecodeError, MAGIC, TypeMeta, Unknown, VALUE_BYTES_MAX, decode, encode};
     use crate::k8s::{EndpointSlice, ObjectMeta, Service};
     use crate::object::{Kind, Object, ObjectKey};
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     fn web() -> Object {
         let metadata = ObjectMeta { name: "web".into(), namespace: "shop".into(), ..Default::default() };

@@ -158,8 +158,7 @@ mod tests {
     fn view(services: impl Iterator<Item = u32>, endpoints: usize) -> Tracker {
         let registry = Registry::new("/registry");
         let mut tracker = Tracker::new(registry.clone(), &[]);
-        let named =
-            |name: String| ObjectMeta { name, namespace: "shop".into(), ..ObjectMeta::default() };
+        let named = |name: String| ObjectMeta { name, namespace: "shop".into(), ..ObjectMeta::default() };
         let services: Vec<Object> = services
             .map(|n| Object::from(Service { metadata: named(format!("s{n}")), ..Service::default() }))
             .collect();

@@ -31,7 +31,8 @@ pub async fn list(client: &Client, registry: &Registry) -> Result<Listed, Refusa
     let answer = request(lists(client).get(first.clone(), Some(options))).await;
     let answer = answer.map_err(|refusal| named(refusal, Part::ALL[0], &first))?;
     let header = answer.header().context("etcd answered without a header").map_err(Refusal::Other)?;
-    let mut listed = Listed { cluster: header.cluster_id(), revision: header.revision(), ..Listed::default() };
+    let mut listed =
+        Listed { cluster: header.cluster_id(), revision: header.revision(), ..Listed::default() };
     let mut pending = JoinSet::new();
     for part in Part::ALL {
         let (kv, prefix, revision) = (lists(client), registry.part_prefix(part), listed.revision);
@@ -65,9 +66,7 @@ pub fn without(registry: &Registry, part: Part) -> String {
     let prefix = registry.part_prefix(part);
     let lost = match part {
         Part::Objects(Kind::Pod) => "weights set by annotations of pods do not count",
-        Part::Objects(Kind::Node) => {
-            "networks of pods and the zone come from the configuration alone"
-        }
+        Part::Objects(Kind::Node) => "networks of pods and the zone come from the configuration alone",
         Part::Objects(Kind::ServiceCidr) | Part::ServiceRanges => {
             "service networks listed there are not known, so that addresses of theirs that belong to no Service are left to the host"
         }
@@ -77,7 +76,9 @@ pub fn without(registry: &Registry, part: Part) -> String {
 }
 
 fn grant(prefix: &str) -> String {
-    format!("grant it to the role of etcd.user: etcdctl role grant-permission ROLE --prefix=true read {prefix}")
+    format!(
+        "grant it to the role of etcd.user: etcdctl role grant-permission ROLE --prefix=true read {prefix}"
+    )
 }
 
 fn named(refusal: Refusal, part: Part, prefix: &str) -> Refusal {

@@ -6,11 +6,11 @@
 //! went back or another history mean a new list, which is compared with what is known. Whatever happens, the state before stays in force
 //! until then.
 
+use crate::etcd::Change;
 use crate::etcd::client::{Connector, Refusal, explain, limited, lists, request, watches};
 use crate::etcd::cut::{Cut, Progress, Step};
 use crate::etcd::guard;
 use crate::etcd::list::{Listed, is_readable, list, without};
-use crate::etcd::Change;
 use crate::state::State;
 use anyhow::{Context, Result};
 use etcd_client::{Client, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};

@@ -7,12 +7,15 @@ use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
 use turnpike_wire::codec::{decode_update, encode_event};
 use turnpike_wire::event::Event;
 use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
-use turnpike_wire::update::{Backend, Cluster, Commit, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
+use turnpike_wire::update::{
+    Backend, Cluster, Commit, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update,
+};
 
 /// What a dataplane has been told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
     pub fleet: Option<Fleet>,
+    pub cluster: Option<Cluster>,
     pub services: BTreeMap<ServiceKey, Service>,
     pub backends: BTreeMap<ServiceKey, BTreeMap<SocketAddr, Backend>>,
     pub frontends: BTreeMap<FrontendKey, Frontend>,
@@ -112,6 +115,8 @@ impl Dataplane {
             Update::DropFrontend(key) => {
                 assert!(staged.frontends.remove(&key).is_some(), "{key} is dropped and was not there");
             }
+            Update::PutCluster(cluster) => staged.cluster = Some(cluster),
+            Update::CountFlows { .. } => {}
             Update::Commit(commit) => self.commit(commit),
         }
     }
