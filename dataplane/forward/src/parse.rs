@@ -355,6 +355,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sctp_is_read_with_care_and_never_steady() {
+        let flight = Flight {
+            source_mac: [2, 0, 0, 0, 0, 9],
+            destination_mac: MAC,
+            source: "198.51.100.7:40000".parse().unwrap(),
+            destination: "203.0.113.80:80".parse().unwrap(),
+        };
+        type Chunks<'a> = &'a [(u8, u8, &'a [u8])];
+        let rows: [(Chunks<'_>, Option<u8>); 6] = [
+            (&[(chunk::DATA, 3, b"x"), (chunk::SHUTDOWN, 0, b"1234")], Some(chunk::SHUTDOWN)),
+            (&[(chunk::COOKIE_ACK, 0, b""), (chunk::SHUTDOWN, 0, b"1234")], Some(chunk::COOKIE_ACK)),
+            (&[(chunk::SHUTDOWN, 0, b"1234"), (chunk::ABORT, 0, b"")], Some(chunk::ABORT)),
+            (&[(chunk::DATA, 3, b"x"), (chunk::INIT, 0, &sctp::init(1, 1))], Some(chunk::DATA)),
+            (&[(200, 0, b"a type of the future")], Some(200)),
+            (&[], None),
+        ];
+        for (i, (chunks, want)) in rows.into_iter().enumerate() {
+            let frame = sctp::packet(&flight, 1, chunks);
+            assert_eq!(glance(&frame, frame.len(), mac_bits(MAC)), None, "row {i}");
+            let (key, packet) = parse(&frame, frame.len(), mac_bits(MAC));
+            assert_eq!(packet.chunk().map(|(kind, _)| kind), want, "row {i}");
+            assert!(!packet.is_steady() && !packet.asks() && packet.tcp_flags() == 0);
+            assert_eq!((key.protocol(), key.source_port(), key.destination_port()), (SCTP, 40_000, 80));
+        }
+        let many: Vec<_> = (0..SCTP_CHUNKS_MAX).map(|_| (chunk::SACK, 0, &b""[..])).collect();
+        let frame = sctp::packet(&flight, 1, &[&many[..], &[(chunk::ABORT, 0, b"")]].concat());
+        let (_, packet) = parse(&frame, frame.len(), mac_bits(MAC));
+        assert_eq!(packet.chunk(), Some((chunk::SACK, 0)), "the walk over chunks is bounded");
+    }
+
     proptest! {
         /// Bytes of good frames are changed, with the header checksum made right again or not; the frame is cut or lies about its length.
         #[test]
