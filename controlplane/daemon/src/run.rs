@@ -43,6 +43,7 @@ pub async fn run(config: Config) -> Result<()> {
     if state.config.cluster.mode == ClusterMode::Standalone {
         tokio::spawn(slices::control(state.clone(), own_connector));
     }
+    crate::dns::start(&state)?;
     crate::health::start(&state);
     crate::metrics::start(&state);
     let end = Arc::new(AtomicBool::new(false));

@@ -67,8 +67,14 @@ pub fn answer(zone: &Zone, index: &Index, query: &Query) -> Reply {
         other if is_meta(other) => return Reply::Answer(Answer::code(ResponseCode::NotImp)),
         _ => {}
     }
-    Walk { zone, index, asked: query.query_type(), answer: Answer::code(ResponseCode::NoError), seen: Vec::new() }
-        .walk(query.name())
+    Walk {
+        zone,
+        index,
+        asked: query.query_type(),
+        answer: Answer::code(ResponseCode::NoError),
+        seen: Vec::new(),
+    }
+    .walk(query.name())
 }
 
 /// TKEY, TSIG, MAILB, MAILA: questions about other things than records (RFC 6895 section 3.1).

@@ -19,7 +19,13 @@ fn world() -> (Zone, Index) {
     let zone = Zone::new("Cluster.Local", 5, vec!["192.0.2.11".parse().unwrap()]).unwrap();
     let mut index = Index::default();
     let port = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"port": 9}]);
-    put(&mut index, "shop", "web", json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00:96::5"], "ports": port}), json!([]));
+    put(
+        &mut index,
+        "shop",
+        "web",
+        json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00:96::5"], "ports": port}),
+        json!([]),
+    );
     put(&mut index, "shop", "v4", json!({"clusterIP": "10.96.0.6", "ports": [{"port": 80}]}), json!([]));
     let ready = json!([
         {"addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}], "endpoints": [
@@ -36,16 +42,23 @@ fn world() -> (Zone, Index) {
     put(&mut index, "shop", "lost", external("nobody.shop.svc.cluster.local."), json!([]));
     put(&mut index, "shop", "ring", external("ring2.shop.svc.cluster.local"), json!([]));
     put(&mut index, "shop", "ring2", external("ring.shop.svc.cluster.local"), json!([]));
-    index.complete(vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/108".parse().unwrap(), "10.98.0.0/20".parse().unwrap()], 42);
+    index.complete(
+        vec![
+            "10.96.0.0/16".parse().unwrap(),
+            "fd00:96::/108".parse().unwrap(),
+            "10.98.0.0/20".parse().unwrap(),
+        ],
+        42,
+    );
     (zone, index)
 }
 
-/// `CODE[!] answers | authorities | additionals`, each `owner TYPE data`; `!`: authoritative.
+/// `CODE[!] answers ~ authorities + additionals > onward`, each record `owner TYPE data`; `!`: authoritative.
 fn ask(world: &(Zone, Index), name: &str, asked: RecordType) -> String {
     let query = Query::query(Name::from_ascii(name).unwrap(), asked);
     let (answer, onward) = match answer(&world.0, &world.1, &query) {
         Reply::Answer(answer) => (answer, String::new()),
-        Reply::Onward(answer, name) => (answer, format!(" > {name}")),
+        Reply::Onward(answer, name) => (answer, name.to_string()),
         Reply::Elsewhere => return "elsewhere".into(),
     };
     let list = |records: &[hickory_proto::rr::Record]| {
@@ -63,20 +76,30 @@ fn ask(world: &(Zone, Index), name: &str, asked: RecordType) -> String {
         ResponseCode::NXDomain => "nx".into(),
         other => format!("{other:?}"),
     };
-    let sections = [&answer.answers, &answer.authorities, &answer.additionals].map(|s| list(s)).join(" | ");
-    format!("{code}{} {sections}{onward}", if answer.is_authoritative { "!" } else { "" }).replace(" |  | ", " ").trim().to_owned()
+    let mut text = format!("{code}{}", if answer.is_authoritative { "!" } else { "" });
+    let sections = [
+        (" ", list(&answer.answers)),
+        (" ~ ", list(&answer.authorities)),
+        (" + ", list(&answer.additionals)),
+        (" > ", onward),
+    ];
+    for (mark, section) in sections.into_iter().filter(|(_, section)| !section.is_empty()) {
+        text += mark;
+        text += &section;
+    }
+    text
 }
 
 fn table(world: &(Zone, Index), rows: &[(&str, RecordType, &str)]) {
     let soa = |apex: &str| {
-        format!("| {apex} SOA ns.dns.cluster.local. hostmaster.cluster.local. 42 7200 1800 86400 5 |")
+        format!("~ {apex} SOA ns.dns.cluster.local. hostmaster.cluster.local. 42 7200 1800 86400 5")
     };
     for (name, asked, expected) in rows {
         let mut expected = (*expected).to_owned();
         for apex in ["cluster.local.", "96.10.in-addr.arpa."] {
             expected = expected.replace(&format!("SOA({apex})"), &soa(apex));
         }
-        assert_eq!(ask(world, name, *asked).trim(), expected.trim(), "{name} {asked}");
+        assert_eq!(ask(world, name, *asked), expected, "{name} {asked}");
     }
 }
 
@@ -89,24 +112,24 @@ fn rule_d1_a_service_with_cluster_addresses() {
         &[
             ("web.shop.svc.cluster.local.", A, "ok! web.shop.svc.cluster.local. A 10.96.0.5"),
             ("web.shop.svc.cluster.local.", AAAA, "ok! web.shop.svc.cluster.local. AAAA fd00:96::5"),
-            ("v4.shop.svc.cluster.local.", AAAA, "ok!  SOA(cluster.local.)"),
-            ("web.shop.svc.cluster.local.", MX, "ok!  SOA(cluster.local.)"),
+            ("v4.shop.svc.cluster.local.", AAAA, "ok! SOA(cluster.local.)"),
+            ("web.shop.svc.cluster.local.", MX, "ok! SOA(cluster.local.)"),
             ("WEB.Shop.SVC.cluster.LOCAL.", A, "ok! WEB.Shop.SVC.cluster.LOCAL. A 10.96.0.5"),
             (
                 "_http._TCP.web.shop.svc.cluster.local.",
                 SRV,
-                "ok! _http._TCP.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local. |  | \
+                "ok! _http._TCP.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local. + \
                  web.shop.svc.cluster.local. A 10.96.0.5, web.shop.svc.cluster.local. AAAA fd00:96::5",
             ),
-            ("_http._tcp.web.shop.svc.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("_http._udp.web.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
-            ("http._tcp.web.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
-            ("_._tcp.web.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
-            ("_tcp.web.shop.svc.cluster.local.", SRV, "ok!  SOA(cluster.local.)"),
-            ("_sctp.web.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
-            ("_tcp.v4.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
-            ("x.web.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("x._http._tcp.web.shop.svc.cluster.local.", SRV, "nx!  SOA(cluster.local.)"),
+            ("_http._tcp.web.shop.svc.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("_http._udp.web.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
+            ("http._tcp.web.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
+            ("_._tcp.web.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
+            ("_tcp.web.shop.svc.cluster.local.", SRV, "ok! SOA(cluster.local.)"),
+            ("_sctp.web.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
+            ("_tcp.v4.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
+            ("x.web.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("x._http._tcp.web.shop.svc.cluster.local.", SRV, "nx! SOA(cluster.local.)"),
         ],
     );
 }
@@ -124,23 +147,27 @@ fn rule_d1_a_headless_service_is_its_ready_endpoints() {
             ("db.shop.svc.cluster.local.", AAAA, "ok! db.shop.svc.cluster.local. AAAA fd00:244::1"),
             ("db-0.db.shop.svc.cluster.local.", A, "ok! db-0.db.shop.svc.cluster.local. A 10.244.0.1"),
             ("DB-0.db.shop.svc.cluster.local.", AAAA, "ok! DB-0.db.shop.svc.cluster.local. AAAA fd00:244::1"),
-            ("10-244-0-2.db.shop.svc.cluster.local.", A, "ok! 10-244-0-2.db.shop.svc.cluster.local. A 10.244.0.2"),
-            ("10-244-0-2.db.shop.svc.cluster.local.", AAAA, "ok!  SOA(cluster.local.)"),
-            ("10-244-0-1.db.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("db-2.db.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
+            (
+                "10-244-0-2.db.shop.svc.cluster.local.",
+                A,
+                "ok! 10-244-0-2.db.shop.svc.cluster.local. A 10.244.0.2",
+            ),
+            ("10-244-0-2.db.shop.svc.cluster.local.", AAAA, "ok! SOA(cluster.local.)"),
+            ("10-244-0-1.db.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("db-2.db.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
             (
                 "_sql._tcp.db.shop.svc.cluster.local.",
                 SRV,
                 "ok! _sql._tcp.db.shop.svc.cluster.local. SRV 0 100 5432 10-244-0-2.db.shop.svc.cluster.local., \
-                 _sql._tcp.db.shop.svc.cluster.local. SRV 0 100 5432 db-0.db.shop.svc.cluster.local. |  | \
+                 _sql._tcp.db.shop.svc.cluster.local. SRV 0 100 5432 db-0.db.shop.svc.cluster.local. + \
                  10-244-0-2.db.shop.svc.cluster.local. A 10.244.0.2, db-0.db.shop.svc.cluster.local. A 10.244.0.1, \
                  db-0.db.shop.svc.cluster.local. AAAA fd00:244::1",
             ),
-            ("_tcp.db.shop.svc.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("_udp.db.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("none.quiet.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("none.quiet.svc.cluster.local.", AAAA, "nx!  SOA(cluster.local.)"),
-            ("quiet.svc.cluster.local.", A, "ok!  SOA(cluster.local.)"),
+            ("_tcp.db.shop.svc.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("_udp.db.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("none.quiet.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("none.quiet.svc.cluster.local.", AAAA, "nx! SOA(cluster.local.)"),
+            ("quiet.svc.cluster.local.", A, "ok! SOA(cluster.local.)"),
         ],
     );
 }
@@ -150,9 +177,13 @@ fn rule_d1_an_external_name_is_an_alias() {
     table(
         &world(),
         &[
-            ("out.shop.svc.cluster.local.", A, "ok! out.shop.svc.cluster.local. CNAME db.example.com. > db.example.com."),
+            (
+                "out.shop.svc.cluster.local.",
+                A,
+                "ok! out.shop.svc.cluster.local. CNAME db.example.com. > db.example.com.",
+            ),
             ("out.shop.svc.cluster.local.", CNAME, "ok! out.shop.svc.cluster.local. CNAME db.example.com."),
-            ("_tcp.out.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
+            ("_tcp.out.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
             (
                 "in.shop.svc.cluster.local.",
                 A,
@@ -178,14 +209,14 @@ fn rule_d1_names_that_only_have_others_below_them_exist() {
     table(
         &world(),
         &[
-            ("svc.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("shop.svc.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("dns.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("nowhere.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("web.nowhere.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("pod.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("web.shop.cluster.local.", A, "nx!  SOA(cluster.local.)"),
-            ("*.shop.svc.cluster.local.", A, "nx!  SOA(cluster.local.)"),
+            ("svc.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("shop.svc.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("dns.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("nowhere.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("web.nowhere.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("pod.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("web.shop.cluster.local.", A, "nx! SOA(cluster.local.)"),
+            ("*.shop.svc.cluster.local.", A, "nx! SOA(cluster.local.)"),
             ("local.", A, "elsewhere"),
             ("xcluster.local.", A, "elsewhere"),
             ("cluster.local.example.", A, "elsewhere"),
@@ -201,22 +232,22 @@ fn rule_d1_the_zone_itself() {
         &world(),
         &[
             ("dns-version.cluster.local.", TXT, "ok! dns-version.cluster.local. TXT 1.1.0"),
-            ("dns-version.cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("x.dns-version.cluster.local.", TXT, "nx!  SOA(cluster.local.)"),
+            ("dns-version.cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("x.dns-version.cluster.local.", TXT, "nx! SOA(cluster.local.)"),
             ("cluster.local.", SOA, &format!("ok! cluster.local. {soa}")),
             ("96.10.in-addr.arpa.", SOA, &format!("ok! 96.10.in-addr.arpa. {soa}")),
             (
                 "cluster.local.",
                 NS,
-                "ok! cluster.local. NS ns.dns.cluster.local. |  | ns.dns.cluster.local. A 192.0.2.11",
+                "ok! cluster.local. NS ns.dns.cluster.local. + ns.dns.cluster.local. A 192.0.2.11",
             ),
             ("ns.dns.cluster.local.", A, "ok! ns.dns.cluster.local. A 192.0.2.11"),
-            ("cluster.local.", A, "ok!  SOA(cluster.local.)"),
-            ("web.shop.svc.cluster.local.", ANY, "ok! web.shop.svc.cluster.local. HINFO RFC8482"),
+            ("cluster.local.", A, "ok! SOA(cluster.local.)"),
+            ("web.shop.svc.cluster.local.", ANY, "ok! web.shop.svc.cluster.local. HINFO RFC8482 "),
             ("out.shop.svc.cluster.local.", ANY, "ok! out.shop.svc.cluster.local. CNAME db.example.com."),
-            ("svc.cluster.local.", ANY, "ok!  SOA(cluster.local.)"),
-            ("x.svc.cluster.local.", ANY, "nx!  SOA(cluster.local.)"),
-            ("web.shop.svc.cluster.local.", HINFO, "ok!  SOA(cluster.local.)"),
+            ("svc.cluster.local.", ANY, "ok! SOA(cluster.local.)"),
+            ("x.svc.cluster.local.", ANY, "nx! SOA(cluster.local.)"),
+            ("web.shop.svc.cluster.local.", HINFO, "ok! SOA(cluster.local.)"),
             ("cluster.local.", AXFR, "Refused"),
             ("cluster.local.", IXFR, "Refused"),
             ("cluster.local.", OPT, "FormErr"),
@@ -229,15 +260,23 @@ fn rule_d1_the_zone_itself() {
 fn rule_d1_addresses_lead_back_to_names() {
     let at = |address: &str| Name::from(address.parse::<std::net::IpAddr>().unwrap()).to_ascii();
     let world = world();
-    let none = "ok!  SOA(96.10.in-addr.arpa.)";
-    let missing = "nx!  SOA(96.10.in-addr.arpa.)";
+    let none = "ok! SOA(96.10.in-addr.arpa.)";
+    let missing = "nx! SOA(96.10.in-addr.arpa.)";
     table(
         &world,
         &[
             (&at("10.96.0.5"), PTR, &format!("ok! {} PTR web.shop.svc.cluster.local.", at("10.96.0.5"))),
             (&at("fd00:96::5"), PTR, &format!("ok! {} PTR web.shop.svc.cluster.local.", at("fd00:96::5"))),
-            (&at("10.244.0.1"), PTR, &format!("ok! {} PTR db-0.db.shop.svc.cluster.local.", at("10.244.0.1"))),
-            (&at("10.244.0.2"), PTR, &format!("ok! {} PTR 10-244-0-2.db.shop.svc.cluster.local.", at("10.244.0.2"))),
+            (
+                &at("10.244.0.1"),
+                PTR,
+                &format!("ok! {} PTR db-0.db.shop.svc.cluster.local.", at("10.244.0.1")),
+            ),
+            (
+                &at("10.244.0.2"),
+                PTR,
+                &format!("ok! {} PTR 10-244-0-2.db.shop.svc.cluster.local.", at("10.244.0.2")),
+            ),
             (&at("10.244.0.3"), PTR, "elsewhere"),
             (&at("10.244.0.1"), A, "elsewhere"),
             (&at("10.96.0.5"), A, none),
@@ -254,7 +293,8 @@ fn rule_d1_addresses_lead_back_to_names() {
             ("16.98.10.in-addr.arpa.", PTR, "elsewhere"),
         ],
     );
-    let (own, other) = (ask(&world, "1.15.98.10.in-addr.arpa.", PTR), ask(&world, "1.16.98.10.in-addr.arpa.", PTR));
+    let (own, other) =
+        (ask(&world, "1.15.98.10.in-addr.arpa.", PTR), ask(&world, "1.16.98.10.in-addr.arpa.", PTR));
     assert!(own.starts_with("nx!") && own.contains("15.98.10.in-addr.arpa. SOA"), "{own}");
     assert_eq!(other, "elsewhere", "a network of 20 bits ends there");
 }

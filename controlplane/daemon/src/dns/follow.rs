@@ -70,7 +70,10 @@ impl Fresh {
                 let object = tracker.endpoint_slice(&key).map(|t| t.object.clone());
                 (key, object)
             };
-            (touched.services.into_iter().map(service).collect(), touched.slices.into_iter().map(slice).collect())
+            (
+                touched.services.into_iter().map(service).collect(),
+                touched.slices.into_iter().map(slice).collect(),
+            )
         };
         let mut networks: Vec<IpNet> = state.config.cluster.service_cidrs.clone();
         networks.extend(tracker.service_networks());
@@ -141,7 +144,12 @@ impl Follower {
         Some(Names::of(service, slices.map(Arc::as_ref)))
     }
 
-    fn put_slice(&mut self, key: &ObjectKey, slice: Option<Arc<EndpointSlice>>, touched: &mut BTreeSet<ObjectKey>) {
+    fn put_slice(
+        &mut self,
+        key: &ObjectKey,
+        slice: Option<Arc<EndpointSlice>>,
+        touched: &mut BTreeSet<ObjectKey>,
+    ) {
         if let Some(before) = self.service_of.remove(key) {
             if let Some(slices) = self.slices.get_mut(&before) {
                 slices.remove(&key.name);

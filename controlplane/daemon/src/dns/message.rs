@@ -27,6 +27,17 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// Its name in the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// A sound question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
@@ -117,7 +128,9 @@ impl Question {
         match (self.transport, &self.edns) {
             (Transport::Tcp, _) => TCP_BYTES_MAX,
             (Transport::Udp, None) => usize::from(UDP_BYTES_PLAIN),
-            (Transport::Udp, Some(edns)) => usize::from(edns.max_payload().clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX)),
+            (Transport::Udp, Some(edns)) => {
+                usize::from(edns.max_payload().clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX))
+            }
         }
     }
 
@@ -173,9 +186,11 @@ impl Question {
     fn fitting(&self, message: &Message) -> Option<Vec<u8>> {
         let bytes = message.to_vec().ok()?;
         // Beyond 64 KiB the encoder leaves records out by itself, and sets the bit.
-        let is_whole = message.metadata.truncation || bytes.get(2).is_some_and(|flags| flags & TRUNCATED == 0);
+        let is_whole =
+            message.metadata.truncation || bytes.get(2).is_some_and(|flags| flags & TRUNCATED == 0);
         let counted = bytes.get(6..8).map(|count| usize::from(u16::from_be_bytes([count[0], count[1]])));
-        (bytes.len() <= self.bytes_max() && is_whole && counted == Some(message.answers.len())).then_some(bytes)
+        (bytes.len() <= self.bytes_max() && is_whole && counted == Some(message.answers.len()))
+            .then_some(bytes)
     }
 }
 

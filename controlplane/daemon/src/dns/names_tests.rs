@@ -83,9 +83,12 @@ fn rule_d1_one_hostname_may_have_addresses_of_both_families_and_in_several_slice
 
 #[test]
 fn rule_d1_made_hostnames_are_hostnames() {
-    for (address, host) in
-        [("fd00::1", "fd00--1"), ("::1", "0--1"), ("fd00::", "fd00--0"), ("2001:db8:1:2:3:4:5:6", "2001-db8-1-2-3-4-5-6")]
-    {
+    for (address, host) in [
+        ("fd00::1", "fd00--1"),
+        ("::1", "0--1"),
+        ("fd00::", "fd00--0"),
+        ("2001:db8:1:2:3:4:5:6", "2001-db8-1-2-3-4-5-6"),
+    ] {
         let slice = slice("IPv6", json!([]), json!([{"addresses": [address]}]));
         assert_eq!(hosts(headless(&[slice])), [(host.to_owned(), vec![address.to_owned()])]);
     }
@@ -93,7 +96,11 @@ fn rule_d1_made_hostnames_are_hostnames() {
 
 #[test]
 fn rule_d1_an_external_name_is_a_name() {
-    for (text, name) in [("db.example.com", "db.example.com."), ("db.example.com.", "db.example.com."), ("192.0.2.7", "192.0.2.7.")] {
+    for (text, name) in [
+        ("db.example.com", "db.example.com."),
+        ("db.example.com.", "db.example.com."),
+        ("192.0.2.7", "192.0.2.7."),
+    ] {
         let names = Names::of(&service(json!({"type": "ExternalName", "externalName": text})), &[]);
         let Some(Names::External { target }) = names else { panic!("{names:?}") };
         assert_eq!(target.to_ascii(), name);

@@ -134,9 +134,7 @@ impl Tally {
             upstream: said.upstream.iter().map(|(a, c)| peer(a, "", c)).collect(),
             counters: Count::ALL
                 .into_iter()
-                .map(|(count, name)| {
-                    (name.to_owned(), self.counts[count as usize].load(Ordering::Relaxed))
-                })
+                .map(|(count, name)| (name.to_owned(), self.counts[count as usize].load(Ordering::Relaxed)))
                 .collect(),
         }
     }

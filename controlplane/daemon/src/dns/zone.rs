@@ -113,8 +113,12 @@ impl Zone {
             (Names::Headless { hosts, .. }, [host]) if hosts.contains_key(*host) => {
                 addresses(hosts.get(*host).into_iter().flatten().copied())
             }
-            (Names::Addressed { ports, .. }, [protocol]) => exists(ports.keys().any(|p| is_protocol(protocol, &p.0))),
-            (Names::Headless { ports, .. }, [protocol]) => exists(ports.keys().any(|p| is_protocol(protocol, &p.0))),
+            (Names::Addressed { ports, .. }, [protocol]) => {
+                exists(ports.keys().any(|p| is_protocol(protocol, &p.0)))
+            }
+            (Names::Headless { ports, .. }, [protocol]) => {
+                exists(ports.keys().any(|p| is_protocol(protocol, &p.0)))
+            }
             (Names::Addressed { ports, .. }, [port, protocol]) => {
                 let numbers = port_key(port, protocol).and_then(|key| ports.get(&key));
                 let target = self.service_name(None, service, namespace);
@@ -123,7 +127,9 @@ impl Zone {
             (Names::Headless { ports, .. }, [port, protocol]) => {
                 let endpoints = port_key(port, protocol).and_then(|key| ports.get(&key));
                 let target = |host: &str| self.service_name(Some(host), service, namespace);
-                records(endpoints.into_iter().flatten().filter_map(|(host, number)| srv(*number, target(host)?)))
+                records(
+                    endpoints.into_iter().flatten().filter_map(|(host, number)| srv(*number, target(host)?)),
+                )
             }
             _ => Node::Missing,
         }
@@ -137,7 +143,8 @@ impl Zone {
 
     fn reverse(&self, index: &Index, reverse: Reverse, revision: i64) -> Place {
         let (Reverse::Network(network) | Reverse::Below(network)) = reverse;
-        let served = index.networks().iter().filter_map(|served| reverse::apex_labels(*served, network)).min();
+        let served =
+            index.networks().iter().filter_map(|served| reverse::apex_labels(*served, network)).min();
         let labels = usize::from(network.prefix_len() / reverse::label_bits(network));
         let is_whole = matches!(reverse, Reverse::Network(_));
         let is_address = is_whole && network.prefix_len() == network.max_prefix_len();
