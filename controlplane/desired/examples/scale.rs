@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use turnpike_desired::diff::{diff, snapshot};
 use turnpike_desired::envelope;
 use turnpike_desired::k8s::{
-    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectMeta, Service, ServicePort,
+    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectMeta, ObjectReference, Service,
+    ServicePort,
 };
 use turnpike_desired::object::{Kind, Object};
 use turnpike_desired::registry::Registry;
@@ -59,6 +60,11 @@ fn slice(n: usize, endpoints: usize, round: usize) -> EndpointSlice {
                 conditions: EndpointConditions { ready: Some(true), ..Default::default() },
                 node_name: Some(format!("node-{}", at % 500)),
                 zone: Some(format!("zone-{}", at % 3)),
+                target_ref: Some(ObjectReference {
+                    kind: "Pod".into(),
+                    name: format!("pod-{at}"),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }
         })

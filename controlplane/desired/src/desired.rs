@@ -66,9 +66,9 @@ pub struct ResolvedBackend {
     /// What the dataplane is told.
     pub backend: Backend,
     /// Its node, may be empty.
-    pub node: String,
+    pub node: Arc<str>,
     /// Its zone, may be empty.
-    pub zone: String,
+    pub zone: Arc<str>,
 }
 
 /// One address, port and protocol that is answered.
@@ -234,8 +234,8 @@ impl ResolvedBackend {
             port: self.backend.address.port(),
             state: self.backend.state,
             weight: self.backend.weight,
-            node: self.node.clone(),
-            zone: self.zone.clone(),
+            node: self.node.to_string(),
+            zone: self.zone.to_string(),
         }
     }
 }

@@ -4,9 +4,11 @@ use crate::address_guard::danger;
 use crate::desired::{Family, ProblemKind, ResolvedBackend};
 use crate::frontends::protocol;
 use crate::k8s::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use crate::names::Names;
 use crate::policy::Choice;
 use crate::topology::{Place, Topology};
 use crate::words::WEIGHT_DEFAULT;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use turnpike_wire::limits::{BACKENDS_PER_SERVICE_MAX, WEIGHT_MAX};
@@ -25,6 +27,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) cluster_set: bool,
     /// Whether the Local set is needed (rule E1).
     pub(crate) local_set: bool,
+    /// Whether the local ready ones are to be told (rule H3).
+    pub(crate) local_ready: bool,
 }
 
 /// What must be known of the world beside the slices.
@@ -37,7 +41,9 @@ pub(crate) struct Surroundings<'a> {
     /// Where this gateway is.
     pub(crate) place: Place<'a>,
     /// The weight annotation of a pod of the Service's namespace.
-    pub(crate) weight_of_pod: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) weight_of_pod: &'a dyn Fn(&str) -> Option<&'a str>,
+    /// Those of nodes and zones.
+    pub(crate) names: &'a Names,
 }
 
 /// The endpoints of one Service port.
@@ -47,7 +53,7 @@ pub(crate) struct Endpoints {
     pub(crate) backends: BTreeMap<SocketAddr, ResolvedBackend>,
     /// What there is to choose from.
     pub(crate) choice: Choice,
-    /// Addresses of the local ready ones (rule H3).
+    /// Addresses of the local ready ones, if they are wanted (rule H3).
     pub(crate) local_ready: BTreeSet<IpAddr>,
     /// What was left out.
     pub(crate) problems: Vec<(ProblemKind, String)>,
@@ -76,6 +82,7 @@ fn usable(conditions: EndpointConditions) -> Use {
 }
 
 struct Candidate<'a> {
+    address: SocketAddr,
     endpoint: &'a Endpoint,
     /// On the node this gateway acts as; a gateway that is no node is one hop away from all.
     local: bool,
@@ -90,7 +97,7 @@ pub(crate) fn endpoints<'a>(
     around: Surroundings<'_>,
 ) -> Endpoints {
     let mut found = Endpoints::default();
-    let mut merged: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+    let mut merged: Vec<Candidate<'a>> = Vec::new();
     let mut refused: BTreeMap<IpAddr, &'static str> = BTreeMap::new();
     for slice in slices.filter(|slice| Family::parse(&slice.address_type) == Some(wanted.family)) {
         for port in slice.ports.iter().filter_map(|port| matching_port(port, wanted)) {
@@ -117,17 +124,14 @@ pub(crate) fn endpoints<'a>(
                 let local = node.is_empty() || endpoint.node_name.as_deref() == Some(node);
                 let usable = usable(endpoint.conditions);
                 let serving = endpoint.conditions.serving.unwrap_or(true);
-                let candidate = Candidate { endpoint, local, usable, serving };
-                let socket = SocketAddr::new(address, port);
-                // Of two records of one endpoint the local one counts (rule S9), then the one that is of more use.
-                let better =
-                    |known: &Candidate<'_>| (candidate.local, candidate.usable) > (known.local, known.usable);
-                if merged.get(&socket).is_none_or(better) {
-                    merged.insert(socket, candidate);
-                }
+                let address = SocketAddr::new(address, port);
+                merged.push(Candidate { address, endpoint, local, usable, serving });
             }
         }
     }
+    // Of two records of one endpoint the local one counts (rule S9), then the one that is of more use, then the first.
+    merged.sort_by_key(|candidate| (candidate.address, Reverse((candidate.local, candidate.usable))));
+    merged.dedup_by_key(|candidate| candidate.address);
     found.refused_service_addresses =
         refused.keys().copied().filter(|address| (around.is_service_address)(*address)).collect();
     tell_refused(&refused, &mut found.problems);
@@ -175,15 +179,15 @@ struct Sets {
 
 impl Sets {
     /// The ready, and where there are none those that serve while they end; each set falls back on its own (rules E2, E3).
-    fn of(merged: &BTreeMap<SocketAddr, Candidate<'_>>, wanted: Wanted<'_>, place: Place<'_>) -> Self {
+    fn of(merged: &[Candidate<'_>], wanted: Wanted<'_>, place: Place<'_>) -> Self {
         let best = |candidates: &mut dyn Iterator<Item = &Candidate<'_>>| {
             candidates.map(|candidate| candidate.usable).max().filter(|best| *best != Use::None)
         };
-        let ready = merged.values().filter(|c| c.usable == Use::Ready).map(|c| c.endpoint);
+        let ready = merged.iter().filter(|c| c.usable == Use::Ready).map(|c| c.endpoint);
         Self {
             topology: Topology::of(ready, place),
-            cluster: best(&mut merged.values()).filter(|_| wanted.cluster_set),
-            local: best(&mut merged.values().filter(|c| c.local)).filter(|_| wanted.local_set),
+            cluster: best(&mut merged.iter()).filter(|_| wanted.cluster_set),
+            local: best(&mut merged.iter().filter(|c| c.local)).filter(|_| wanted.local_set),
         }
     }
 
@@ -199,50 +203,43 @@ impl Sets {
 }
 
 /// Everybody who takes new flows or may keep live ones (rules E2 to E6, U1 to U3).
-fn choose(
-    merged: &BTreeMap<SocketAddr, Candidate<'_>>,
-    wanted: Wanted<'_>,
-    around: Surroundings<'_>,
-    found: &mut Endpoints,
-) {
+fn choose(merged: &[Candidate<'_>], wanted: Wanted<'_>, around: Surroundings<'_>, found: &mut Endpoints) {
     let sets = Sets::of(merged, wanted, around.place);
-    let mut left_out = 0_usize;
-    // Those that take new flows come first, should there be too many.
-    for takes_new_flows in [true, false] {
-        for (address, candidate) in merged {
-            let in_cluster_set = sets.in_cluster_set(candidate, around.place);
-            let in_local_set = sets.in_local_set(candidate);
-            let keeps_flows = candidate.serving && !(in_cluster_set || in_local_set);
-            let is_turn = if takes_new_flows { in_cluster_set || in_local_set } else { keeps_flows };
-            if !is_turn {
-                continue;
-            }
-            if found.backends.len() == BACKENDS_PER_SERVICE_MAX {
-                left_out += 1;
-                continue;
-            }
-            let endpoint = candidate.endpoint;
-            let state =
-                if candidate.usable == Use::Ready { BackendState::Ready } else { BackendState::Terminating };
-            let backend = Backend {
-                address: *address,
-                weight: weight(endpoint, around, &mut found.problems),
-                state,
-                in_cluster_set,
-                in_local_set,
-                serving: candidate.serving,
-            };
-            let (node, zone) = (endpoint.node_name.clone(), endpoint.zone.clone());
-            let resolved =
-                ResolvedBackend { backend, node: node.unwrap_or_default(), zone: zone.unwrap_or_default() };
-            found.backends.insert(*address, resolved);
-            found.choice.cluster |= in_cluster_set;
-            found.choice.local |= in_local_set;
-        }
+    let sets_of = |candidate: &Candidate<'_>| {
+        (sets.in_cluster_set(candidate, around.place), sets.in_local_set(candidate))
+    };
+    let mut taken: Vec<(&Candidate<'_>, (bool, bool))> = merged
+        .iter()
+        .map(|candidate| (candidate, sets_of(candidate)))
+        .filter(|(candidate, sets)| candidate.serving || *sets != (false, false))
+        .collect();
+    let left_out = taken.len().saturating_sub(BACKENDS_PER_SERVICE_MAX);
+    if left_out != 0 {
+        // Those that take new flows stay.
+        taken.sort_by_key(|(_, sets)| *sets == (false, false));
+        taken.truncate(BACKENDS_PER_SERVICE_MAX);
     }
-    found.choice.anybody = merged.values().any(|candidate| candidate.usable != Use::None);
-    let local_ready = merged.iter().filter(|(_, c)| c.local && c.usable == Use::Ready);
-    found.local_ready = local_ready.map(|(address, _)| address.ip()).collect();
+    let backend = |(candidate, (in_cluster_set, in_local_set)): &(&Candidate<'_>, (bool, bool))| {
+        let endpoint = candidate.endpoint;
+        let is_ready = candidate.usable == Use::Ready;
+        let backend = Backend {
+            address: candidate.address,
+            weight: weight(endpoint, around, &mut found.problems),
+            state: if is_ready { BackendState::Ready } else { BackendState::Terminating },
+            in_cluster_set: *in_cluster_set,
+            in_local_set: *in_local_set,
+            serving: candidate.serving,
+        };
+        let name = |text: &Option<String>| around.names.keep(text.as_deref().unwrap_or_default());
+        let (node, zone) = (name(&endpoint.node_name), name(&endpoint.zone));
+        (candidate.address, ResolvedBackend { backend, node, zone })
+    };
+    found.backends = taken.iter().map(backend).collect();
+    found.choice.cluster = taken.iter().any(|(_, (in_cluster_set, _))| *in_cluster_set);
+    found.choice.local = taken.iter().any(|(_, (_, in_local_set))| *in_local_set);
+    found.choice.anybody = merged.iter().any(|candidate| candidate.usable != Use::None);
+    let local_ready = merged.iter().filter(|c| wanted.local_ready && c.local && c.usable == Use::Ready);
+    found.local_ready = local_ready.map(|c| c.address.ip()).collect();
     if left_out != 0 {
         let message = format!(
             "{left_out} endpoints are over the limit of {BACKENDS_PER_SERVICE_MAX} for a Service port"
@@ -256,7 +253,7 @@ fn weight(endpoint: &Endpoint, around: Surroundings<'_>, problems: &mut Vec<(Pro
     let Some((pod, text)) = pod.and_then(|pod| Some((pod, (around.weight_of_pod)(&pod.name)?))) else {
         return WEIGHT_DEFAULT;
     };
-    parse_weight(&text).unwrap_or_else(|message| {
+    parse_weight(text).unwrap_or_else(|message| {
         if problems.len() < 3 * REFUSALS_TOLD_MAX {
             problems.push((
                 ProblemKind::Invalid,

@@ -47,6 +47,7 @@ mod frontends;
 pub mod health;
 pub mod k8s;
 pub mod manifest;
+mod names;
 pub mod object;
 mod policy;
 pub mod registry;

@@ -12,13 +12,13 @@ use crate::endpoints::{Endpoints, Surroundings, Wanted, endpoints};
 use crate::frontends::{Face, Faces, PortFaces, faces};
 use crate::health::HealthChecks;
 use crate::k8s::EndpointSlice;
+use crate::names::Names;
 use crate::object::ObjectKey;
 use crate::policy::Admitted;
 use crate::settings::Settings;
 use crate::survey::Survey;
 use crate::topology::Place;
 use crate::tracker::Tracker;
-use crate::words::WEIGHT_ANNOTATION;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -60,6 +60,7 @@ pub struct Resolver {
     /// Services whose assigned addresses changed.
     reassigned: BTreeSet<ObjectKey>,
     survey: Survey,
+    names: Names,
     desired: Arc<Desired>,
 }
 
@@ -79,6 +80,7 @@ impl Resolver {
             assigned: BTreeMap::new(),
             reassigned: BTreeSet::new(),
             survey: Survey::default(),
+            names: Names::default(),
             desired: Arc::default(),
         }
     }
@@ -307,16 +309,14 @@ impl Resolver {
         };
         let youngest = slices.iter().map(|(_, revision)| *revision).max().unwrap_or_default();
         let from_revision = tracked.revision.max(youngest);
-        let weight_of_pod = |name: &str| {
-            let pod = tracker.pod(&ObjectKey::new(&key.namespace, name))?;
-            pod.object.metadata.annotations.get(WEIGHT_ANNOTATION).cloned()
-        };
+        let weight_of_pod = |name: &str| tracker.weight_of_pod(&key.namespace, name);
         let is_service_address = |address: IpAddr| self.service_addresses.contains(address);
         let around = Surroundings {
             own_addresses: &self.settings.own_addresses,
             is_service_address: &is_service_address,
             place: Place { node: &self.settings.node_name, zone: &self.survey.zone },
             weight_of_pod: &weight_of_pod,
+            names: &self.names,
         };
         let mut resolution = Resolution {
             created: tracked.object.metadata.creation_timestamp.unix_seconds(),
@@ -332,13 +332,12 @@ impl Resolver {
                 family: port.family,
                 cluster_set,
                 local_set,
+                local_ready: found.health_check_port.is_some() && found.primary == Some(port.family),
             };
             let mut endpoints = endpoints(slices.iter().map(|(slice, _)| *slice), wanted, around);
             resolution.problems.append(&mut endpoints.problems);
             resolution.refused_service_addresses.append(&mut endpoints.refused_service_addresses);
-            if found.primary == Some(port.family) {
-                local_ready.append(&mut endpoints.local_ready);
-            }
+            local_ready.append(&mut endpoints.local_ready);
             resolution.services.push(port.key.clone());
             let ranges = source_ranges(&tracked.object.spec.load_balancer_source_ranges, port);
             for face in &port.frontends {

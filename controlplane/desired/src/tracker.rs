@@ -77,6 +77,8 @@ pub struct Tracker {
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     pods: Store<Pod>,
+    /// The weight annotations of the few pods that have one.
+    weights: BTreeMap<ObjectKey, String>,
     nodes: Store<Node>,
     cidrs: Store<ServiceCidr>,
     ranges: BTreeMap<String, ServiceRange>,
@@ -110,6 +112,7 @@ impl Tracker {
             services: Store::new(),
             slices: Store::new(),
             pods: Store::new(),
+            weights: BTreeMap::new(),
             nodes: Store::new(),
             cidrs: Store::new(),
             ranges: BTreeMap::new(),
@@ -269,6 +272,15 @@ impl Tracker {
         self.nodes.get(key)
     }
 
+    /// The weight annotation of a pod.
+    pub(crate) fn weight_of_pod(&self, namespace: &str, name: &str) -> Option<&str> {
+        // Asked for every endpoint, and nearly always there is no weight at all.
+        if self.weights.is_empty() {
+            return None;
+        }
+        self.weights.get(&ObjectKey::new(namespace, name)).map(String::as_str)
+    }
+
     /// The slices of one Service by their label, in order of name; headless ones are left out (rules S2, S7).
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Tracked<EndpointSlice>> {
         let names = self.slices_of.get(service).into_iter().flatten();
@@ -333,11 +345,9 @@ impl Tracker {
             }
             Object::EndpointSlice(new) => self.put_slice(key, *new, revision),
             Object::Pod(new) => {
-                let weight = weight_text(&new);
-                let (outcome, old) = store(&mut self.pods, key, *new, revision);
-                if old.and_then(|old| weight_text(&old.object)) != weight {
-                    self.touch_users_of_pod(key);
-                }
+                let weight = new.metadata.annotations.get(WEIGHT_ANNOTATION).cloned();
+                let (outcome, _) = store(&mut self.pods, key, *new, revision);
+                self.set_weight(key, weight);
                 outcome
             }
             Object::Node(new) => {
@@ -433,11 +443,8 @@ impl Tracker {
                 old.is_some()
             }
             Kind::Pod => {
-                let old = self.pods.remove(key);
-                if old.as_ref().is_some_and(|old| weight_text(&old.object).is_some()) {
-                    self.touch_users_of_pod(key);
-                }
-                old.is_some()
+                self.set_weight(key, None);
+                self.pods.remove(key).is_some()
             }
             Kind::Node => {
                 let known = self.nodes.remove(key).is_some();
@@ -452,6 +459,17 @@ impl Tracker {
             }
         };
         was_known || was_skipped
+    }
+
+    fn set_weight(&mut self, pod: &ObjectKey, weight: Option<String>) {
+        if self.weights.get(pod) == weight.as_ref() {
+            return;
+        }
+        match weight {
+            Some(weight) => drop(self.weights.insert(pod.clone(), weight)),
+            None => drop(self.weights.remove(pod)),
+        }
+        self.touch_users_of_pod(pod);
     }
 
     /// Marks the Services that have this pod among their endpoints. Looks at every slice of the namespace, which is
@@ -515,10 +533,6 @@ fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
     let labels = &slice.metadata.labels;
     let name = labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
     (!labels.contains_key(HEADLESS_LABEL)).then(|| ObjectKey::new(&key.namespace, name))
-}
-
-fn weight_text(pod: &Pod) -> Option<String> {
-    pod.metadata.annotations.get(WEIGHT_ANNOTATION).cloned()
 }
 
 #[cfg(test)]
