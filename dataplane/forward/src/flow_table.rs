@@ -201,6 +201,12 @@ impl<'m> FlowTable<'m> {
         self.sessions.len() as u32
     }
 
+    /// Whether it takes no more flows.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
     /// The session in a slot.
     #[inline(always)]
     #[must_use]

@@ -63,6 +63,10 @@ impl Chooser<'_> {
             ipv4::SCTP if !packet.asks() => return Err(Verdict::SctpNoFlow),
             _ => {}
         }
+        // Checked before anything is remembered: a flood that finds no room must not cost others their affinity.
+        if table.is_full() {
+            return Err(Verdict::FlowTableFull);
+        }
         let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
 
         let Shared { gateway, neighbours, .. } = self.shared;
