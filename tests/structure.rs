@@ -25,7 +25,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("turnpike-tests", &[]),
     (
         "turnpike-benches",
-        &["capsule", "turnpike-forward", "turnpike-packet", "turnpike-shm", "turnpike-wire"],
+        &[
+            "capsule",
+            "turnpike-desired",
+            "turnpike-forward",
+            "turnpike-packet",
+            "turnpike-shm",
+            "turnpike-wire",
+        ],
     ),
 ];
 
