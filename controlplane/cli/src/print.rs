@@ -7,7 +7,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
-use turnpike_wire::admin::{ObjectName, Status};
+use turnpike_wire::admin::{DnsStatus, ObjectName, Status};
 use turnpike_wire::pages::is_verdict;
 
 /// What the user types for a listing.
@@ -36,6 +36,21 @@ pub fn items(listing: Listing, items: &[Value], format: Format) -> Result<()> {
         }
         _ => encoded(&items, format),
     }
+}
+
+/// The DNS server, and which of its sockets and of the servers above it are in trouble.
+fn dns(out: &mut impl Write, dns: &DnsStatus) -> Result<()> {
+    if dns.listeners.is_empty() {
+        return Ok(());
+    }
+    let DnsStatus { zone, state, services, addresses, .. } = dns;
+    writeln!(out, "dns        {state} {zone}: {services} services, {addresses} addresses")?;
+    for peer in dns.listeners.iter().chain(&dns.upstream) {
+        if let Some(error) = &peer.last_error {
+            writeln!(out, "           {} {} {}: {error}", peer.address, peer.transport, peer.state)?;
+        }
+    }
+    Ok(())
 }
 
 /// The state of the gateway.
@@ -76,6 +91,7 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
         objects.frontends,
         objects.backends
     )?;
+    dns(&mut out, &status.dns)?;
     if let Some(complaint) = &dataplane.last_complaint {
         writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
     }

@@ -1,9 +1,9 @@
 //! Names of Services (rule D1), asked of a real control plane over real sockets: by `dig`, by hickory's client, and byte by byte.
 #![allow(clippy::unwrap_used)]
 
-mod bed;
 #[path = "dns/asking.rs"]
 mod asking;
+mod bed;
 
 use asking::{Dig, Fake, dig, free_port, send_udp, tcp};
 use bed::etcd::private_pid;
@@ -68,20 +68,33 @@ fn rule_d1_dig_finds_services_over_udp_and_tcp_and_both_families() {
     apply(&turnpike, vec![web()]);
     for words in [&["+notcp"][..], &["+tcp"], &["+noedns"], &["+bufsize=512"], &["+ignore", "+norec"]] {
         let found = dig(port, &[words, &[WEB]].concat());
-        assert_eq!((found.status(), found.answers()), ("NOERROR".into(), vec![format!("{WEB}. 7 IN A 10.96.0.80")]));
+        assert_eq!(
+            (found.status(), found.answers()),
+            ("NOERROR".into(), vec![format!("{WEB}. 7 IN A 10.96.0.80")])
+        );
         assert!(found.flags().contains(&"aa".into()) && !found.flags().contains(&"ra".into()), "{found:?}");
     }
     assert_eq!(Dig::at("::1", port, &["+short", WEB]).text.trim(), "10.96.0.80");
-    assert_eq!(dig(port, &["+short", "SRV", &format!("_http._tcp.{WEB}")]).text.trim(), format!("0 100 80 {WEB}."));
+    assert_eq!(
+        dig(port, &["+short", "SRV", &format!("_http._tcp.{WEB}")]).text.trim(),
+        format!("0 100 80 {WEB}.")
+    );
     assert_eq!(dig(port, &["+short", "-x", "10.96.0.80"]).text.trim(), format!("{WEB}."));
     assert_eq!(dig(port, &["+short", "TXT", "dns-version.cluster.local"]).text.trim(), "\"1.1.0\"");
     let none = dig(port, &["AAAA", WEB]);
     assert_eq!((none.status(), none.answers().len()), ("NOERROR".into(), 0));
     let soa = "cluster.local. 7 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. ";
-    assert!(none.authorities()[0].starts_with(soa) && none.authorities()[0].ends_with(" 7200 1800 86400 7"), "{none:?}");
+    assert!(
+        none.authorities()[0].starts_with(soa) && none.authorities()[0].ends_with(" 7200 1800 86400 7"),
+        "{none:?}"
+    );
 
     let odd = "WeB.DefAult.svc.CLUSTER.local";
-    assert_eq!(dig(port, &[odd]).answers(), [format!("{odd}. 7 IN A 10.96.0.80")], "the case is the client's");
+    assert_eq!(
+        dig(port, &[odd]).answers(),
+        [format!("{odd}. 7 IN A 10.96.0.80")],
+        "the case is the client's"
+    );
 
     turnpike.delete("Service", "web", false).unwrap();
     catch_up(&turnpike);
@@ -96,21 +109,39 @@ fn rule_d1_headless_names_follow_readiness() {
     apply(&turnpike, vec![headless("db")]);
     assert_eq!(dig(port, &[name]).status(), "NXDOMAIN", "nobody is ready");
     let endpoint = |address: &str, host: &str, ready: bool| json!({"addresses": [address], "hostname": host, "conditions": {"ready": ready}});
-    apply(&turnpike, vec![slice("db-a", "db", json!([endpoint("10.244.0.1", "db-0", true), endpoint("10.244.0.2", "db-1", false)]))]);
+    apply(
+        &turnpike,
+        vec![slice(
+            "db-a",
+            "db",
+            json!([endpoint("10.244.0.1", "db-0", true), endpoint("10.244.0.2", "db-1", false)]),
+        )],
+    );
     assert_eq!(dig(port, &[name]).answers(), [format!("{name}. 7 IN A 10.244.0.1")]);
     assert_eq!(dig(port, &["+short", "-x", "10.244.0.1"]).text.trim(), format!("db-0.{name}."));
     assert_eq!(dig(port, &[&format!("db-1.{name}")]).status(), "NXDOMAIN");
 
-    apply(&turnpike, vec![
-        slice("db-a", "db", json!([endpoint("10.244.0.1", "db-0", false), endpoint("10.244.0.2", "db-1", true)])),
-        slice("db-b", "db", json!([{"addresses": ["10.244.0.3"]}])),
-    ]);
-    let mut found = dig(port, &["+short", name]).text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    apply(
+        &turnpike,
+        vec![
+            slice(
+                "db-a",
+                "db",
+                json!([endpoint("10.244.0.1", "db-0", false), endpoint("10.244.0.2", "db-1", true)]),
+            ),
+            slice("db-b", "db", json!([{"addresses": ["10.244.0.3"]}])),
+        ],
+    );
+    let mut found =
+        dig(port, &["+short", name]).text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     found.sort();
     assert_eq!(found, ["10.244.0.2", "10.244.0.3"]);
     let srv = dig(port, &["SRV", &format!("_http._tcp.{name}")]);
     assert_eq!(srv.answers().len(), 2);
-    assert!(srv.answers().contains(&format!("_http._tcp.{name}. 7 IN SRV 0 100 8080 10-244-0-3.{name}.")), "{srv:?}");
+    assert!(
+        srv.answers().contains(&format!("_http._tcp.{name}. 7 IN SRV 0 100 8080 10-244-0-3.{name}.")),
+        "{srv:?}"
+    );
     assert!(srv.additionals().contains(&format!("db-1.{name}. 7 IN A 10.244.0.2")), "{srv:?}");
 
     turnpike.delete("EndpointSlice", "db-a", false).unwrap();
@@ -128,7 +159,9 @@ fn rule_d1_selected_pods_have_names_with_their_hostnames() {
     let mut pod = bed::pod("db-0", "db", "10.244.0.9");
     pod["spec"] = json!({"hostname": "db-0", "subdomain": "db", "containers": [{"name": "c", "image": "c"}]});
     apply(&turnpike, vec![service, pod]);
-    wait("the slice of the pod", || dig(port, &["+short", "db.default.svc.cluster.local"]).text.trim() == "10.244.0.9");
+    wait("the slice of the pod", || {
+        dig(port, &["+short", "db.default.svc.cluster.local"]).text.trim() == "10.244.0.9"
+    });
     assert_eq!(dig(port, &["+short", "db-0.db.default.svc.cluster.local"]).text.trim(), "10.244.0.9");
 }
 
@@ -144,7 +177,11 @@ fn rule_d1_many_endpoints_are_cut_over_udp_and_whole_over_tcp() {
     let plain = dig(port, &["+ignore", "+noedns", name]);
     assert!(plain.flags().contains(&"tc".into()) && plain.size() <= 512, "{} bytes", plain.size());
     let whole = dig(port, &[name]);
-    assert_eq!((whole.answers().len(), whole.flags().contains(&"tc".into())), (100, false), "asked again over TCP");
+    assert_eq!(
+        (whole.answers().len(), whole.flags().contains(&"tc".into())),
+        (100, false),
+        "asked again over TCP"
+    );
     assert_eq!(turnpike.status().dns.counters["truncated"], 3, "dig's first try of the last was cut too");
 }
 
@@ -194,7 +231,10 @@ fn rule_d1_hickorys_client_understands_the_answers() {
             assert_eq!(found.answers[0].data.to_string(), "10.96.0.80");
             let name = Name::from_ascii("x.default.svc.cluster.local.").unwrap();
             let missing = client.query(name, DNSClass::IN, RecordType::A).await.unwrap();
-            assert_eq!((missing.metadata.response_code, missing.authorities.len()), (ResponseCode::NXDomain, 1));
+            assert_eq!(
+                (missing.metadata.response_code, missing.authorities.len()),
+                (ResponseCode::NXDomain, 1)
+            );
         }
     });
 }
@@ -204,24 +244,36 @@ fn rule_d1_an_external_name_is_followed_by_the_server_above() {
     let above = Fake::start(&[("db.example.com.", "192.0.2.77"), ("other.example.com.", "192.0.2.78")]);
     let more = format!("upstream = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", closed_port(), above.port);
     let (turnpike, port) = named(&more);
-    let external = |name: &str, target: &str| json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": "ExternalName", "externalName": target},
-    });
+    let external = |name: &str, target: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": "ExternalName", "externalName": target},
+        })
+    };
     apply(&turnpike, vec![external("db", "db.example.com"), external("gone", "gone.example.com")]);
     let name = "db.default.svc.cluster.local";
     let found = dig(port, &[name]);
-    assert_eq!(found.answers(), [format!("{name}. 7 IN CNAME db.example.com."), "db.example.com. 300 IN A 192.0.2.77".into()]);
+    assert_eq!(
+        found.answers(),
+        [format!("{name}. 7 IN CNAME db.example.com."), "db.example.com. 300 IN A 192.0.2.77".into()]
+    );
     assert!(found.flags().contains(&"ra".into()));
     assert_eq!(dig(port, &["+norec", name]).answers(), [format!("{name}. 7 IN CNAME db.example.com.")]);
     let gone = dig(port, &["gone.default.svc.cluster.local"]);
-    assert_eq!((gone.status(), gone.answers().len()), ("NXDOMAIN".into(), 1), "the code is that of the last name");
+    assert_eq!(
+        (gone.status(), gone.answers().len()),
+        ("NXDOMAIN".into(), 1),
+        "the code is that of the last name"
+    );
     assert_eq!(dig(port, &["+short", "other.example.com"]).text.trim(), "192.0.2.78");
     assert_eq!(dig(port, &["+norec", "other.example.com"]).status(), "REFUSED");
     assert_eq!(dig(port, &["nowhere.example.com"]).status(), "NXDOMAIN");
     let large = dig(port, &["TXT", "large.example.com"]);
     assert!(large.text.contains(&"x".repeat(200)) && large.size() > 1232, "over TCP both times: {large:?}");
     let asked = above.asked();
-    assert!(!asked.iter().any(|name| name.contains("cluster.local")), "names of the cluster stay here: {asked:?}");
+    assert!(
+        !asked.iter().any(|name| name.contains("cluster.local")),
+        "names of the cluster stay here: {asked:?}"
+    );
     let upstream = turnpike.status().dns.upstream;
     let states: Vec<&str> = upstream.iter().map(|peer| peer.state.as_str()).collect();
     assert!(states.contains(&"good") && states.contains(&"failing"), "{upstream:?}");
@@ -257,8 +309,13 @@ fn rule_d1_names_stay_while_etcd_is_away_and_are_not_denied_before_it_came() {
 
     let nobody = closed_port();
     let port = free_port();
-    let waiting = ControlPlane::started(&format!("{}\n[etcd]\nendpoints = [\"http://127.0.0.1:{nobody}\"]\n", settings(port, "")));
-    wait("the sockets", || waiting.status().dns.listeners.iter().filter(|l| l.state == "listening").count() == 4);
+    let waiting = ControlPlane::started(&format!(
+        "{}\n[etcd]\nendpoints = [\"http://127.0.0.1:{nobody}\"]\n",
+        settings(port, "")
+    ));
+    wait("the sockets", || {
+        waiting.status().dns.listeners.iter().filter(|l| l.state == "listening").count() == 4
+    });
     assert_eq!(waiting.status().dns.state, "waiting");
     assert_eq!(dig(port, &[WEB]).status(), "SERVFAIL");
     assert_eq!(dig(port, &["-x", "10.96.0.80"]).status(), "SERVFAIL");
@@ -270,7 +327,8 @@ fn rule_d1_an_address_that_is_taken_is_tried_again_and_said() {
     let taken = (TcpListener::bind("127.0.0.1:0").unwrap(), free_port());
     let port = taken.0.local_addr().unwrap().port();
     let turnpike = ControlPlane::connected(&settings(port, ""));
-    let of_tcp = || turnpike.status().dns.listeners.into_iter().find(|l| l.transport == "tcp" && l.address.is_ipv4());
+    let of_tcp =
+        || turnpike.status().dns.listeners.into_iter().find(|l| l.transport == "tcp" && l.address.is_ipv4());
     wait("the failure", || of_tcp().is_some_and(|l| l.state == "failed"));
     let error = of_tcp().unwrap().last_error.unwrap();
     assert!(error.contains("dns.listen") && error.contains("in use"), "{error}");
@@ -297,6 +355,7 @@ fn rule_d1_streams_are_bounded_and_in_any_pieces() {
         assert_eq!(tcp::receive(&mut stream), None, "closed without a word");
     }
     let crowd: Vec<_> = (0..600).map(|_| tcp::open(port)).collect();
+    // 512 at a time.
     wait("the limit", || turnpike.status().dns.counters["tcp_connections_refused"] >= 80);
     assert_eq!(dig(port, &["+short", WEB]).text.trim(), "10.96.0.80", "UDP does not mind");
     drop(crowd);
@@ -318,6 +377,7 @@ fn rule_d1_damaged_datagrams_do_no_harm() {
         random ^= random << 17;
         random as usize
     };
+    let mut answered = 0;
     for round in 0..20_000 {
         let mut bytes = question.clone();
         for _ in 0..next() % 5 {
@@ -326,19 +386,24 @@ fn rule_d1_damaged_datagrams_do_no_harm() {
         }
         bytes.truncate(bytes.len() - (next() % 8) * (round % 3) / 2);
         for answer in send_udp(&socket, port, &bytes) {
-            assert!(answer.len() <= 512 || bytes.len() > 12 && answer.len() <= 1232, "{} bytes", answer.len());
+            assert!(
+                answer.len() <= 512 || bytes.len() > 12 && answer.len() <= 1232,
+                "{} bytes",
+                answer.len()
+            );
             assert!(answer[2] & 0x80 != 0);
+            answered += 1;
         }
     }
     assert_eq!(dig(port, &["+short", WEB]).text.trim(), "10.96.0.80", "it still answers");
-    let answer = dig(port, &[WEB]);
-    assert_eq!(answer.status(), "NOERROR");
+    assert!(answered > 1_000, "{answered} answers were looked at");
 }
 
 #[test]
 fn rule_d1_the_lab_s_dns_service_is_accepted_and_leads_to_the_server() {
     let (turnpike, port) = named("");
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/lab/dns.yaml")).unwrap();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/lab/dns.yaml")).unwrap();
     apply(&turnpike, serde_saphyr::from_multiple(&text).unwrap());
     assert_eq!(turnpike.backends("kube-dns"), ["192.0.2.11"]);
     let frontends = turnpike.get(turnpike_wire::admin::Resource::Frontends);
@@ -347,8 +412,11 @@ fn rule_d1_the_lab_s_dns_service_is_accepted_and_leads_to_the_server() {
         .map(|f| format!("{} {}:{} {}", f["protocol"], f["address"], f["port"], f["action"]).replace('"', ""))
         .collect();
     faces.sort();
-    assert_eq!(faces, ["tcp 10.96.0.10:53 forward", "udp 10.96.0.10:53 forward"]);
-    assert_eq!(dig(port, &["+short", "-x", "10.96.0.10"]).text.trim(), "kube-dns.kube-system.svc.cluster.local.");
+    assert_eq!(faces, ["TCP 10.96.0.10:53 forward", "UDP 10.96.0.10:53 forward"]);
+    assert_eq!(
+        dig(port, &["+short", "-x", "10.96.0.10"]).text.trim(),
+        "kube-dns.kube-system.svc.cluster.local."
+    );
     assert!(turnpike.status().objects.skipped.is_empty(), "{:?}", turnpike.status().objects.skipped);
 }
 

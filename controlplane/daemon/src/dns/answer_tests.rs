@@ -9,7 +9,9 @@ use turnpike_desired::k8s::{EndpointSlice, Service};
 use turnpike_desired::object::ObjectKey;
 
 fn put(index: &mut Index, namespace: &str, name: &str, spec: Value, slices: Value) {
-    let service: Service = serde_json::from_value(json!({"spec": spec})).unwrap();
+    let mut service = json!({});
+    service["spec"] = spec;
+    let service: Service = serde_json::from_value(service).unwrap();
     let slices: Vec<EndpointSlice> = serde_json::from_value(slices).unwrap();
     index.put(&ObjectKey::new(namespace, name), Names::of(&service, &slices));
 }

@@ -89,9 +89,8 @@ pub fn read(bytes: &[u8], transport: Transport) -> Incoming {
     }
     let Ok(query) = Query::read(&mut decoder) else { return fault(ResponseCode::FormErr, None, None) };
     let before = usize::from(counts.answers) + usize::from(counts.authorities);
-    let edns = match read_edns(&mut decoder, before, usize::from(counts.additionals)) {
-        Ok(edns) => edns,
-        Err(()) => return fault(ResponseCode::FormErr, Some(&query), None),
+    let Ok(edns) = read_edns(&mut decoder, before, usize::from(counts.additionals)) else {
+        return fault(ResponseCode::FormErr, Some(&query), None);
     };
     if let Some(edns) = edns.as_ref().filter(|edns| edns.version() > EDNS_VERSION) {
         return fault(ResponseCode::BADVERS, Some(&query), Some(edns));

@@ -61,7 +61,7 @@ async fn serve(state: Arc<State>, zone: zone::Zone) {
     if let Some(upstream) = server.upstream() {
         upstream.look_for_circles(server.tally()).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The addresses that the zone gives for this server: where it listens, or every one of the gateway's where it listens on all.

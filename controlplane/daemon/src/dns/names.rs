@@ -39,7 +39,8 @@ impl Names {
     pub fn of<'a>(service: &Service, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Option<Self> {
         let spec = &service.spec;
         if spec.r#type == "ExternalName" {
-            let mut target = Name::from_ascii(&spec.external_name).ok().filter(|name| name.iter().len() > 0)?;
+            let mut target =
+                Name::from_ascii(&spec.external_name).ok().filter(|name| name.iter().len() > 0)?;
             target.set_fqdn(true);
             return Some(Self::External { target });
         }

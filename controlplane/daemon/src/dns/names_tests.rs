@@ -3,14 +3,16 @@ use serde_json::{Value, json};
 use turnpike_desired::k8s::{EndpointSlice, Service};
 
 fn service(spec: Value) -> Service {
-    serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "shop"}, "spec": spec})).unwrap()
+    let mut service = json!({"metadata": {"name": "db", "namespace": "shop"}});
+    service["spec"] = spec;
+    serde_json::from_value(service).unwrap()
 }
 
 fn slice(family: &str, ports: Value, endpoints: Value) -> EndpointSlice {
-    serde_json::from_value(json!({
-        "metadata": {"name": "db-1", "namespace": "shop"}, "addressType": family, "ports": ports, "endpoints": endpoints,
-    }))
-    .unwrap()
+    let mut slice = json!({"metadata": {"name": "db-1", "namespace": "shop"}, "addressType": family});
+    slice["ports"] = ports;
+    slice["endpoints"] = endpoints;
+    serde_json::from_value(slice).unwrap()
 }
 
 fn headless(slices: &[EndpointSlice]) -> Option<Names> {

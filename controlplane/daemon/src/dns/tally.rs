@@ -104,8 +104,7 @@ impl Tally {
     /// An upstream server answers, or why it is not to be used. Says whether that is news.
     pub fn set_upstream(&self, address: SocketAddr, state: &'static str, error: Option<String>) -> bool {
         let now = Condition { state, error };
-        self.said().upstream.insert(address, now.clone()).is_some_and(|old| old.state != state)
-            || state == "loop"
+        self.said().upstream.insert(address, now).is_some_and(|old| old.state != state)
     }
 
     /// Everything, as people and scripts see it.

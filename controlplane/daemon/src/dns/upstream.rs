@@ -95,10 +95,10 @@ impl Upstream {
                 break;
             }
             let error = match exchange(server.address, wish, deadline).await {
+                // Of this name: that says nothing about the server. Another may know better.
                 Ok(answer) if matches!(answer.code, ResponseCode::ServFail | ResponseCode::Refused) => {
-                    let error = format!("it answers {}", answer.code);
                     refusal = Some(answer);
-                    error
+                    continue;
                 }
                 Ok(answer) => {
                     self.first.store(index, Ordering::Relaxed);
@@ -110,7 +110,7 @@ impl Upstream {
                 Err(error) => error.to_string(),
             };
             if tally.set_upstream(server.address, "failing", Some(error.clone())) {
-                warn!("DNS: {}: {error}; the next server is asked", server.address);
+                warn!("DNS: {} does not answer: {error}", server.address);
             }
         }
         tally.add(Count::ForwardFailed);
