@@ -65,6 +65,12 @@ impl Policies {
     }
 
     /// What clients outside and inside the cluster meet on a face (the table of section N).
+    ///
+    /// How they are carried: replies must come back through the gateway. Full NAT makes sure of that, so it is the rule (A1, A2), also where a
+    /// kube-proxy leaves pods their own address: there both ends are on the node, here the pod would answer its peer directly, past the
+    /// translation (also when a pod is its own backend, A4). `externalTrafficPolicy: Local` asks for the client's address, so clients outside
+    /// keep it (A2, A6), and pods must have their route to them through the gateway; `turnpike.dev/mode: nat` is for clusters where they
+    /// have not, and `dnat` for those where the other Services should keep it, too.
     pub(crate) fn treatments(self, kind: FrontendKind, choice: Choice) -> (Treatment, Treatment) {
         let set = |local: bool| if local { BackendSet::Local } else { BackendSet::Cluster };
         let treatment = |set: BackendSet, mode: Mode| {
