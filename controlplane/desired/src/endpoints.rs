@@ -36,8 +36,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Surroundings<'a> {
     /// Addresses of the gateway itself.
     pub(crate) own_addresses: &'a BTreeSet<IpAddr>,
-    /// Whether an address is one of a Service: packets to it would come back to the gateway.
-    pub(crate) is_service_address: &'a dyn Fn(IpAddr) -> bool,
+    /// Whether a Service is answered there: packets would come back to the gateway.
+    pub(crate) is_answered: &'a dyn Fn(SocketAddr, Protocol) -> bool,
     /// Where this gateway is.
     pub(crate) place: Place<'a>,
     /// The weight annotation of a pod of the Service's namespace.
@@ -116,8 +116,12 @@ pub(crate) fn endpoints<'a>(
                 if Family::of(address) != wanted.family {
                     continue;
                 }
-                if let Some(reason) = refusal(address, around) {
+                let is_answered = (around.is_answered)(SocketAddr::new(address, port), wanted.protocol);
+                if let Some(reason) = refusal(address, is_answered, around) {
                     refused.insert(address, reason);
+                    if is_answered {
+                        found.refused_service_addresses.insert(address);
+                    }
                     continue;
                 }
                 let node = around.place.node;
@@ -132,8 +136,6 @@ pub(crate) fn endpoints<'a>(
     // Of two records of one endpoint the local one counts (rule S9), then the one that is of more use, then the first.
     merged.sort_by_key(|candidate| (candidate.address, Reverse((candidate.local, candidate.usable))));
     merged.dedup_by_key(|candidate| candidate.address);
-    found.refused_service_addresses =
-        refused.keys().copied().filter(|address| (around.is_service_address)(*address)).collect();
     tell_refused(&refused, &mut found.problems);
     choose(&merged, wanted, around, &mut found);
     found
@@ -147,11 +149,11 @@ fn matching_port(port: &EndpointPort, wanted: Wanted<'_>) -> Option<u16> {
     (named && same_protocol).then_some(number)
 }
 
-fn refusal(address: IpAddr, around: Surroundings<'_>) -> Option<&'static str> {
+fn refusal(address: IpAddr, is_answered: bool, around: Surroundings<'_>) -> Option<&'static str> {
     danger(address).or_else(|| {
         if around.own_addresses.contains(&address) {
             Some("is the gateway's own address")
-        } else if (around.is_service_address)(address) {
+        } else if is_answered {
             Some("is the address of a Service")
         } else {
             None

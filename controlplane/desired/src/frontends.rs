@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use crate::words::{CLUSTER_IP_NONE, SERVICE_PROXY_LABEL};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use turnpike_wire::limits::SERVICE_KEY_BYTES_MAX;
 use turnpike_wire::update::{FrontendKey, FrontendKind, Protocol, ServiceKey};
 
@@ -21,6 +21,8 @@ pub(crate) struct Faces {
     pub(crate) ports: Vec<PortFaces>,
     /// Its cluster and load-balancer addresses; no backend may have one of them.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Where its external addresses are answered; no backend may be there. The address alone may be a node's, with pods on it.
+    pub(crate) external: BTreeSet<(SocketAddr, Protocol)>,
     /// What it says about its packets.
     pub(crate) policies: Policies,
     /// The family of its first cluster address.
@@ -202,8 +204,12 @@ pub(crate) fn faces(
         }
     }
     let served = |address: &IpAddr| cluster.iter().any(|(family, _)| *family == Family::of(*address));
-    let others = public.iter().chain(&external).copied().filter(served);
-    faces.addresses = cluster.iter().map(|(_, a)| *a).chain(others).collect();
+    let public = public.iter().copied().filter(served);
+    faces.addresses = cluster.iter().map(|(_, address)| *address).chain(public).collect();
+    let all = faces.ports.iter().flat_map(|port| &port.frontends);
+    let external = all.filter(|face| face.kind == FrontendKind::ExternalIp);
+    faces.external =
+        external.map(|face| (SocketAddr::new(face.key.address, face.key.port), face.key.protocol)).collect();
     faces
 }
 

@@ -10,10 +10,10 @@
 //! Rule numbers in comments and in the names of tests are those of `RULES.md` at the root of the repository: what each says, and its tests.
 #![forbid(unsafe_code)]
 
-mod address_counts;
 pub mod address_guard;
 pub mod allocate;
 mod claims;
+mod counts;
 pub mod defaults;
 pub mod desired;
 pub mod diff;

@@ -5,8 +5,8 @@
 //! somebody out, the address is closed.
 //! Next in a Service's walk: [`crate::diff`].
 
-use crate::address_counts::AddressCounts;
 use crate::claims::Claims;
+use crate::counts::Counts;
 use crate::desired::{Desired, Problem, ProblemKind, ResolvedFrontend, ResolvedService};
 use crate::endpoints::{Endpoints, Surroundings, Wanted, endpoints};
 use crate::frontends::{Face, Faces, PortFaces, faces};
@@ -20,11 +20,12 @@ use crate::survey::Survey;
 use crate::topology::Place;
 use crate::tracker::Tracker;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, SERVICES_MAX};
 use turnpike_wire::update::{
-    Action, Frontend, FrontendKey, FrontendKind, Service as WireService, ServiceKey,
+    Action, Frontend, FrontendKey, FrontendKind, Protocol, Service as WireService, ServiceKey,
 };
 
 /// What is kept of a Service between two rounds.
@@ -47,10 +48,12 @@ pub struct Resolver {
     resolutions: BTreeMap<ObjectKey, Resolution>,
     /// Services of which something is not done.
     troubled: BTreeSet<ObjectKey>,
-    /// The addresses that Services have: cluster, load-balancer and external ones.
-    service_addresses: AddressCounts,
-    /// Those of endpoints, used and refused ones.
-    endpoint_addresses: AddressCounts,
+    /// The cluster and load-balancer addresses that Services have.
+    service_addresses: Counts<IpAddr>,
+    /// Where external addresses are answered.
+    external: Counts<(SocketAddr, Protocol)>,
+    /// The addresses of endpoints, used and refused ones.
+    endpoint_addresses: Counts<IpAddr>,
     /// Number of backends over all Service ports.
     backend_count: usize,
     claims: Claims,
@@ -72,8 +75,9 @@ impl Resolver {
             settings,
             resolutions: BTreeMap::new(),
             troubled: BTreeSet::new(),
-            service_addresses: AddressCounts::default(),
-            endpoint_addresses: AddressCounts::default(),
+            service_addresses: Counts::default(),
+            external: Counts::default(),
+            endpoint_addresses: Counts::default(),
             backend_count: 0,
             claims: Claims::default(),
             health_checks: HealthChecks::default(),
@@ -195,8 +199,11 @@ impl Resolver {
             let networks = &self.survey.service_networks;
             let found = tracker.service(key).map(|t| faces(&t.object, &self.settings, networks, assigned));
             let found = found.unwrap_or_default();
-            let before = self.resolutions.get(key).map_or(&none, |resolution| &resolution.faces.addresses);
-            moved.extend(count_addresses(&mut self.service_addresses, before, &found.addresses));
+            let nowhere = Faces::default();
+            let before = self.resolutions.get(key).map_or(&nowhere, |resolution| &resolution.faces);
+            moved.extend(recount(&mut self.service_addresses, &before.addresses, &found.addresses));
+            let external = recount(&mut self.external, &before.external, &found.external);
+            moved.extend(external.into_iter().map(|(address, _)| address.ip()));
             todo.insert(key.clone(), found);
         }
         for key in self.touched_by(&moved) {
@@ -310,10 +317,12 @@ impl Resolver {
         let youngest = slices.iter().map(|(_, revision)| *revision).max().unwrap_or_default();
         let from_revision = tracked.revision.max(youngest);
         let weight_of_pod = |name: &str| tracker.weight_of_pod(&key.namespace, name);
-        let is_service_address = |address: IpAddr| self.service_addresses.contains(address);
+        let is_answered = |address: SocketAddr, protocol: Protocol| {
+            self.service_addresses.contains(address.ip()) || self.external.contains((address, protocol))
+        };
         let around = Surroundings {
             own_addresses: &self.settings.own_addresses,
-            is_service_address: &is_service_address,
+            is_answered: &is_answered,
             place: Place { node: &self.settings.node_name, zone: &self.survey.zone },
             weight_of_pod: &weight_of_pod,
             names: &self.names,
@@ -412,12 +421,12 @@ fn problems_of(key: &ObjectKey, resolution: &Resolution) -> impl Iterator<Item =
     })
 }
 
-/// Counts which addresses came and went; gives those that now belong to a Service and did not, or the other way round.
-fn count_addresses(
-    counts: &mut AddressCounts,
-    before: &BTreeSet<IpAddr>,
-    after: &BTreeSet<IpAddr>,
-) -> Vec<IpAddr> {
+/// Counts what came and went; gives what some Service has now and none had, or the other way round.
+fn recount<T: Copy + Ord + Hash>(
+    counts: &mut Counts<T>,
+    before: &BTreeSet<T>,
+    after: &BTreeSet<T>,
+) -> Vec<T> {
     let mut moved = counts.add(after.difference(before).copied());
     moved.extend(counts.remove(before.difference(after).copied()));
     moved

@@ -4,7 +4,7 @@ use super::{CLIENT, gateway, meets, node_a, policies, public, slice};
 use crate::k8s::Node;
 use crate::object::ObjectKey;
 use crate::settings::Settings;
-use crate::test_world::{World, mk_meta, mk_settings};
+use crate::test_world::{World, mk_meta, mk_service, mk_settings};
 use std::collections::BTreeSet;
 use turnpike_wire::update::FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
 use turnpike_wire::update::ServiceKey;
@@ -134,4 +134,23 @@ fn networks_under_ranges_are_told_to_the_dataplane() {
     assert_eq!(networks(&mut world), ["10.97.0.0/16"]);
     world.delete("/registry/ranges/serviceips");
     assert!(networks(&mut world).is_empty());
+}
+
+/// An external address is often a node's: a pod on its network is refused only where the Service itself is answered.
+#[test]
+fn an_endpoint_may_have_an_external_address_but_not_where_it_is_answered() {
+    let mut world = World::with(Settings { external_ips: true, ..mk_settings() });
+    world.put(public()).put(slice(&["198.51.100.1+"]));
+    assert_eq!(meets(&mut world, ClusterIp, CLIENT), "forward nat 1");
+    let mut other = mk_service("shop/other", "10.96.0.20");
+    other.spec.external_ips = vec!["198.51.100.1".into()];
+    world.put(other.clone());
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "forward nat 1", "other port");
+    other.spec.ports[0].port = 8080;
+    world.put(other.clone());
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "reject", "it would come back");
+    assert!(world.problems()[0].contains("endpoint 198.51.100.1 is the address of a Service"));
+    other.spec.ports[0].protocol = "UDP".into();
+    world.put(other);
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "forward nat 1", "other protocol");
 }
