@@ -1,18 +1,27 @@
-//! Which cluster address, NodePort and load-balancer address a Service gets (rules C4, C5).
+//! Which cluster addresses, NodePorts, health check port and load-balancer addresses a Service gets (rules C4 to C7).
 //!
 //! Pure choices: what is taken and a source of randomness come in. The caller writes the Service in an etcd transaction that fails if
 //! anything it chose from has changed, and asks again.
 
-use crate::defaults::needs_node_ports;
+mod assigned;
+mod load_balancer;
+mod shortage;
+
+pub use assigned::{Assignment, assign, with_addresses};
+pub use load_balancer::{ADDRESS_CONDITION, is_waiting, sharing_key};
+pub use shortage::{AllocateError, Shortage};
+
+use crate::defaults::{needs_health_check_port, needs_node_ports};
 use crate::desired::Family;
-use crate::k8s::{LoadBalancerIngress, Service};
+use crate::k8s::Service;
 use crate::object::ObjectKey;
 use crate::settings::Rules;
-use crate::words::{ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE};
+use crate::words::CLUSTER_IP_NONE;
 use ipnet::IpNet;
+use load_balancer::Tenant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use turnpike_wire::config::{Pool, PortRange};
+use turnpike_wire::config::PortRange;
 
 /// A number from 0 to below the bound it is given, which is never 0.
 pub type Random<'a> = &'a mut dyn FnMut(u64) -> u64;
@@ -22,86 +31,8 @@ pub type Random<'a> = &'a mut dyn FnMut(u64) -> u64;
 pub struct Allocations {
     cluster_addresses: BTreeMap<IpAddr, ObjectKey>,
     node_ports: BTreeMap<u16, ObjectKey>,
-    public_addresses: BTreeMap<IpAddr, ObjectKey>,
-}
-
-/// A Service that cannot get what it needs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Service {service}: {reason}")]
-pub struct AllocateError {
-    /// Who asks.
-    pub service: ObjectKey,
-    /// Why not.
-    pub reason: Shortage,
-}
-
-/// Why a Service cannot get what it needs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Shortage {
-    /// Someone else has the address.
-    #[error("{field}: {address} is taken by Service {by}; choose another or leave it out")]
-    AddressTaken {
-        /// Which field asks for it.
-        field: &'static str,
-        /// The address.
-        address: IpAddr,
-        /// Who has it.
-        by: ObjectKey,
-    },
-    /// Someone else has the NodePort.
-    #[error("spec.ports[{index}].nodePort: {port} is taken by Service {by}; choose another or leave it out")]
-    NodePortTaken {
-        /// Which of its ports.
-        index: usize,
-        /// The NodePort.
-        port: u16,
-        /// Who has it.
-        by: ObjectKey,
-    },
-    /// No cluster address is left.
-    #[error("all {family} addresses of cluster.service_cidrs ({networks}) are taken; add a network there")]
-    ClusterAddressesExhausted {
-        /// Of which family.
-        family: Family,
-        /// The networks, or `none`.
-        networks: String,
-    },
-    /// No NodePort is left.
-    #[error("all {size} NodePorts of {first}-{last} are taken; widen cluster.node_port_range")]
-    NodePortsExhausted {
-        /// Size of the range.
-        size: usize,
-        /// First of the range.
-        first: u16,
-        /// Last of the range.
-        last: u16,
-    },
-    /// No load-balancer address is left.
-    #[error(
-        "no free {family} load-balancer address: {pools}; add addresses to [[cluster.pools]] or delete a Service"
-    )]
-    PoolsExhausted {
-        /// Of which family.
-        family: Family,
-        /// Each pool with its size and how much of it is taken.
-        pools: String,
-    },
-    /// The wanted load-balancer address is in no pool the Service may use.
-    #[error(
-        "spec.loadBalancerIP: {address} is in none of the address pools {pools}; add it to [[cluster.pools]]"
-    )]
-    OutsidePools {
-        /// The address.
-        address: IpAddr,
-        /// Names of the pools.
-        pools: String,
-    },
-    /// The address belongs to the gateway.
-    #[error("spec.loadBalancerIP: {address} is the gateway's own address; choose another")]
-    OwnAddress {
-        /// The address.
-        address: IpAddr,
-    },
+    /// An address has several tenants only where they share it.
+    public_addresses: BTreeMap<IpAddr, Vec<Tenant>>,
 }
 
 impl Allocations {
@@ -129,8 +60,15 @@ impl Allocations {
         }
         for ingress in &service.status.load_balancer.ingress {
             if let Ok(address) = ingress.ip.parse() {
-                self.public_addresses.entry(address).or_insert_with(|| key.clone());
+                self.public_addresses.entry(address).or_default().push(Tenant::of(service));
             }
+        }
+    }
+
+    /// Notes load-balancer addresses that nobody may have.
+    pub fn reserve(&mut self, addresses: &BTreeSet<IpAddr>) {
+        for address in addresses {
+            self.public_addresses.entry(*address).or_default().push(Tenant::nobody());
         }
     }
 
@@ -138,7 +76,10 @@ impl Allocations {
     pub fn remove(&mut self, service: &ObjectKey) {
         self.cluster_addresses.retain(|_, by| by != service);
         self.node_ports.retain(|_, by| by != service);
-        self.public_addresses.retain(|_, by| by != service);
+        self.public_addresses.retain(|_, tenants| {
+            tenants.retain(|tenant| tenant.service != *service);
+            !tenants.is_empty()
+        });
     }
 }
 
@@ -156,7 +97,9 @@ pub fn service(
     let mut errors = Vec::new();
     let choice = Choice { key: &key, rules, taken };
     choice.cluster_addresses(&mut new, random, &mut errors);
-    choice.node_ports(&mut new, random, &mut errors);
+    let mut own = choice.stated_ports(&new, &mut errors);
+    choice.node_ports(&mut new, &mut own, random, &mut errors);
+    choice.health_check_port(&mut new, &own, random, &mut errors);
     choice.public_addresses(&mut new, &mut errors);
     if errors.is_empty() {
         *service = new;
@@ -225,20 +168,31 @@ impl Choice<'_> {
         spec.cluster_ip = spec.cluster_ips.first().cloned().unwrap_or_default();
     }
 
-    fn node_ports(&self, service: &mut Service, random: Random<'_>, errors: &mut Vec<Shortage>) {
-        let needed = needs_node_ports(service);
-        let mut own: BTreeSet<u16> = BTreeSet::new();
-        for (index, port) in service.spec.ports.iter().enumerate() {
-            let Some(number) = u16::try_from(port.node_port).ok().filter(|number| *number != 0) else {
-                continue;
-            };
-            own.insert(number);
-            if let Some(by) = self.other(self.taken.node_ports.get(&number)) {
-                let by = by.clone();
-                errors.push(Shortage::NodePortTaken { index, port: number, by });
+    /// The ports of the NodePort range that the Service states, which nobody else may have.
+    fn stated_ports(&self, service: &Service, errors: &mut Vec<Shortage>) -> BTreeSet<u16> {
+        let spec = &service.spec;
+        let fields = spec.ports.iter().enumerate().map(|(index, port)| (Some(index), port.node_port));
+        let mut own = BTreeSet::new();
+        for (index, port) in fields.chain([(None, spec.health_check_node_port)]) {
+            let Some(port) = u16::try_from(port).ok().filter(|port| *port != 0) else { continue };
+            let is_first = own.insert(port);
+            if let Some(by) = self.other(self.taken.node_ports.get(&port)) {
+                errors.push(Shortage::NodePortTaken { index, port, by: by.clone() });
+            } else if index.is_none() && !is_first {
+                errors.push(Shortage::NodePortTaken { index, port, by: self.key.clone() });
             }
         }
-        if !needed {
+        own
+    }
+
+    fn node_ports(
+        &self,
+        service: &mut Service,
+        own: &mut BTreeSet<u16>,
+        random: Random<'_>,
+        errors: &mut Vec<Shortage>,
+    ) {
+        if !needs_node_ports(service) {
             return;
         }
         for index in 0..service.spec.ports.len() {
@@ -257,7 +211,7 @@ impl Choice<'_> {
             let chosen = match twin {
                 Some(twin) => Some(twin.node_port),
                 None => {
-                    node_port(self.rules.node_port_range, &self.taken.node_ports, &own, random).map(i32::from)
+                    node_port(self.rules.node_port_range, &self.taken.node_ports, own, random).map(i32::from)
                 }
             };
             match chosen {
@@ -265,98 +219,32 @@ impl Choice<'_> {
                     service.spec.ports[index].node_port = chosen;
                     own.extend(u16::try_from(chosen).ok());
                 }
-                None => {
-                    let PortRange { first, last } = self.rules.node_port_range;
-                    let size = usize::from(last - first) + 1;
-                    errors.push(Shortage::NodePortsExhausted { size, first, last });
-                    return;
-                }
+                None => return errors.push(self.no_port_left()),
             }
         }
     }
 
-    fn public_addresses(&self, service: &mut Service, errors: &mut Vec<Shortage>) {
-        if !self.rules.load_balancer_class.is_ours(service) {
-            service.status.load_balancer.ingress.clear();
-            return;
-        }
-        let named = service.metadata.annotations.get(ADDRESS_POOL_ANNOTATION);
-        let pools: Vec<&Pool> =
-            self.rules.pools.iter().filter(|pool| named.is_none_or(|named| *named == pool.name)).collect();
-        let wanted = service.spec.load_balancer_ip.parse::<IpAddr>().ok();
-        let had: Vec<IpAddr> = service
-            .status
-            .load_balancer
-            .ingress
-            .iter()
-            .filter_map(|ingress| ingress.ip.parse().ok())
-            .collect();
-        let mut given = Vec::new();
-        for (index, name) in service.spec.ip_families.iter().enumerate() {
-            let Some(family) = Family::parse(name) else { continue };
-            let of_family = |address: &IpAddr| Family::of(*address) == family;
-            let chosen = match (wanted.filter(of_family), had.iter().copied().find(of_family)) {
-                (Some(wanted), _) => self.check_public(wanted, &pools).map(|()| wanted),
-                (None, Some(had)) if self.check_public(had, &pools).is_ok() => Ok(had),
-                (None, _) => self.free_public(family, &pools),
-            };
-            match chosen {
-                Ok(address) => given.push(address),
-                // A second family that was only preferred is not worth a refusal.
-                Err(Shortage::PoolsExhausted { .. })
-                    if index > 0 && service.spec.ip_family_policy.as_deref() == Some("PreferDualStack") => {}
-                Err(error) => errors.push(error),
+    /// The port of the health check comes from the NodePort range too (rule C7).
+    fn health_check_port(
+        &self,
+        service: &mut Service,
+        own: &BTreeSet<u16>,
+        random: Random<'_>,
+        errors: &mut Vec<Shortage>,
+    ) {
+        if !needs_health_check_port(service) {
+            service.spec.health_check_node_port = 0;
+        } else if service.spec.health_check_node_port == 0 {
+            match node_port(self.rules.node_port_range, &self.taken.node_ports, own, random) {
+                Some(port) => service.spec.health_check_node_port = port.into(),
+                None => errors.push(self.no_port_left()),
             }
         }
-        if let Some(wanted) = wanted.filter(|wanted| !given.contains(wanted))
-            && errors.is_empty()
-        {
-            let pools = list(pools.iter().map(|pool| &pool.name));
-            errors.push(Shortage::OutsidePools { address: wanted, pools });
-        }
-        let ingress = given.into_iter().map(|address| LoadBalancerIngress {
-            ip: address.to_string(),
-            ip_mode: Some("VIP".into()),
-            ..Default::default()
-        });
-        service.status.load_balancer.ingress = ingress.collect();
     }
 
-    fn check_public(&self, address: IpAddr, pools: &[&Pool]) -> Result<(), Shortage> {
-        if !pools.iter().flat_map(|pool| &pool.addresses).any(|network| network.contains(&address)) {
-            return Err(Shortage::OutsidePools { address, pools: list(pools.iter().map(|p| &p.name)) });
-        }
-        if self.rules.own_addresses.contains(&address) {
-            return Err(Shortage::OwnAddress { address });
-        }
-        match self.other(self.taken.public_addresses.get(&address)) {
-            Some(by) => Err(Shortage::AddressTaken { field: "spec.loadBalancerIP", address, by: by.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// The first free address of the first pool that has one.
-    fn free_public(&self, family: Family, pools: &[&Pool]) -> Result<IpAddr, Shortage> {
-        let networks =
-            || pools.iter().flat_map(|pool| &pool.addresses).filter(|n| Family::of(n.addr()) == family);
-        let is_free = |address: &IpAddr| {
-            self.other(self.taken.public_addresses.get(address)).is_none()
-                && !self.rules.own_addresses.contains(address)
-        };
-        let found = networks()
-            .find_map(|network| (0..size(network)).map(|offset| nth(network, offset)).find(is_free));
-        found.ok_or_else(|| {
-            let told = pools.iter().map(|pool| {
-                let all = pool.addresses.iter().filter(|n| Family::of(n.addr()) == family);
-                format!(
-                    "pool {:?} has {} addresses, none free",
-                    pool.name,
-                    all.map(size).fold(0, u64::saturating_add)
-                )
-            });
-            let pools = list(told);
-            Shortage::PoolsExhausted { family, pools }
-        })
+    fn no_port_left(&self) -> Shortage {
+        let PortRange { first, last } = self.rules.node_port_range;
+        Shortage::NodePortsExhausted { size: usize::from(last - first) + 1, first, last }
     }
 }
 
@@ -412,12 +300,12 @@ fn free_in(first: u64, end: u64, random: Random<'_>, is_free: impl Fn(u64) -> bo
 }
 
 /// Number of addresses of a network; that of an enormous one is cut off at 2^62.
-fn size(network: &IpNet) -> u64 {
+pub(crate) fn size(network: &IpNet) -> u64 {
     let bits = u32::from(network.max_prefix_len() - network.prefix_len());
     1_u64 << bits.min(62)
 }
 
-fn nth(network: &IpNet, offset: u64) -> IpAddr {
+pub(crate) fn nth(network: &IpNet, offset: u64) -> IpAddr {
     match network.network() {
         IpAddr::V4(first) => {
             let offset = u32::try_from(offset).unwrap_or(u32::MAX);
@@ -429,7 +317,7 @@ fn nth(network: &IpNet, offset: u64) -> IpAddr {
     }
 }
 
-fn list<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: ToString>(words: impl IntoIterator<Item = T>) -> String {
     let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
     if words.is_empty() { "none".into() } else { words.join(", ") }
 }

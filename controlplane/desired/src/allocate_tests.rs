@@ -1,11 +1,11 @@
-use super::{AllocateError, Allocations, Shortage, service};
+use super::{ADDRESS_CONDITION, AllocateError, Allocations, Shortage, is_waiting, service};
 use crate::defaults;
 use crate::desired::Family;
 use crate::k8s::Service;
 use crate::object::{Object, ObjectKey};
 use crate::settings::Rules;
 use crate::test_world::{mk_port, mk_public, mk_service};
-use crate::words::ADDRESS_POOL_ANNOTATION;
+use crate::words::{ADDRESS_POOL_ANNOTATION, LOAD_BALANCER_IPS_ANNOTATION, SHARING_KEY_ANNOTATION};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ fn plain(name: &str, kind: &str) -> Service {
     let mut service = mk_service(name, "");
     service.spec.r#type = kind.into();
     let mut object = Object::from(service);
-    defaults::apply(&mut object, None);
+    defaults::apply(&mut object, None, Family::V4);
     match object {
         Object::Service(service) => *service,
         other => panic!("{other}"),
@@ -197,7 +197,7 @@ fn pools_are_named_requested_and_exhausted() {
     let rows = [
         (
             asking("shop/c", "198.51.100.0"),
-            "Service shop/c: spec.loadBalancerIP: 198.51.100.0 is taken by Service shop/a; choose another",
+            "Service shop/c: spec.loadBalancerIP: 198.51.100.0 is taken by Service shop/a: to share it, both need the same",
         ),
         (
             asking("shop/c", "192.0.2.9"),
@@ -206,13 +206,8 @@ fn pools_are_named_requested_and_exhausted() {
         (asking("shop/c", "203.0.113.0"), "spec.loadBalancerIP: 203.0.113.0 is the gateway's own address"),
         (
             asking("shop/c", "2001:db8:1b::5"),
-            "spec.loadBalancerIP: 2001:db8:1b::5 is in none of the address pools",
+            "spec.loadBalancerIP: 2001:db8:1b::5 is of a family the Service does not have (IPv4)",
         ),
-        (
-            in_pool("shop/c", "spare"),
-            "no free IPv4 load-balancer address: pool \"spare\" has 2 addresses, none free; add addresses",
-        ),
-        (in_pool("shop/c", "six"), "no free IPv4 load-balancer address: pool \"six\" has 0 addresses"),
     ];
     for (mut service, words) in rows {
         let before = service.clone();
@@ -220,10 +215,29 @@ fn pools_are_named_requested_and_exhausted() {
         assert!(told.contains(words), "{words}: {told}");
         assert_eq!(service, before, "nothing is half allocated");
     }
+    for (mut service, words) in [
+        (
+            in_pool("shop/c", "spare"),
+            "no free IPv4 load-balancer address: pool \"spare\" has 2 to give, none free",
+        ),
+        (in_pool("shop/c", "six"), "no free IPv4 load-balancer address: pool \"six\" has 0 to give"),
+    ] {
+        allocate(&mut service, &rules(), &taken).unwrap();
+        assert_eq!(public_addresses(&service), [""; 0]);
+        assert!(is_waiting(&service) && service.status.conditions[0].message.contains(words), "{service:?}");
+        assert!(!service.spec.cluster_ip.is_empty(), "its other faces are there");
+        let mut again = service.clone();
+        allocate(&mut again, &rules(), &taken).unwrap();
+        assert_eq!(again, service, "waiting on changes nothing");
+    }
     taken.remove(&ObjectKey::new("shop", "a"));
     let mut next = in_pool("shop/c", "spare");
+    next.status
+        .conditions
+        .push(crate::k8s::Condition { r#type: ADDRESS_CONDITION.into(), ..Default::default() });
     allocate(&mut next, &rules(), &taken).unwrap();
     assert_eq!(public_addresses(&next), ["198.51.100.0"]);
+    assert!(!is_waiting(&next), "who has an address waits no more");
 }
 
 #[test]
@@ -248,7 +262,7 @@ fn what_is_taken_is_refused_by_the_name_of_its_owner() {
             by: by.clone()
         }
     );
-    assert_eq!(told[1].reason, Shortage::NodePortTaken { index: 0, port: 30053, by });
+    assert_eq!(told[1].reason, Shortage::NodePortTaken { index: Some(0), port: 30053, by });
     assert_eq!(
         told[1].to_string(),
         "Service infra/thief: spec.ports[0].nodePort: 30053 is taken by Service infra/dns; choose another or leave it out"
@@ -266,7 +280,7 @@ fn two_families_get_two_addresses_and_a_preferred_one_is_given_up() {
     let mut both = dual("RequireDualStack");
     allocate(&mut both, &rules(), &Allocations::default()).unwrap();
     assert_eq!(both.spec.cluster_ips, ["10.96.1.1", "fd00:10:96::101"]);
-    assert_eq!(public_addresses(&both), ["203.0.113.1", "2001:db8:1b::"]);
+    assert_eq!(public_addresses(&both), ["203.0.113.1", "2001:db8:1b::1"]);
     let mut four = rules();
     four.service_cidrs.pop();
     let mut preferred = dual("PreferDualStack");
@@ -283,7 +297,152 @@ fn two_families_get_two_addresses_and_a_preferred_one_is_given_up() {
     let mut preferred = dual("PreferDualStack");
     allocate(&mut preferred, &no_public_six, &Allocations::default()).unwrap();
     assert_eq!(public_addresses(&preferred), ["203.0.113.1"]);
-    assert!(allocate(&mut dual("RequireDualStack"), &no_public_six, &Allocations::default()).is_err());
+    let mut required = dual("RequireDualStack");
+    allocate(&mut required, &no_public_six, &Allocations::default()).unwrap();
+    assert_eq!(public_addresses(&required), ["203.0.113.1"], "one of each family where a pool has it");
+    assert!(!is_waiting(&required), "what no pool has is not waited for");
+}
+
+#[test]
+fn rule_c4_the_search_starts_at_random_wraps_in_the_upper_band_and_ends_in_the_lower() {
+    let mut rules = rules();
+    rules.service_cidrs = vec!["10.96.0.0/27".parse().unwrap()];
+    let mut taken = Allocations::default();
+    let mut order = Vec::new();
+    for number in 0..30 {
+        let mut one = plain(&format!("shop/s{number}"), "ClusterIP");
+        // Always the last of what there is to choose from.
+        service(&mut one, &rules, &taken, &mut |bound| bound - 1).unwrap();
+        taken.add(&one);
+        order.push(one.spec.cluster_ip.parse::<std::net::Ipv4Addr>().unwrap().octets()[3]);
+    }
+    // 32 addresses, 16 of them in the lower band: 17 to 30 from the end around, then 1 to 16.
+    let expected: Vec<u8> = [30].into_iter().chain(17..30).chain([16]).chain(1..16).collect();
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn rule_c6_an_address_comes_from_any_network_and_networks_may_overlap() {
+    let mut rules = rules();
+    rules.service_cidrs = ["10.96.0.0/30", "10.96.0.0/29", "10.97.0.0/30"].map(|n| n.parse().unwrap()).into();
+    let mut taken = Allocations::default();
+    let mut given = BTreeSet::new();
+    for number in 0..8 {
+        let mut one = plain(&format!("shop/s{number}"), "ClusterIP");
+        allocate(&mut one, &rules, &taken).unwrap();
+        taken.add(&one);
+        assert!(given.insert(one.spec.cluster_ip.clone()), "{} twice", one.spec.cluster_ip);
+    }
+    assert_eq!(given.len(), 8, "six of the overlapping networks, two of the other: {given:?}");
+    let told = reason(allocate(&mut plain("shop/one-more", "ClusterIP"), &rules, &taken));
+    assert!(told.contains("all IPv4 addresses of cluster.service_cidrs"), "{told}");
+    // A network that is taken away gives no address any more; what it gave stays.
+    rules.service_cidrs.pop();
+    let mut kept = plain("shop/s7", "ClusterIP");
+    kept.spec.cluster_ip = "10.97.0.2".into();
+    kept.spec.cluster_ips = vec!["10.97.0.2".into()];
+    allocate(&mut kept, &rules, &taken).unwrap();
+    assert_eq!(kept.spec.cluster_ip, "10.97.0.2");
+}
+
+#[test]
+fn rule_c7_the_health_check_port_comes_from_the_node_port_range() {
+    let local = |name: &str| {
+        let mut service = plain(name, "LoadBalancer");
+        service.spec.external_traffic_policy = "Local".into();
+        service
+    };
+    let mut one = local("shop/a");
+    allocate(&mut one, &rules(), &Allocations::default()).unwrap();
+    assert_eq!((one.spec.ports[0].node_port, one.spec.health_check_node_port), (30086, 30087));
+    let taken = Allocations::of([&one]);
+    let mut thief = plain("shop/b", "NodePort");
+    thief.spec.ports[0].node_port = 30087;
+    let told = reason(allocate(&mut thief, &rules(), &taken));
+    assert!(told.contains("spec.ports[0].nodePort: 30087 is taken by Service shop/a"), "{told}");
+    let mut stated = local("shop/c");
+    stated.spec.health_check_node_port = 30086;
+    let told = reason(allocate(&mut stated, &rules(), &taken));
+    assert!(told.contains("spec.healthCheckNodePort: 30086 is taken by Service shop/a"), "{told}");
+    let mut twice = local("shop/d");
+    twice.spec.ports[0].node_port = 30500;
+    twice.spec.health_check_node_port = 30500;
+    let told = reason(allocate(&mut twice, &rules(), &taken));
+    assert!(told.contains("spec.healthCheckNodePort: 30500 is taken by Service shop/d"), "{told}");
+    // It goes back with the policy.
+    one.spec.external_traffic_policy = "Cluster".into();
+    allocate(&mut one, &rules(), &taken).unwrap();
+    assert_eq!(one.spec.health_check_node_port, 0);
+}
+
+#[test]
+fn the_first_and_the_last_address_of_a_network_are_given_only_when_asked_for() {
+    let mut rules = rules();
+    rules.own_addresses.clear();
+    // Networks, and the addresses that are given without being asked for.
+    let rows: [(&[&str], &[&str]); 4] = [
+        (&["203.0.113.0/30"], &["203.0.113.1", "203.0.113.2"]),
+        (&["203.0.113.4/31"], &["203.0.113.4", "203.0.113.5"]),
+        (&["203.0.113.7/32"], &["203.0.113.7"]),
+        (&["203.0.113.8/30", "203.0.113.1/32"], &["203.0.113.9", "203.0.113.10", "203.0.113.1"]),
+    ];
+    for (networks, expected) in rows {
+        rules.pools = vec![pool("public", networks)];
+        let mut taken = Allocations::default();
+        for number in 0..=expected.len() {
+            let mut one = plain(&format!("shop/s{number}"), "LoadBalancer");
+            allocate(&mut one, &rules, &taken).unwrap();
+            taken.add(&one);
+            let found = public_addresses(&one);
+            assert_eq!(found.first(), expected.get(number), "{networks:?}");
+        }
+    }
+    rules.pools = vec![pool("public", &["203.0.113.0/30"])];
+    let mut asks = plain("shop/a", "LoadBalancer");
+    asks.spec.load_balancer_ip = "203.0.113.0".into();
+    allocate(&mut asks, &rules, &Allocations::default()).unwrap();
+    assert_eq!(public_addresses(&asks), ["203.0.113.0"]);
+}
+
+#[test]
+fn an_address_is_shared_only_where_both_want_it_and_the_ports_differ() {
+    let service = |name: &str, key: &str, port: i32, asks: &str| {
+        let mut service = plain(name, "LoadBalancer");
+        service.spec.ports = vec![mk_port("p", "TCP", port)];
+        if !key.is_empty() {
+            service.metadata.annotations.insert(SHARING_KEY_ANNOTATION.into(), key.into());
+        }
+        if !asks.is_empty() {
+            service.metadata.annotations.insert(LOAD_BALANCER_IPS_ANNOTATION.into(), asks.into());
+        }
+        service
+    };
+    let mut first = service("shop/a", "web", 80, "");
+    allocate(&mut first, &rules(), &Allocations::default()).unwrap();
+    assert_eq!(public_addresses(&first), ["203.0.113.1"]);
+    let taken = Allocations::of([&first]);
+    // Key, port, address asked for → what comes of it.
+    let rows = [
+        ("web", 443, "", Ok("203.0.113.1")),
+        ("web", 443, " 203.0.113.1", Ok("203.0.113.1")),
+        ("web", 80, "", Ok("203.0.113.2")),
+        ("web", 80, "203.0.113.1", Err("both have port 80/TCP")),
+        ("other", 443, "", Ok("203.0.113.2")),
+        ("other", 443, "203.0.113.1", Err("both need the same turnpike.dev/sharing-key")),
+        ("", 443, "", Ok("203.0.113.2")),
+        ("", 443, "203.0.113.1", Err("203.0.113.1 is taken by Service shop/a: to share it")),
+    ];
+    for (key, port, asks, expected) in rows {
+        let mut second = service("shop/b", key, port, asks);
+        match (allocate(&mut second, &rules(), &taken), expected) {
+            (Ok(()), Ok(address)) => assert_eq!(public_addresses(&second), [address], "{key} {port} {asks}"),
+            (told @ Err(_), Err(words)) => {
+                let told = reason(told);
+                assert!(told.contains(words) && told.contains(LOAD_BALANCER_IPS_ANNOTATION), "{told}");
+            }
+            (found, expected) => panic!("{key} {port} {asks}: {found:?}, not {expected:?}"),
+        }
+    }
 }
 
 proptest! {

@@ -1,4 +1,5 @@
 use super::apply;
+use crate::desired::Family;
 use crate::k8s::Time;
 use crate::manifest::{from_json, to_json};
 use crate::object::Object;
@@ -14,7 +15,7 @@ fn service(spec: Value) -> Object {
 }
 
 fn filled(mut object: Object, old: Option<&Object>) -> Value {
-    apply(&mut object, old);
+    apply(&mut object, old, Family::V4);
     to_json(&object, 0)
 }
 

@@ -8,8 +8,8 @@
 
 use crate::desired::Family;
 use crate::k8s::{
-    Container, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectMeta, ObjectReference,
-    OwnerReference, Pod, PortRef, Service, ServicePort,
+    Container, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+    ObjectMeta, ObjectReference, OwnerReference, Pod, PortRef, Service, ServicePort,
 };
 use crate::object::ObjectKey;
 use crate::selector;
@@ -189,6 +189,8 @@ fn endpoint(
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
     let node = Some(pod.spec.node_name.clone()).filter(|node| !node.is_empty());
+    let zone = node.as_deref().and_then(zone_of);
+    let wish = service.spec.traffic_distribution.as_deref().filter(|_| ready);
     let named = !pod.spec.hostname.is_empty() && pod.spec.subdomain == service.metadata.name;
     Endpoint {
         addresses: vec![address.to_string()],
@@ -205,10 +207,25 @@ fn endpoint(
             uid: pod.metadata.uid.clone(),
             ..Default::default()
         }),
-        zone: node.as_deref().and_then(zone_of),
+        hints: wish.and_then(|wish| hints(wish, zone.as_deref(), node.as_deref())),
+        zone,
         node_name: node,
         ..Default::default()
     }
+}
+
+/// From where a ready endpoint should be used (rule E7): from its own zone; by `PreferSameNode` from its own node before that.
+fn hints(wish: &str, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let for_node = match wish {
+        "PreferSameNode" => node,
+        "PreferClose" | "PreferSameZone" => None,
+        _ => return None,
+    };
+    let hints = EndpointHints {
+        for_zones: zone.map(|zone| ForZone { name: zone.to_owned() }).into_iter().collect(),
+        for_nodes: for_node.map(|node| ForNode { name: node.to_owned() }).into_iter().collect(),
+    };
+    Some(hints).filter(|hints| !hints.for_zones.is_empty() || !hints.for_nodes.is_empty())
 }
 
 /// See the module for what counts as ready.

@@ -1,4 +1,7 @@
-//! Kubernetes JSON ↔ objects.
+//! Kubernetes JSON ↔ objects. A field that the Kubernetes API does not know is refused, as its server-side validation does; one that it
+//! knows and Turnpike does not use is named and not kept.
+
+mod schema;
 
 use crate::object::{Kind, Object, ObjectKey};
 use serde::de::DeserializeOwned;
@@ -30,6 +33,16 @@ pub enum ManifestError {
         kind: String,
         /// As written, may be empty.
         name: String,
+    },
+    /// Fields that the kind does not have: spelled wrong, or at the wrong place.
+    #[error("{kind} {name}: {}; correct the spelling or the indentation, or leave it out", unknown(.paths))]
+    Unknown {
+        /// Its kind.
+        kind: Kind,
+        /// Its namespace and name as written.
+        name: ObjectKey,
+        /// Their paths.
+        paths: Vec<String>,
     },
     /// A field has a value of the wrong type.
     #[error("{kind} {name}: {path}: {message}")]
@@ -89,8 +102,18 @@ pub fn from_json(value: Value) -> Result<Manifest, ManifestError> {
         Kind::Node => read(value).map(|(o, unused)| (Object::Node(o), unused)),
         Kind::ServiceCidr => read(value).map(|(o, unused)| (Object::ServiceCidr(o), unused)),
     }
-    .map_err(|(path, message)| ManifestError::Field { kind, name, path, message })?;
+    .map_err(|(path, message)| ManifestError::Field { kind, name: name.clone(), path, message })?;
+    let paths: Vec<String> =
+        unused_fields.iter().filter(|path| schema::is_unknown(kind, path)).cloned().collect();
+    if !paths.is_empty() {
+        return Err(ManifestError::Unknown { kind, name, paths });
+    }
+    let unused_fields = unused_fields.into_iter().filter(|path| !schema::is_bookkeeping(path)).collect();
     Ok(Manifest { object, unused_fields })
+}
+
+fn unknown(paths: &[String]) -> String {
+    paths.iter().map(|path| format!("unknown field {path:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The object as Kubernetes JSON, with its type; `revision` becomes `metadata.resourceVersion` unless it is 0.

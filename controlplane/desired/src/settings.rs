@@ -157,6 +157,12 @@ impl Rules {
             own_addresses: Settings::from_config(config).own_addresses,
         }
     }
+
+    /// The family of a Service that names none: that of the first network of cluster addresses.
+    #[must_use]
+    pub fn first_family(&self) -> Family {
+        self.service_cidrs.first().map_or(Family::V4, |network| Family::of(network.addr()))
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,12 @@ pub const MODE_ANNOTATION: &str = "turnpike.dev/mode";
 pub const WEIGHT_ANNOTATION: &str = "turnpike.dev/weight";
 /// Annotation of a Service: the pool its load-balancer address comes from.
 pub const ADDRESS_POOL_ANNOTATION: &str = "turnpike.dev/address-pool";
+/// Annotation of a Service: the load-balancer addresses it asks for, one of each family, with commas between.
+pub const LOAD_BALANCER_IPS_ANNOTATION: &str = "turnpike.dev/load-balancer-ips";
+/// Annotation of a Service: those that carry the same value may share a load-balancer address, if their ports differ.
+pub const SHARING_KEY_ANNOTATION: &str = "turnpike.dev/sharing-key";
+/// Annotation of a Service from the time before `spec.loadBalancerSourceRanges`: networks with commas between.
+pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Weight of a backend whose pod says nothing.
 pub const WEIGHT_DEFAULT: u16 = 1;
 /// `spec.clusterIP` of a headless Service.

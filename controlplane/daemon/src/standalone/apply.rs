@@ -130,7 +130,7 @@ fn plan_apply(state: &State, objects: &[Value], obstacles: &Obstacles) -> Result
         let (kind, key) = (object.kind(), named(&object));
         let known = known(&core, kind, &key);
         let old = known.as_ref().map(|(old, _)| old);
-        defaults::apply(&mut object, old);
+        defaults::apply(&mut object, old, state.rules.first_family());
         let checked = validate::validate(&object, &state.rules)
             .and_then(|()| old.map_or(Ok(()), |old| validate::validate_update(old, &object)));
         if let Err(invalid) = checked {
@@ -223,7 +223,7 @@ fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) ->
 /// The key an object will have once it has its defaults.
 fn named(object: &Object) -> ObjectKey {
     let mut whole = object.clone();
-    defaults::apply(&mut whole, None);
+    defaults::apply(&mut whole, None, turnpike_desired::desired::Family::V4);
     whole.key()
 }
 

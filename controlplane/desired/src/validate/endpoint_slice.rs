@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
+const HINTS_MAX: usize = 8;
 
 pub(super) fn check(slice: &EndpointSlice, errors: &mut Errors) {
     errors.is_one_of("addressType", &slice.address_type, &["IPv4", "IPv6", "FQDN"]);
@@ -63,8 +64,33 @@ fn check_endpoint(index: usize, endpoint: &Endpoint, address_type: &str, errors:
     if let Some(name) = endpoint.node_name.as_deref() {
         errors.check(at("nodeName"), names::dns1123_subdomain(name));
     }
+    if let Some(zone) = endpoint.zone.as_deref() {
+        errors.check(at("zone"), names::label_value(zone));
+    }
+    if let Some(hints) = &endpoint.hints {
+        let zones: Vec<&str> = hints.for_zones.iter().map(|zone| zone.name.as_str()).collect();
+        check_hints(&at("hints.forZones"), &zones, names::label_value, errors);
+        let nodes: Vec<&str> = hints.for_nodes.iter().map(|node| node.name.as_str()).collect();
+        check_hints(&at("hints.forNodes"), &nodes, names::dns1123_subdomain, errors);
+    }
     if !endpoint.deprecated_topology.is_empty() {
         errors.add(at("deprecatedTopology"), "is of an old version; write zone and nodeName");
+    }
+}
+
+fn check_hints(path: &str, names: &[&str], form: fn(&str) -> Result<(), String>, errors: &mut Errors) {
+    if names.len() > HINTS_MAX {
+        errors.add(path, format!("{} are over the limit of {HINTS_MAX}", names.len()));
+    }
+    for (index, name) in names.iter().enumerate().take(HINTS_MAX) {
+        let path = format!("{path}[{index}].name");
+        if name.is_empty() {
+            errors.add(path, "is missing");
+        } else if names[..index].contains(name) {
+            errors.add(path, format!("{name:?} is there twice"));
+        } else {
+            errors.check(path, form(name));
+        }
     }
 }
 
@@ -88,6 +114,9 @@ fn ports(slice: &EndpointSlice, errors: &mut Errors) {
         }
         if let Some(number) = port.port {
             errors.is_port(at("port"), number);
+        }
+        if let Some(word) = port.app_protocol.as_deref() {
+            errors.check(at("appProtocol"), names::qualified_name(word));
         }
     }
 }

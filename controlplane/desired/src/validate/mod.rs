@@ -140,7 +140,10 @@ fn metadata(object: &Object, errors: &mut Errors) {
         _ => names::dns1123_subdomain(&meta.name),
     };
     if meta.name.is_empty() {
-        errors.add("metadata.name", "is missing");
+        errors.add(
+            "metadata.name",
+            "is missing; what is applied needs a name of its own, generateName makes none",
+        );
     } else {
         errors.check("metadata.name", name);
     }
@@ -152,7 +155,10 @@ fn metadata(object: &Object, errors: &mut Errors) {
         errors.check(format!("metadata.labels[{key}]"), names::label_value(value));
     }
     for key in meta.annotations.keys() {
-        errors.check("metadata.annotations", names::qualified_name(key));
+        errors.check("metadata.annotations", names::qualified_name(&key.to_lowercase()));
+    }
+    for finalizer in &meta.finalizers {
+        errors.check("metadata.finalizers", names::qualified_name(finalizer));
     }
     let bytes: usize = meta.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > names::ANNOTATION_BYTES_MAX {

@@ -1,17 +1,22 @@
 //! `v1 Service`
 
 use super::{Errors, names};
-use crate::defaults::needs_node_ports;
+use crate::defaults::{is_reachable_from_outside, needs_health_check_port, needs_node_ports};
 use crate::desired::Family;
 use crate::frontends::protocol;
 use crate::k8s::{PortRef, Service, ServicePort, ServiceSpec};
 use crate::settings::Rules;
-use crate::words::{ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, MODE_ANNOTATION};
+use crate::words::{
+    ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, LOAD_BALANCER_IPS_ANNOTATION, MODE_ANNOTATION,
+    SHARING_KEY_ANNOTATION, SOURCE_RANGES_ANNOTATION,
+};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const AFFINITY_TIMEOUT_MAX_S: i32 = 86_400;
+/// The kubelet's own port, which no load balancer may lead to.
+const KUBELET_PORT: i32 = 10_250;
 
 pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
     let spec = &service.spec;
@@ -22,7 +27,8 @@ pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
     }
     ports(service, rules, errors);
     addresses(spec, rules, errors);
-    policies(spec, errors);
+    policies(service, errors);
+    health_check(service, rules, errors);
     load_balancer(service, rules, errors);
     if spec.r#type == "ExternalName" {
         let name = spec.external_name.strip_suffix('.').unwrap_or(&spec.external_name);
@@ -32,7 +38,7 @@ pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
         errors.is_host_address(&format!("spec.externalIPs[{index}]"), text);
     }
     if let Some(mode) = service.metadata.annotations.get(MODE_ANNOTATION) {
-        errors.is_one_of(&format!("metadata.annotations[{MODE_ANNOTATION}]"), mode, &["nat"]);
+        errors.is_one_of(&format!("metadata.annotations[{MODE_ANNOTATION}]"), mode, &["nat", "dnat"]);
     }
 }
 
@@ -54,6 +60,23 @@ pub(super) fn check_update(old: &Service, new: &Service, errors: &mut Errors) {
             );
             errors.add("spec.ipFamilies[0]", message);
         }
+        if let (Some(before), Some(after)) = (before.cluster_ips.get(1), after.cluster_ips.get(1))
+            && before != after
+        {
+            let message = format!(
+                "cannot change from {before} to {after:?}; give it up first with ipFamilyPolicy SingleStack"
+            );
+            errors.add("spec.clusterIPs[1]", message);
+        }
+    }
+    let port = |service: &Service| service.spec.health_check_node_port;
+    if needs_health_check_port(old)
+        && needs_health_check_port(new)
+        && port(old) != 0
+        && port(old) != port(new)
+    {
+        let message = format!("cannot change from {} to {}; leave it out", port(old), port(new));
+        errors.add("spec.healthCheckNodePort", message);
     }
     let is_public = |service: &Service| service.spec.r#type == "LoadBalancer";
     if is_public(old) && is_public(new) && old.spec.load_balancer_class != new.spec.load_balancer_class {
@@ -84,6 +107,12 @@ fn ports(service: &Service, rules: &Rules, errors: &mut Errors) {
         }
         if !seen_ports.insert((&port.protocol, port.port)) {
             errors.add(at("port"), format!("{} {} is there twice", port.protocol, port.port));
+        }
+        if spec.r#type == "LoadBalancer" && port.port == KUBELET_PORT {
+            errors.add(
+                at("port"),
+                format!("{KUBELET_PORT} is the kubelet's own and cannot be a load balancer's"),
+            );
         }
         if port.node_port == 0 {
             continue;
@@ -125,8 +154,14 @@ fn one_port(index: usize, port: &ServicePort, errors: &mut Errors) {
 
 fn addresses(spec: &ServiceSpec, rules: &Rules, errors: &mut Errors) {
     if spec.r#type == "ExternalName" {
-        if !spec.cluster_ip.is_empty() && spec.cluster_ip != CLUSTER_IP_NONE {
-            errors.add("spec.clusterIP", "an ExternalName Service has none");
+        if !spec.cluster_ip.is_empty() || !spec.cluster_ips.is_empty() {
+            errors.add("spec.clusterIP", "an ExternalName Service has none; leave it out");
+        }
+        if !spec.ip_families.is_empty() {
+            errors.add("spec.ipFamilies", "an ExternalName Service has none; leave them out");
+        }
+        if spec.ip_family_policy.is_some() {
+            errors.add("spec.ipFamilyPolicy", "an ExternalName Service has none; leave it out");
         }
         return;
     }
@@ -201,9 +236,9 @@ fn is_assignable(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&address) && address != network.network() && !is_last
 }
 
-fn policies(spec: &ServiceSpec, errors: &mut Errors) {
-    let is_external =
-        matches!(spec.r#type.as_str(), "NodePort" | "LoadBalancer") || !spec.external_ips.is_empty();
+fn policies(service: &Service, errors: &mut Errors) {
+    let spec = &service.spec;
+    let is_external = is_reachable_from_outside(service);
     errors.is_one_of("spec.sessionAffinity", &spec.session_affinity, &["None", "ClientIP"]);
     let client = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
     if let Some(seconds) = client.and_then(|client| client.timeout_seconds)
@@ -231,44 +266,102 @@ fn policies(spec: &ServiceSpec, errors: &mut Errors) {
             &["PreferClose", "PreferSameZone", "PreferSameNode"],
         );
     }
-    if spec.health_check_node_port != 0 {
-        errors.is_port("spec.healthCheckNodePort", spec.health_check_node_port);
-        if spec.r#type != "LoadBalancer" || spec.external_traffic_policy != "Local" {
-            errors.add(
-                "spec.healthCheckNodePort",
-                "is only for type LoadBalancer with externalTrafficPolicy Local",
-            );
-        }
+}
+
+/// The port of the health check (rules C7, H1).
+fn health_check(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let path = "spec.healthCheckNodePort";
+    let (port, range) = (service.spec.health_check_node_port, rules.node_port_range);
+    if port == 0 {
+        return;
+    }
+    if !needs_health_check_port(service) {
+        errors.add(path, "is only for type LoadBalancer with externalTrafficPolicy Local");
+    } else if !(i32::from(range.first)..=i32::from(range.last)).contains(&port) {
+        let message = format!("{port} is not in {}-{} (cluster.node_port_range)", range.first, range.last);
+        errors.add(path, message);
     }
 }
 
-fn load_balancer(service: &Service, rules: &Rules, errors: &mut Errors) {
+/// Networks of clients: the field, or the annotation where the field is empty.
+fn source_ranges(service: &Service, errors: &mut Errors) {
     let spec = &service.spec;
-    for (index, text) in spec.load_balancer_source_ranges.iter().enumerate() {
+    let only = "is only for type LoadBalancer";
+    let mut check = |path: String, text: &str| {
         if text.trim().parse::<IpNet>().is_err() {
-            let message = format!("{text:?} is no network; write e.g. \"198.51.100.0/24\"");
-            errors.add(format!("spec.loadBalancerSourceRanges[{index}]"), message);
+            errors.add(path, format!("{text:?} is no network; write e.g. \"198.51.100.0/24\""));
         }
+    };
+    for (index, text) in spec.load_balancer_source_ranges.iter().enumerate() {
+        check(format!("spec.loadBalancerSourceRanges[{index}]"), text);
     }
-    if !spec.load_balancer_ip.is_empty() {
-        errors.is_host_address("spec.loadBalancerIP", &spec.load_balancer_ip);
+    let annotation = service.metadata.annotations.get(SOURCE_RANGES_ANNOTATION);
+    let annotation = annotation.filter(|_| spec.load_balancer_source_ranges.is_empty());
+    let path = format!("metadata.annotations[{SOURCE_RANGES_ANNOTATION}]");
+    let listed = annotation.into_iter().flat_map(|text| text.split(',')).map(str::trim);
+    listed.filter(|text| !text.is_empty()).for_each(|text| check(path.clone(), text));
+    if spec.r#type == "LoadBalancer" {
+        return;
     }
-    if let Some(class) = spec.load_balancer_class.as_deref() {
-        errors.check("spec.loadBalancerClass", names::qualified_name(class));
+    if !spec.load_balancer_source_ranges.is_empty() {
+        errors.add("spec.loadBalancerSourceRanges", only);
     }
-    let pool = service.metadata.annotations.get(ADDRESS_POOL_ANNOTATION);
+    if annotation.is_some() {
+        errors.add(path, only);
+    }
+}
+
+/// What a Service asks of the pools.
+fn wishes(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let annotations = &service.metadata.annotations;
+    let pool = annotations.get(ADDRESS_POOL_ANNOTATION);
     if let Some(pool) = pool.filter(|pool| !rules.pools.iter().any(|known| known.name == **pool)) {
         let known = list(rules.pools.iter().map(|known| &known.name));
         let message = format!("there is no address pool {pool:?} in cluster.pools (there are: {known})");
         errors.add(format!("metadata.annotations[{ADDRESS_POOL_ANNOTATION}]"), message);
     }
+    if !service.spec.load_balancer_ip.is_empty() {
+        errors.is_host_address("spec.loadBalancerIP", &service.spec.load_balancer_ip);
+    }
+    let stated = service.spec.load_balancer_ip.parse::<IpAddr>().ok();
+    let mut families: Vec<(Family, IpAddr)> = stated.into_iter().map(|ip| (Family::of(ip), ip)).collect();
+    let path = format!("metadata.annotations[{LOAD_BALANCER_IPS_ANNOTATION}]");
+    for text in annotations.get(LOAD_BALANCER_IPS_ANNOTATION).into_iter().flat_map(|text| text.split(',')) {
+        let Some(address) = errors.is_host_address(&path, text.trim()) else { continue };
+        let family = Family::of(address);
+        if families.iter().any(|(known, other)| *known == family && *other != address) {
+            errors.add(
+                &path,
+                format!("{address} is a second {family} address; a Service has one of each family"),
+            );
+        }
+        families.push((family, address));
+    }
+    if let Some(key) = annotations.get(SHARING_KEY_ANNOTATION) {
+        let path = format!("metadata.annotations[{SHARING_KEY_ANNOTATION}]");
+        if key.is_empty() {
+            errors.add(
+                path,
+                "is empty; write a word that the sharing Services have in common, or leave it out",
+            );
+        } else {
+            errors.check(path, names::label_value(key));
+        }
+    }
+}
+
+/// What only a Service of type LoadBalancer has.
+fn load_balancer(service: &Service, rules: &Rules, errors: &mut Errors) {
+    let spec = &service.spec;
+    source_ranges(service, errors);
+    wishes(service, rules, errors);
+    if let Some(class) = spec.load_balancer_class.as_deref() {
+        errors.check("spec.loadBalancerClass", names::qualified_name(class));
+    }
     if spec.r#type == "LoadBalancer" {
         return;
     }
     let only = "is only for type LoadBalancer";
-    if !spec.load_balancer_source_ranges.is_empty() {
-        errors.add("spec.loadBalancerSourceRanges", only);
-    }
     if spec.load_balancer_class.is_some() {
         errors.add("spec.loadBalancerClass", only);
     }

@@ -1,5 +1,6 @@
 use super::{validate, validate_update};
 use crate::defaults;
+use crate::desired::Family;
 use crate::manifest::from_json;
 use crate::object::Object;
 use crate::settings::Rules;
@@ -21,7 +22,7 @@ fn rules() -> Rules {
 
 fn object(value: Value) -> Object {
     let mut object = from_json(value).unwrap().object;
-    defaults::apply(&mut object, None);
+    defaults::apply(&mut object, None, Family::V4);
     object
 }
 
@@ -110,7 +111,7 @@ fn each_wrong_field_of_a_service_is_named() {
         ),
         (
             json!({"metadata": {"annotations": {"turnpike.dev/mode": "dsr"}}}),
-            "metadata.annotations[turnpike.dev/mode]: \"dsr\" is not one of nat",
+            "metadata.annotations[turnpike.dev/mode]: \"dsr\" is not one of nat, dnat",
         ),
         (
             json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}),
@@ -233,6 +234,67 @@ fn each_wrong_field_of_a_service_is_named() {
             spec(json!({"type": "ExternalName", "externalName": "a", "clusterIP": "10.96.0.1"})),
             "spec.clusterIP: an ExternalName Service has none",
         ),
+        (
+            spec(
+                json!({"type": "ExternalName", "externalName": "a", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}),
+            ),
+            "spec.ipFamilies: an ExternalName Service has none; leave them out; spec.ipFamilyPolicy: an ExternalName",
+        ),
+        (spec(json!({"type": "ExternalName"})), "spec.externalName: \"\" is no name"),
+        (
+            spec(json!({"type": "LoadBalancer", "ports": [{"port": 10250}]})),
+            "spec.ports[0].port: 10250 is the kubelet's own",
+        ),
+        (
+            spec(
+                json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 29999}),
+            ),
+            "spec.healthCheckNodePort: 29999 is not in 30000-32767 (cluster.node_port_range)",
+        ),
+        (
+            spec(
+                json!({"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "healthCheckNodePort": 30000}),
+            ),
+            "spec.healthCheckNodePort: is only for type LoadBalancer with externalTrafficPolicy Local",
+        ),
+        (
+            spec(
+                json!({"type": "ExternalName", "externalName": "a", "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local"}),
+            ),
+            "spec.externalTrafficPolicy: is only for type NodePort or LoadBalancer or with externalIPs",
+        ),
+        (
+            spec(json!({"externalIPs": ["0.0.0.0"]})),
+            "spec.externalIPs[0]: 0.0.0.0 is the unspecified address",
+        ),
+        (spec(json!({"externalIPs": ["127.0.0.1"]})), "spec.externalIPs[0]: 127.0.0.1 is a loopback address"),
+        (
+            spec(
+                json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
+            ),
+            "timeoutSeconds: 86401 is not 1..86400",
+        ),
+        (
+            json!({"metadata": {"annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8"}}}),
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: is only for type LoadBalancer",
+        ),
+        (
+            json!({"metadata": {"annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8, x"}}, "spec": {"type": "LoadBalancer"}}),
+            "load-balancer-source-ranges]: \"x\" is no network",
+        ),
+        (
+            json!({"metadata": {"annotations": {"turnpike.dev/load-balancer-ips": "203.0.113.1,203.0.113.2"}}}),
+            "metadata.annotations[turnpike.dev/load-balancer-ips]: 203.0.113.2 is a second IPv4 address",
+        ),
+        (
+            json!({"metadata": {"annotations": {"turnpike.dev/load-balancer-ips": "203.0.113.x"}}}),
+            "metadata.annotations[turnpike.dev/load-balancer-ips]: \"203.0.113.x\" is no IP address",
+        ),
+        (
+            json!({"metadata": {"annotations": {"turnpike.dev/sharing-key": "a/b"}}}),
+            "metadata.annotations[turnpike.dev/sharing-key]: \"a/b\" is no label value",
+        ),
+        (json!({"metadata": {"finalizers": ["a b"]}}), "metadata.finalizers: \"a b\" is no label key"),
         (spec(json!({"selector": {"app": "a b"}})), "spec.selector[app]: \"a b\" is no label value"),
     ];
     for (change, words) in rows {
@@ -394,6 +456,31 @@ fn each_wrong_field_of_the_other_kinds_is_named() {
         ),
         (
             "EndpointSlice",
+            json!({"endpoints": [{"addresses": ["10.0.0.1"], "zone": "a b"}]}),
+            "endpoints[0].zone: \"a b\" is no label value",
+        ),
+        (
+            "EndpointSlice",
+            json!({"endpoints": [{"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}, {"name": "a"}]}}]}),
+            "endpoints[0].hints.forZones[1].name: \"a\" is there twice",
+        ),
+        (
+            "EndpointSlice",
+            json!({"endpoints": [{"addresses": ["10.0.0.1"], "hints": {"forNodes": vec![json!({"name": "n"}); 9]}}]}),
+            "endpoints[0].hints.forNodes: 9 are over the limit of 8",
+        ),
+        (
+            "EndpointSlice",
+            json!({"ports": [{"name": "a", "port": 80, "appProtocol": "a b"}]}),
+            "ports[0].appProtocol: \"a b\"",
+        ),
+        (
+            "EndpointSlice",
+            json!({"endpoints": [{"addresses": []}]}),
+            "endpoints[0].addresses: 0 are not 1..100",
+        ),
+        (
+            "EndpointSlice",
             json!({"endpoints": vec![json!({"addresses": ["10.0.0.1"]}); 1001]}),
             "endpoints: 1001 are over the limit of 1000",
         ),
@@ -424,6 +511,22 @@ fn what_cannot_change_is_refused_with_the_way_out() {
             spec(json!({"type": "LoadBalancer"})),
             spec(json!({"type": "LoadBalancer", "loadBalancerClass": "a/b"})),
             "spec.loadBalancerClass: cannot change",
+        ),
+        (
+            "Service",
+            spec(
+                json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30001}),
+            ),
+            spec(
+                json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30002}),
+            ),
+            "spec.healthCheckNodePort: cannot change from 30001 to 30002",
+        ),
+        (
+            "Service",
+            spec(json!({"clusterIPs": ["10.96.0.1", "fd00::1"]})),
+            spec(json!({"clusterIPs": ["10.96.0.1", "fd00::2"]})),
+            "spec.clusterIPs[1]: cannot change from fd00::1 to \"fd00::2\"",
         ),
         (
             "EndpointSlice",
