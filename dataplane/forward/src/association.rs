@@ -1,10 +1,10 @@
 //! What an SCTP packet does to its flow (RFC 9260): only one with the right verification tag moves its state or keeps it alive, so nobody
 //! who cannot see an association can end it. Next: [`crate::rewrite`].
 //!
-//! Each side chooses the tag that packets to it carry. A new association's tags are learned from its INIT and COOKIE ECHO. Later on anybody can
-//! send an INIT: its sender may have restarted (section 5.2.2), or somebody pretends. Such a flow is *restarting* and ends soon, unless a
-//! packet with an old tag shows that the association lives, or a COOKIE ACK that there is a new one, which the answering side sends only
-//! once it has its own cookie back.
+//! Each side chooses the tag that packets to it carry. Both are learned when a COOKIE ACK answers a COOKIE ECHO: the answering side sends it only
+//! once it has its own cookie back, which nobody can guess. An INIT alone proves nothing. It may come from a side that has restarted (section
+//! 5.2.2), or from somebody who pretends to be one; either way the flow is *restarting* and ends soon, unless a packet with an old tag shows
+//! that the association lives, or cookies that there is a new one.
 //!
 //! Deliberately nothing here drops a packet: what a wrong tag means is for the endpoints to say.
 
@@ -22,24 +22,25 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
     let (here, there) = (direction as usize, direction as usize ^ 1);
     let state = session.state();
     match (state, kind) {
-        (State::Opening, chunk::INIT) if direction == Direction::Forward => {
-            let initiate = sctp::initiate_tag(head).unwrap_or_default();
-            session.tags[here] = 0;
-            session.tags[there] = initiate;
-            return false;
-        }
         (_, chunk::INIT) => {
-            session.state = state.restarted() as u8;
+            if state == State::Opening && session.tags[there] == 0 {
+                session.tags[there] = sctp::initiate_tag(head).unwrap_or_default();
+            }
+            if state.restarted() != state {
+                session.state = state.restarted() as u8;
+                session.echoed = 0;
+            }
             return false;
         }
-        (State::Opening, chunk::COOKIE_ECHO) => session.tags[here] = tag,
-        (State::Restarting, chunk::COOKIE_ECHO) if tag != session.tags[here] => {
-            offer(session, tag);
+        (State::Opening | State::Restarting, chunk::COOKIE_ECHO) if tag != session.tags[here] => {
+            echo(session, here, tag);
             return false;
         }
-        (State::Restarting, chunk::COOKIE_ACK) if offered(session) != 0 => {
-            session.tags[here] = tag;
-            session.tags[there] = offered(session);
+        (State::Opening | State::Restarting, chunk::COOKIE_ACK) => {
+            if let Some(echoed) = echoed(session, there) {
+                session.tags[here] = tag;
+                session.tags[there] = echoed;
+            }
         }
         _ => {}
     }
@@ -48,23 +49,21 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
     let side = if may_reflect && flags & chunk::REFLECTED != 0 { there } else { here };
     let is_proven = tag != 0 && tag == session.tags[side];
     if is_proven {
-        if state == State::Restarting {
-            offer(session, 0);
-        }
         session.state = state.after_chunk(direction, kind) as u8;
     }
     is_proven
 }
 
-/// The tag of the latest COOKIE ECHO of a restart that has not come about yet; 0 for none. It lies where other protocols keep the
+/// The tag of the latest COOKIE ECHO that has not been acknowledged yet, if it went in this direction. It lies where other protocols keep the
 /// difference of their checksums.
-fn offered(session: &Session) -> u32 {
+fn echoed(session: &Session, direction: usize) -> Option<u32> {
     let [high, low] = session.l4_delta;
-    u32::from(high) << 16 | u32::from(low)
+    (usize::from(session.echoed) == direction + 1).then_some(u32::from(high) << 16 | u32::from(low))
 }
 
-fn offer(session: &mut Session, tag: u32) {
+fn echo(session: &mut Session, direction: usize, tag: u32) {
     session.l4_delta = [(tag >> 16) as u16, tag as u16];
+    session.echoed = direction as u8 + 1;
 }
 
 #[cfg(test)]
@@ -74,8 +73,10 @@ mod tests {
     use crate::flow_key::FlowKey;
     use crate::parse::{L4, parse};
     use crate::rewrite::mac_bits;
+    use proptest::prelude::*;
     use turnpike_packet::flight::Flight;
 
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const C: u32 = 0x0c11_e471;
     const B: u32 = 0x0bac_ce4d;
     const NEW_C: u32 = 0x1c11_e471;
@@ -89,22 +90,24 @@ mod tests {
         (direction, tag, kind, 0, b"", state, alive)
     }
 
+    fn flight() -> Flight {
+        Flight {
+            source_mac: MAC,
+            destination_mac: MAC,
+            source: "198.51.100.7:40000".parse().unwrap(),
+            destination: "203.0.113.80:80".parse().unwrap(),
+        }
+    }
+
     fn session() -> Session {
         Session::new(FlowKey::new(132, 1, 2, 3, 4), FlowKey::new(132, 5, 6, 7, 8))
     }
 
     #[track_caller]
     fn walk(session: &mut Session, steps: &[Step<'_>]) {
-        let mac = [2, 0, 0, 0, 0, 1];
-        let flight = Flight {
-            source_mac: mac,
-            destination_mac: mac,
-            source: "198.51.100.7:40000".parse().unwrap(),
-            destination: "203.0.113.80:80".parse().unwrap(),
-        };
         for (i, &(direction, tag, kind, flags, value, state, alive)) in steps.iter().enumerate() {
-            let frame = sctp::packet(&flight, tag, &[(kind, flags, value)]);
-            let (_, packet) = parse(&frame, frame.len(), mac_bits(mac));
+            let frame = sctp::packet(&flight(), tag, &[(kind, flags, value)]);
+            let (_, packet) = parse(&frame, frame.len(), mac_bits(MAC));
             assert_eq!(packet.chunk(), Some((kind, flags)), "step {i}");
             let got = observe(session, direction, packet, &frame[L4..]);
             assert_eq!((session.state(), got), (state, alive), "step {i}");
@@ -118,7 +121,7 @@ mod tests {
             &[
                 (Forward, 0, chunk::INIT, 0, &sctp::init(C, 1), State::Opening, false),
                 (Reply, C, chunk::INIT_ACK, 0, &sctp::init(B, 1), State::Opening, true),
-                plain(Forward, B, chunk::COOKIE_ECHO, State::Opening, true),
+                plain(Forward, B, chunk::COOKIE_ECHO, State::Opening, false),
                 plain(Reply, C, chunk::COOKIE_ACK, State::Established, true),
             ],
         );
@@ -195,12 +198,31 @@ mod tests {
             &[
                 (Forward, 0, chunk::INIT, 0, &sctp::init(C, 1), State::Opening, false),
                 (Forward, 0, chunk::INIT, 0, &sctp::init(NEW_C, 1), State::Opening, false),
-                (Reply, C, chunk::INIT_ACK, 0, &sctp::init(B, 1), State::Opening, false),
-                (Reply, NEW_C, chunk::INIT_ACK, 0, &sctp::init(NEW_B, 1), State::Opening, true),
-                plain(Forward, B, chunk::COOKIE_ECHO, State::Opening, true),
-                plain(Forward, NEW_B, chunk::COOKIE_ECHO, State::Opening, true),
+                (Reply, C, chunk::INIT_ACK, 0, &sctp::init(B, 1), State::Opening, true),
+                (Reply, NEW_C, chunk::INIT_ACK, 0, &sctp::init(NEW_B, 1), State::Opening, false),
+                plain(Forward, B, chunk::COOKIE_ECHO, State::Opening, false),
+                plain(Forward, NEW_B, chunk::COOKIE_ECHO, State::Opening, false),
                 plain(Reply, NEW_C, chunk::COOKIE_ACK, State::Established, true),
                 plain(Forward, NEW_B, chunk::DATA, State::Established, true),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pretended_init_does_not_spoil_a_handshake() {
+        let foreign = (Forward, 0, chunk::INIT, 0, &sctp::init(FOREIGN, 1)[..], State::Opening, false);
+        walk(
+            &mut session(),
+            &[
+                foreign,
+                (Forward, 0, chunk::INIT, 0, &sctp::init(C, 1), State::Opening, false),
+                foreign,
+                (Reply, C, chunk::INIT_ACK, 0, &sctp::init(B, 1), State::Opening, false),
+                plain(Forward, B, chunk::COOKIE_ECHO, State::Opening, false),
+                foreign,
+                plain(Reply, C, chunk::COOKIE_ACK, State::Established, true),
+                plain(Forward, B, chunk::DATA, State::Established, true),
+                plain(Forward, FOREIGN, chunk::ABORT, State::Established, false),
             ],
         );
     }
@@ -238,6 +260,28 @@ mod tests {
                 plain(Forward, B, chunk::HEARTBEAT_ACK, State::Established, true),
             ],
         );
+    }
+
+    proptest! {
+        /// Somebody who sees nothing can pretend to be one side; whatever they send, the association they want to end or to take over goes on.
+        #[test]
+        fn blind_packets_of_one_side_never_win(
+            direction in prop::sample::select(vec![Forward, Reply]),
+            packets in prop::collection::vec((0u8..16, 0u8..2, 1u32..6), 1..40),
+        ) {
+            let mut session = established();
+            for (kind, chunk_flags, tag) in packets {
+                let frame = match kind {
+                    chunk::INIT => sctp::packet(&flight(), 0, &[(kind, 0, &sctp::init(tag, 1))]),
+                    _ => sctp::packet(&flight(), tag, &[(kind, chunk_flags, b"1234567890abcdef")]),
+                };
+                let (_, packet) = parse(&frame, frame.len(), mac_bits(MAC));
+                prop_assert!(!observe(&mut session, direction, packet, &frame[L4..]));
+                prop_assert!(matches!(session.state(), State::Established | State::Restarting));
+            }
+            prop_assert_eq!(session.tags, [B, C]);
+            walk(&mut session, &[plain(Forward, B, chunk::HEARTBEAT, State::Established, true)]);
+        }
     }
 
     #[test]

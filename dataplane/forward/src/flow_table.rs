@@ -41,8 +41,10 @@ pub struct Session {
     next_free: u32,
     /// A [`State`] as a byte.
     pub state: u8,
+    /// The direction of an SCTP flow in which a cookie was echoed that is not acknowledged yet, as its number and one; 0 for none.
+    pub echoed: u8,
     /// Not used; zero.
-    pub spare: [u8; 3],
+    pub spare: [u8; 2],
 }
 
 impl Session {
@@ -58,7 +60,8 @@ impl Session {
             tags: [0; 2],
             next_free: NONE,
             state: State::opening(forward.protocol()) as u8,
-            spare: [0; 3],
+            echoed: 0,
+            spare: [0; 2],
         }
     }
 

@@ -8,6 +8,7 @@ use harness::{Bed, CLUSTER_IP, VIP, answer_to, ends, from};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use turnpike_forward::affinity::{Affinities, Client};
 use turnpike_forward::census::Census;
 use turnpike_forward::hash::Secret;
@@ -332,7 +333,6 @@ fn nothing_is_lost_or_mixed_up_when_tables_change_under_load() {
     let (stop, now_ms) = (AtomicBool::new(false), AtomicU32::new(bed.now_ms));
     let (nic, shared) = (bed.nic.clone(), Arc::clone(&bed.shared));
     let staging = &mut bed.staging;
-    let mut asked = 0;
     std::thread::scope(|scope| {
         for (id, worker) in bed.workers.iter_mut().enumerate() {
             let (nic, stop, now_ms) = (&nic, &stop, &now_ms);
@@ -367,12 +367,17 @@ fn nothing_is_lost_or_mixed_up_when_tables_change_under_load() {
                 let next = Census::new(u64::from(n), 2);
                 shared.ask(Some(Arc::clone(&next)));
                 census = Some(next);
-                asked += 1;
             }
         }
+        // A machine with better things to do may be slow, but not for ever.
+        let patience = Instant::now() + Duration::from_secs(30);
+        while census.as_ref().is_some_and(|c| !c.is_done()) && Instant::now() < patience {
+            now_ms.fetch_add(1, Relaxed);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(census.is_some_and(|c| c.is_done()), "questions are answered under load");
         stop.store(true, Relaxed);
     });
-    assert!(asked > 1, "questions were answered under load");
     bed.shared.ask(None);
     bed.now_ms = now_ms.load(Relaxed) + 1;
     let last = snapshot(&services(1));
