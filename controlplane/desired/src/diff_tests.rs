@@ -1,16 +1,20 @@
 use super::{diff, snapshot};
 use crate::desired::Desired;
-use crate::test_world::{World, lines, mk_port, mk_public, mk_service, mk_slice};
+use crate::k8s::{EndpointHints, ForZone, Node};
+use crate::settings::Settings;
+use crate::test_world::{World, lines, mk_meta, mk_port, mk_public, mk_service, mk_settings, mk_slice};
+use crate::words::ZONE_LABEL;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use turnpike_wire::update::{Backend, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
+use turnpike_wire::update::{Backend, Cluster, Fleet, Frontend, FrontendKey, Service, ServiceKey, Update};
 
 /// What a dataplane holds. Every update is checked against it: nothing may refer to what is not there.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     services: BTreeMap<ServiceKey, (Service, BTreeMap<SocketAddr, Backend>)>,
     frontends: BTreeMap<FrontendKey, Frontend>,
+    cluster: Cluster,
 }
 
 impl Model {
@@ -21,13 +25,15 @@ impl Model {
         Self {
             services: desired.services.iter().map(|(key, s)| (key.clone(), service(s))).collect(),
             frontends: desired.frontends.iter().map(|(key, f)| (*key, f.frontend.clone())).collect(),
+            cluster: desired.cluster.clone(),
         }
     }
 
     fn apply(&mut self, update: &Update) {
         match update {
             Update::Reset => *self = Self::default(),
-            Update::PutFleet(_) | Update::PutCluster(_) | Update::Commit(_) | Update::CountFlows { .. } => {}
+            Update::PutCluster(cluster) => self.cluster = cluster.clone(),
+            Update::PutFleet(_) | Update::Commit(_) | Update::CountFlows { .. } => {}
             Update::PutService(service) => {
                 self.services
                     .entry(service.key.clone())
@@ -56,9 +62,15 @@ impl Model {
 
 const FLEET: Fleet = Fleet { maglev_key: [1, 2], node_ports: (30000, 32767) };
 
-/// A cluster of a few Services that get into each other's way: three addresses, two ports, some endpoints, some public.
+/// A gateway that acts as node-a and answers external addresses.
+fn settings() -> Settings {
+    Settings { node_name: "node-a".into(), external_ips: true, ..mk_settings() }
+}
+
+/// A cluster of a few Services that get into each other's way: three addresses, two ports, some endpoints, some public, some with an
+/// external address that endpoints have, too; and of a node whose zone and networks change.
 fn cluster(choices: &[(u8, u8, u8, u8)]) -> World {
-    let mut world = World::new();
+    let mut world = World::with(settings());
     change(&mut world, choices);
     world
 }
@@ -70,6 +82,13 @@ fn change(world: &mut World, choices: &[(u8, u8, u8, u8)]) {
             world.delete(&format!("/registry/services/specs/{name}"));
             continue;
         }
+        if face % 17 == 16 {
+            let mut node = Node { metadata: mk_meta("node-a"), ..Default::default() };
+            node.metadata.labels.insert(ZONE_LABEL.into(), format!("zone-{}", address % 2));
+            node.spec.pod_cidr = format!("10.244.{}.0/24", address % 3);
+            world.put(node);
+            continue;
+        }
         let mut service = mk_service(&name, &format!("10.96.0.{}", 1 + address % 3));
         service.metadata.creation_timestamp = crate::k8s::Time::from_unix_seconds(i64::from(which % 3));
         if face & 1 != 0 {
@@ -78,11 +97,34 @@ fn change(world: &mut World, choices: &[(u8, u8, u8, u8)]) {
         if face & 2 != 0 {
             service.spec.ports.push(mk_port("https", "TCP", 443));
         }
+        if face & 8 != 0 {
+            service.spec.external_traffic_policy = "Local".into();
+            service.spec.health_check_node_port = 32_000 + i32::from(address % 2);
+        }
+        if face & 16 != 0 {
+            service.spec.external_ips = vec![format!("10.244.0.{}", 1 + address % 3)];
+            service.spec.ports[0].port = if address & 4 != 0 { 8080 } else { 80 };
+        }
+        if face & 32 != 0 {
+            service.spec.session_affinity = "ClientIP".into();
+            service.spec.internal_traffic_policy = Some("Local".into());
+        }
+        if face & 64 != 0 {
+            service.spec.load_balancer_source_ranges = vec![format!("10.{}.0.0/16", address % 2)];
+        }
         let list: Vec<String> = (0..endpoints % 5)
             .map(|n| format!("10.244.0.{}{}", 1 + n, if endpoints & 8 == 0 { "+" } else { "~" }))
             .collect();
         let list: Vec<&str> = list.iter().map(String::as_str).collect();
-        world.put(service).put(mk_slice(&format!("{name}-x"), &format!("s{}", which % 4), &list));
+        let mut slice = mk_slice(&format!("{name}-x"), &format!("s{}", which % 4), &list);
+        for (n, endpoint) in slice.endpoints.iter_mut().enumerate() {
+            endpoint.node_name = Some(if n % 2 == 0 { "node-a" } else { "node-b" }.into());
+            if endpoints & 16 != 0 {
+                let zone = ForZone { name: format!("zone-{}", n % 2) };
+                endpoint.hints = Some(EndpointHints { for_zones: vec![zone], ..Default::default() });
+            }
+        }
+        world.put(service).put(slice);
     }
 }
 
@@ -141,6 +183,7 @@ proptest! {
         }
         prop_assert_eq!(&model, &Model::of(&new));
         prop_assert_eq!(diff(&new, &new), vec![]);
+        prop_assert_eq!(world.resolver.backend_count, new.backend_count());
         let mut fresh = model;
         for update in snapshot(&new, FLEET) {
             fresh.apply(&update);
@@ -153,7 +196,7 @@ proptest! {
         choices in proptest::collection::vec(any::<(u8, u8, u8, u8)>(), 0..16),
         pauses in proptest::collection::vec(any::<bool>(), 16),
     ) {
-        let mut stepwise = World::new();
+        let mut stepwise = World::with(settings());
         for (choice, pause) in choices.iter().zip(&pauses) {
             change(&mut stepwise, &[*choice]);
             if *pause {
@@ -162,6 +205,7 @@ proptest! {
         }
         let mut at_once = cluster(&choices);
         prop_assert_eq!(stepwise.lines(), lines(&at_once.resolve()));
+        prop_assert_eq!(&*stepwise.resolve(), &*at_once.resolve());
         prop_assert_eq!(stepwise.problems(), at_once.problems());
     }
 }

@@ -55,7 +55,7 @@ pub struct Resolver {
     /// The addresses of endpoints, used and refused ones.
     endpoint_addresses: Counts<IpAddr>,
     /// Number of backends over all Service ports.
-    backend_count: usize,
+    pub(crate) backend_count: usize,
     claims: Claims,
     health_checks: HealthChecks,
     /// Load-balancer addresses that Services have from Turnpike.
@@ -117,6 +117,17 @@ impl Resolver {
             self.assigned.insert(service.clone(), addresses);
         }
         self.reassigned.insert(service);
+    }
+
+    /// [`Resolver::assign`] for all Services at once: those not named have none. Says whether that is news.
+    pub fn assign_all(&mut self, assigned: &BTreeMap<ObjectKey, BTreeSet<IpAddr>>) -> bool {
+        let gone: Vec<ObjectKey> =
+            self.assigned.keys().filter(|service| !assigned.contains_key(*service)).cloned().collect();
+        gone.into_iter().for_each(|service| self.assign(service, BTreeSet::new()));
+        for (service, addresses) in assigned {
+            self.assign(service.clone(), addresses.clone());
+        }
+        !self.reassigned.is_empty()
     }
 
     /// The load-balancer addresses that a Service has from Turnpike.
