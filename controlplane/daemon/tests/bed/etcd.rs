@@ -34,30 +34,21 @@ impl Etcd {
 
     /// The same in a folder that has something in it already.
     pub fn start_in(folder: TempDir, scheme: &str, arguments: &[&str]) -> Self {
-        let (client, peer) = (free(), free());
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let dir = folder.path().display().to_string();
-        let child = Command::new("etcd")
-            .arg(format!("--data-dir={dir}/data"))
-            .args([
-                format!("--listen-client-urls={scheme}://{client}"),
-                format!("--advertise-client-urls={scheme}://{client}"),
-            ])
-            .args([
-                format!("--listen-peer-urls=http://{peer}"),
-                format!("--initial-advertise-peer-urls=http://{peer}"),
-            ])
-            .arg(format!("--initial-cluster=default=http://{peer}"))
-            .args(["--unsafe-no-fsync"])
-            .args(arguments.iter().map(|a| a.replace("DIR", &dir)))
-            .env("ETCD_UNSUPPORTED_ARCH", "")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("etcd must be installed (Debian: etcd-server)");
-        wait("etcd to listen", || TcpStream::connect(client).is_ok());
-        Self { folder, child, address: client }
+        for _ in 0..10 {
+            let (client, peer) = (free(), free());
+            let mut child = spawn(folder.path(), scheme, arguments, client, peer);
+            // Its own log says so; on the port somebody else may answer who was faster.
+            let log = || fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            wait("etcd to listen or to end", || {
+                log().contains("serving ") || child.try_wait().unwrap().is_some()
+            });
+            if child.try_wait().unwrap().is_none() {
+                wait("etcd to answer", || TcpStream::connect(client).is_ok());
+                return Self { folder, child, address: client };
+            }
+            assert!(log().contains("address already in use"), "{}", log());
+        }
+        panic!("no two ports stay free");
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -95,6 +86,30 @@ impl Drop for Etcd {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(folder: &Path, scheme: &str, arguments: &[&str], client: SocketAddr, peer: SocketAddr) -> Child {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let dir = folder.display().to_string();
+    Command::new("etcd")
+        .arg(format!("--data-dir={dir}/data"))
+        .args([
+            format!("--listen-client-urls={scheme}://{client}"),
+            format!("--advertise-client-urls={scheme}://{client}"),
+        ])
+        .args([
+            format!("--listen-peer-urls=http://{peer}"),
+            format!("--initial-advertise-peer-urls=http://{peer}"),
+        ])
+        .arg(format!("--initial-cluster=default=http://{peer}"))
+        .args(["--unsafe-no-fsync"])
+        .args(arguments.iter().map(|a| a.replace("DIR", &dir)))
+        .env("ETCD_UNSUPPORTED_ARCH", "")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("etcd must be installed (Debian: etcd-server)")
 }
 
 /// A free port of the loopback.
