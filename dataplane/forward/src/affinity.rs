@@ -1,21 +1,24 @@
 //! Session affinity (rules F1 to F4): which backend a client of a Service port was given last, for all workers alike.
 //!
-//! One table of fixed size. A client's connections may land on any worker, also at the same instant, so what is remembered is shared; it is
-//! touched only when a flow of a Service with affinity is made. A *bucket* holds [`WAYS`] clients. Who changes one claims it with one
-//! compare-and-swap and gives it back some stores later; who finds it claimed looks again a bounded number of times, and then goes by what
-//! it reads without changing anything. So nobody waits for long, whatever happens to the claimant. Where a bucket is full, the affinity that
-//! would end first gives way.
+//! One table of fixed size, touched only when a flow of a Service with affinity is made. A client's connections may land on any worker, also
+//! at the same instant, and must get one backend: backend and time are one word, and who changes it first by compare-and-swap has decided
+//! for all who try. No worker ever waits for another, not even for one that was stopped half-way. A *bucket* is as many clients as fit three
+//! cache lines; where it is full, the affinity that would end first gives way.
 
 use crate::hash::{Secret, scale};
-use crate::limits::{AFFINITIES_MAX, AFFINITY_LOOKS_MAX};
+use crate::limits::{AFFINITIES_MAX, AFFINITY_TRIES_MAX};
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 /// Clients of a bucket.
 const WAYS: usize = 8;
 const BUCKETS: usize = AFFINITIES_MAX / WAYS;
+/// Milliseconds of one unit of the time that stands beside a backend: 16 bits of them are a day and a half.
+const UNIT_MS: u32 = 2_000;
+/// Ages in units from here on are clocks of other workers that run a little ahead: far beyond the longest affinity.
+const AHEAD: u16 = u16::MAX - 1_000;
 
 /// Who a backend is remembered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub enum Kept {
     Remembered,
     /// It is remembered, and the affinity of another client was given up for it.
     Evicted,
-    /// It is not remembered: there was nothing to remember, or the bucket stayed claimed.
+    /// It is not remembered: there was nothing to remember, or others changed the bucket again and again.
     Not,
 }
 
@@ -60,13 +63,14 @@ impl std::fmt::Debug for Affinities {
 #[derive(Default)]
 #[repr(align(64))]
 struct Bucket {
-    claimed: AtomicBool,
-    /// The client's last new flow, in milliseconds of the workers' clock, modulo 2³².
-    since_ms: [AtomicU32; WAYS],
-    /// [`Client::word`]; 0: empty.
+    /// [`Client::word`]; 0: never used.
     clients: [AtomicU64; WAYS],
-    /// Address, port, and in the low 16 bits half the timeout in seconds.
-    backends: [AtomicU64; WAYS],
+    /// Address, port, and in the low 16 bits when, in units of the clock; 0: nothing is remembered.
+    given: [AtomicU64; WAYS],
+    /// The same time in milliseconds of the workers' clock, modulo 2³². Written after `given`, and of no use while the two differ.
+    since_ms: [AtomicU32; WAYS],
+    /// How long it is remembered.
+    timeout_s: [AtomicU32; WAYS],
 }
 
 impl Default for Affinities {
@@ -83,37 +87,45 @@ impl Affinities {
     }
 
     /// The backend of a client's new flow. `choose` gets the one that is remembered and not older than `timeout_s`, if there is one, and
-    /// says which it shall be; that one is remembered from now on.
+    /// says which it shall be; that one is remembered from now on. It is asked again when another worker has decided meanwhile.
     pub fn stick(
         &self,
         client: Client,
         timeout_s: u32,
         now_ms: u32,
         secret: &Secret,
-        choose: impl FnOnce(Option<Place>) -> Option<Place>,
+        mut choose: impl FnMut(Option<Place>) -> Option<Place>,
     ) -> (Option<Place>, Kept) {
         let word = client.word();
         let bucket = &self.buckets[home(word, secret)];
-        let claimed = bucket.claim();
-        let way = bucket.clients.iter().position(|c| c.load(Relaxed) == word);
-        let remembered = way
-            .filter(|&way| bucket.age_ms(way, now_ms) < timeout_s.saturating_mul(1_000))
-            .map(|way| bucket.place(way));
-        let chosen = choose(remembered);
-        let mut kept = Kept::Not;
-        if let (true, Some(place)) = (claimed, chosen) {
-            let way = way.unwrap_or_else(|| bucket.first_to_end(now_ms));
-            let other = bucket.clients[way].load(Relaxed);
-            let gives_way = other != 0 && other != word && bucket.left_ms(way, now_ms) > 0;
-            kept = if gives_way { Kept::Evicted } else { Kept::Remembered };
-            bucket.clients[way].store(word, Relaxed);
-            bucket.backends[way].store(packed(place, timeout_s), Relaxed);
-            bucket.since_ms[way].store(now_ms, Relaxed);
+        let mut kept = Kept::Remembered;
+        for _ in 0..AFFINITY_TRIES_MAX {
+            let Some(way) = bucket.clients.iter().position(|c| c.load(Acquire) == word) else {
+                // Nobody takes a place for what cannot be chosen.
+                if choose(None).is_none() {
+                    return (None, Kept::Not);
+                }
+                if bucket.take_over(word, now_ms) {
+                    kept = Kept::Evicted;
+                }
+                continue;
+            };
+            let given = bucket.given[way].load(Acquire);
+            if bucket.clients[way].load(Acquire) != word {
+                continue;
+            }
+            let age_ms = bucket.age_ms(way, given, now_ms);
+            let remembered = (given != 0 && age_ms < timeout_s.saturating_mul(1_000)).then(|| place(given));
+            let chosen = choose(remembered);
+            let Some(chosen) = chosen else { return (None, Kept::Not) };
+            let next = packed(chosen, now_ms);
+            if bucket.given[way].compare_exchange(given, next, AcqRel, Relaxed).is_ok() {
+                bucket.since_ms[way].store(now_ms, Relaxed);
+                bucket.timeout_s[way].store(timeout_s, Relaxed);
+                return (Some(chosen), kept);
+            }
         }
-        if claimed {
-            bucket.release();
-        }
-        (chosen, kept)
+        (choose(None), Kept::Not)
     }
 
     /// Forgets what has ended in the next `budget` buckets from `cursor` on, so that no clock ever comes round to it.
@@ -121,11 +133,12 @@ impl Affinities {
         for _ in 0..budget {
             let bucket = &self.buckets[*cursor % BUCKETS];
             *cursor = (*cursor + 1) % BUCKETS;
-            let ended =
-                |way: &usize| bucket.clients[*way].load(Relaxed) != 0 && bucket.left_ms(*way, now_ms) == 0;
-            if (0..WAYS).any(|way| ended(&way)) && bucket.claim() {
-                (0..WAYS).filter(ended).for_each(|way| bucket.clients[way].store(0, Relaxed));
-                bucket.release();
+            for way in 0..WAYS {
+                let given = bucket.given[way].load(Acquire);
+                if given != 0 && bucket.left_ms(way, given, now_ms) == 0 {
+                    // Given anew meanwhile: then it stays.
+                    let _ = bucket.given[way].compare_exchange(given, 0, AcqRel, Relaxed);
+                }
             }
         }
     }
@@ -133,7 +146,7 @@ impl Affinities {
     /// Clients that are remembered, or were and are not yet forgotten.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.buckets.iter().flat_map(|b| &b.clients).filter(|c| c.load(Relaxed) != 0).count()
+        self.buckets.iter().flat_map(|b| &b.given).filter(|given| given.load(Relaxed) != 0).count()
     }
 
     /// Whether there is none.
@@ -144,44 +157,43 @@ impl Affinities {
 }
 
 impl Bucket {
-    /// Whether it is the caller's to change, until [`Bucket::release`].
-    fn claim(&self) -> bool {
-        (0..AFFINITY_LOOKS_MAX).any(|look| {
-            if look > 0 {
-                std::hint::spin_loop();
-            }
-            self.claimed.compare_exchange_weak(false, true, Acquire, Relaxed).is_ok()
-        })
+    /// Makes a place a client's: one where nothing is remembered, else the one that ends first. Workers that try this for one client at
+    /// once see one bucket and take one place. Returns whether another client's affinity was given up.
+    fn take_over(&self, word: u64, now_ms: u32) -> bool {
+        // Seen once: what is decided on must be what is swapped.
+        let seen: [(u64, u64); WAYS] =
+            std::array::from_fn(|way| (self.clients[way].load(Acquire), self.given[way].load(Acquire)));
+        if seen.iter().any(|&(client, _)| client == word) {
+            return false;
+        }
+        let left_ms = |way: &usize| self.left_ms(*way, seen[*way].1, now_ms);
+        let Some(way) = (0..WAYS).min_by_key(left_ms) else { return false };
+        let (former, given) = seen[way];
+        let is_loss = left_ms(&way) > 0;
+        // First forgotten, then renamed: what was given to another is not taken for given to this client.
+        let forgotten = given == 0 || self.given[way].compare_exchange(given, 0, AcqRel, Relaxed).is_ok();
+        forgotten && self.clients[way].compare_exchange(former, word, AcqRel, Relaxed).is_ok() && is_loss
     }
 
-    fn release(&self) {
-        self.claimed.store(false, Release);
-    }
-
-    fn age_ms(&self, way: usize, now_ms: u32) -> u32 {
-        let age_ms = now_ms.wrapping_sub(self.since_ms[way].load(Relaxed));
-        // Another worker's clock was read a little later than ours: it is young.
-        if age_ms > u32::MAX / 2 { 0 } else { age_ms }
-    }
-
-    fn place(&self, way: usize) -> Place {
-        let word = self.backends[way].load(Relaxed);
-        ((word >> 32) as u32, (word >> 16) as u16)
+    /// Age of what was given.
+    fn age_ms(&self, way: usize, given: u64, now_ms: u32) -> u32 {
+        let since_ms = self.since_ms[way].load(Relaxed);
+        if unit(since_ms) == given as u16 {
+            let age_ms = now_ms.wrapping_sub(since_ms);
+            return if age_ms > u32::MAX / 2 { 0 } else { age_ms };
+        }
+        // It was given this instant by another worker, which has not come to the milliseconds yet.
+        let units = unit(now_ms).wrapping_sub(given as u16);
+        if units >= AHEAD { 0 } else { u32::from(units) * UNIT_MS }
     }
 
     /// Milliseconds until it ends.
-    fn left_ms(&self, way: usize, now_ms: u32) -> u32 {
-        let timeout_ms = (self.backends[way].load(Relaxed) as u32 & 0xffff) * 2_000;
-        timeout_ms.saturating_sub(self.age_ms(way, now_ms))
-    }
-
-    /// An empty way, else the one that ends first.
-    fn first_to_end(&self, now_ms: u32) -> usize {
-        let left_ms = |way: &usize| match self.clients[*way].load(Relaxed) {
-            0 => 0,
-            _ => 1 + u64::from(self.left_ms(*way, now_ms)),
-        };
-        (0..WAYS).min_by_key(left_ms).unwrap_or(0)
+    fn left_ms(&self, way: usize, given: u64, now_ms: u32) -> u32 {
+        if given == 0 {
+            return 0;
+        }
+        let timeout_ms = self.timeout_s[way].load(Relaxed).saturating_mul(1_000);
+        timeout_ms.saturating_sub(self.age_ms(way, given, now_ms))
     }
 }
 
@@ -189,10 +201,16 @@ fn home(word: u64, secret: &Secret) -> usize {
     scale((secret.words(word, 0x6166_6669_6e69_7479) >> 32) as u32, BUCKETS as u32) as usize
 }
 
-const fn packed((address, port): Place, timeout_s: u32) -> u64 {
-    let half = timeout_s.div_ceil(2);
-    let half = if half > u16::MAX as u32 { u16::MAX } else { half as u16 };
-    (address as u64) << 32 | (port as u64) << 16 | half as u64
+const fn unit(ms: u32) -> u16 {
+    (ms / UNIT_MS) as u16
+}
+
+const fn place(given: u64) -> Place {
+    ((given >> 32) as u32, (given >> 16) as u16)
+}
+
+const fn packed((address, port): Place, now_ms: u32) -> u64 {
+    (address as u64) << 32 | (port as u64) << 16 | unit(now_ms) as u64
 }
 
 #[cfg(test)]
@@ -264,12 +282,45 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_a_bucket_claimed_reads_and_goes_on() {
+    fn a_worker_that_stops_half_way_stops_nobody() {
         let table = Affinities::new();
-        stick(&table, CLIENT, 10, 0, (1, 80));
-        assert!(table.buckets[home(CLIENT.word(), &SECRET)].claim());
-        let seen = table.stick(CLIENT, 10, 1, &SECRET, |remembered| remembered);
-        assert_eq!(seen, (Some((1, 80)), Kept::Not));
+        let bucket = &table.buckets[home(CLIENT.word(), &SECRET)];
+        // It has taken the place and not given anything; then it has given, and not come to the milliseconds.
+        bucket.take_over(CLIENT.word(), 50_000);
+        assert_eq!(stick(&table, CLIENT, 10, 50_000, (1, 80)), None);
+        assert_eq!(stick(&table, CLIENT, 10, 50_001, (2, 80)), Some((1, 80)));
+        bucket.given[0].store(packed((3, 80), 80_000), Relaxed);
+        assert_eq!(
+            stick(&table, CLIENT, 10, 80_001, (4, 80)),
+            Some((3, 80)),
+            "the milliseconds are of long ago"
+        );
+        bucket.given[0].store(packed((5, 80), 100_000), Relaxed);
+        assert_eq!(stick(&table, CLIENT, 10, 99_999, (6, 80)), Some((5, 80)), "by a clock that is ahead");
+    }
+
+    #[test]
+    fn who_decides_first_decides_for_all() {
+        let table = Affinities::new();
+        let mut asked = 0;
+        let outcome = table.stick(CLIENT, 10, 0, &SECRET, |remembered| {
+            asked += 1;
+            // Another worker decides while this one thinks.
+            if asked <= 2 {
+                table.stick(CLIENT, 10, 0, &SECRET, |other| other.or(Some((7, 80))));
+            }
+            remembered.or(Some((8, 80)))
+        });
+        assert_eq!(outcome.0, Some((7, 80)));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn nobody_chosen_takes_no_place() {
+        let table = Affinities::new();
+        assert_eq!(table.stick(CLIENT, 10, 0, &SECRET, |_| None), (None, Kept::Not));
+        let bucket = &table.buckets[home(CLIENT.word(), &SECRET)];
+        assert!(bucket.clients.iter().all(|c| c.load(Relaxed) == 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //!
 //! # Invariants
 //! - Nothing here allocates, locks, formats or calls the system between two turns of a worker, except to take new tables.
+//! - No worker waits for another. Where two change one thing at once ([`affinity`], [`neighbour`]), the first to swap a word has decided.
 //! - Every received frame gets exactly one [`verdict::Verdict`], and no frame leaves untranslated.
 //! - Unsafe code is in [`cpu`] only.
 #![deny(unsafe_code)]

@@ -41,8 +41,8 @@ pub const TCP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
 
 /// Clients whose session affinity is remembered, over all Services: 24 bytes each.
 pub const AFFINITIES_MAX: usize = 1 << 19;
-/// Looks at a bucket of affinities that another worker has claimed, before going on without.
-pub const AFFINITY_LOOKS_MAX: u32 = 2_000;
+/// How often one choice of a backend is put into the table of affinities anew when other workers change the same place meanwhile.
+pub const AFFINITY_TRIES_MAX: u32 = 16;
 /// Buckets of affinities looked at for expiry per millisecond, by worker 0.
 pub const AFFINITY_SWEEP_BUDGET: usize = 2;
 /// Flow slots looked at per turn that found packets, for flows that must leave their backends and for a census.

@@ -139,6 +139,31 @@ mod tests {
     }
 
     #[test]
+    fn a_client_keeps_its_port_where_that_will_do() {
+        let mut pool = pool(0, 1);
+        let (client, backend) = ((0xc633_6407, 443), (0x0af4_0001, 80));
+        let mut keep = |port, comes_here: &dyn Fn(u16) -> bool, is_taken: &dyn Fn(u16) -> bool| {
+            let reply = pool.keep_address(
+                (client.0, port),
+                backend,
+                17,
+                |k| comes_here(k.destination_port()),
+                |k| is_taken(k.destination_port()),
+            )?;
+            assert_eq!((reply.source(), reply.source_port(), reply.protocol()), (backend.0, backend.1, 17));
+            assert_eq!(reply.destination(), client.0);
+            Some(reply.destination_port())
+        };
+        assert_eq!(keep(443, &|_| true, &|_| false), Some(443), "also one that no SNAT would use");
+        let other = keep(443, &|port| port % 2 == 0, &|_| false).unwrap();
+        assert!(other % 2 == 0 && other >= SNAT_PORT_MIN);
+        assert_ne!(keep(443, &|_| true, &|port| port == 443), Some(443));
+        assert_ne!(keep(0, &|_| true, &|_| false), Some(0), "no port");
+        assert_eq!(keep(443, &|_| false, &|_| false), None, "nothing comes here");
+        assert_eq!(keep(443, &|_| true, &|_| true), None, "everything is taken");
+    }
+
+    #[test]
     fn exhaustion_is_an_answer_and_another_address_helps() {
         let mut pool = pool(0, 1);
         let one = |k: FlowKey| k.destination() == 1;
