@@ -79,6 +79,8 @@ pub struct Tracker {
     pods: Store<Pod>,
     /// The weight annotations of the few pods that have one.
     weights: BTreeMap<ObjectKey, String>,
+    /// Pods whose weight changed since Services were resolved, by namespace.
+    reweighed: BTreeMap<String, BTreeSet<String>>,
     nodes: Store<Node>,
     cidrs: Store<ServiceCidr>,
     ranges: BTreeMap<String, ServiceRange>,
@@ -113,6 +115,7 @@ impl Tracker {
             slices: Store::new(),
             pods: Store::new(),
             weights: BTreeMap::new(),
+            reweighed: BTreeMap::new(),
             nodes: Store::new(),
             cidrs: Store::new(),
             ranges: BTreeMap::new(),
@@ -299,6 +302,7 @@ impl Tracker {
 
     /// Services that must be resolved anew, and forgets them.
     pub(crate) fn take_dirty(&mut self) -> BTreeSet<ObjectKey> {
+        self.touch_users_of_reweighed();
         let mut dirty = std::mem::take(&mut self.dirty);
         if std::mem::take(&mut self.all_dirty) {
             dirty.extend(self.services.keys().cloned());
@@ -469,18 +473,21 @@ impl Tracker {
             Some(weight) => drop(self.weights.insert(pod.clone(), weight)),
             None => drop(self.weights.remove(pod)),
         }
-        self.touch_users_of_pod(pod);
+        self.reweighed.entry(pod.namespace.clone()).or_default().insert(pod.name.clone());
     }
 
-    /// Marks the Services that have this pod among their endpoints. Looks at every slice of the namespace, which is
-    /// paid only when a weight changes.
-    fn touch_users_of_pod(&mut self, pod: &ObjectKey) {
-        let first = ObjectKey::new(&pod.namespace, "");
-        let slices = self.slices.range(first..).take_while(|(key, _)| key.namespace == pod.namespace);
-        for (key, slice) in slices {
-            let uses = slice.object.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
-            if uses.into_iter().any(|target| target.kind == "Pod" && target.name == pod.name) {
-                self.dirty.extend(service_of(key, &slice.object));
+    /// Marks the Services that have pods of another weight among their endpoints. Looks at every slice of those namespaces, once for all
+    /// pods, which is paid only when a weight changes.
+    fn touch_users_of_reweighed(&mut self) {
+        for (namespace, pods) in std::mem::take(&mut self.reweighed) {
+            let first = ObjectKey::new(&namespace, "");
+            let slices = self.slices.range(first..).take_while(|(key, _)| key.namespace == namespace);
+            for (key, slice) in slices {
+                let mut uses =
+                    slice.object.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
+                if uses.any(|target| target.kind == "Pod" && pods.contains(&target.name)) {
+                    self.dirty.extend(service_of(key, &slice.object));
+                }
             }
         }
     }
