@@ -3,7 +3,9 @@
 //! Exit status: 0 success, 1 failure, 2 usage. Errors go to standard error, name the thing and the mend.
 #![forbid(unsafe_code)]
 
+mod describe;
 mod manifest;
+mod plan;
 mod print;
 mod socket;
 mod up;
@@ -12,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use socket::Socket;
 use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use turnpike_wire::admin::{ObjectName, Reply, Request, Resource};
@@ -37,6 +40,18 @@ enum Verb {
         /// A YAML or JSON file, a folder of them, or - for standard input; may be given more than once.
         #[arg(short, long = "filename", value_name = "FILE", required = true)]
         filename: Vec<PathBuf>,
+        /// Let the control plane check and allocate everything, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what applying manifests would change: fields, frontends, backends, and how many live flows that touches. Writes nothing.
+    Plan {
+        /// A YAML or JSON file, a folder of them, or - for standard input; may be given more than once.
+        #[arg(short, long = "filename", value_name = "FILE", required = true)]
+        filename: Vec<PathBuf>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
     },
     /// Delete objects, named by manifests or by kind and name.
     Delete {
@@ -64,6 +79,22 @@ enum Verb {
         /// Of one namespace; without it, of all.
         #[arg(short, long)]
         namespace: Option<String>,
+        /// Frontends as this client meets them, e.g. a pod of the cluster or somebody outside the source ranges.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Everything about one object in one page.
+    Describe {
+        /// What it is.
+        kind: Describable,
+        /// Its name, or NAMESPACE/NAME.
+        name: String,
+        /// Its namespace, where the name does not say.
+        #[arg(short, long)]
+        namespace: Option<String>,
         /// How to print.
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
@@ -74,6 +105,8 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Take the view of etcd that is held back because too much is gone from it; status shows what.
+    Accept,
     /// Questions about the configuration file.
     Config {
         #[command(subcommand)]
@@ -141,6 +174,13 @@ impl From<Listing> for Resource {
     }
 }
 
+/// What can be described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Describable {
+    #[value(alias = "services", alias = "svc")]
+    Service,
+}
+
 /// Kinds of objects that can be deleted by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -186,19 +226,39 @@ fn run(arguments: Arguments) -> Result<()> {
     let path = arguments.config;
     match arguments.verb {
         Verb::Up => up::run(&path),
-        Verb::Apply { filename } => {
+        Verb::Apply { filename, dry_run } => {
             let objects = manifest::read_all(&filename)?;
-            changed(&ask(&path, &Request::Apply { objects })?)
+            changed(&ask(&path, &Request::Apply { objects, dry_run })?, dry_run)
+        }
+        Verb::Plan { filename, output } => {
+            let objects = manifest::read_all(&filename)?;
+            let Reply::Planned(planned) = ask(&path, &Request::Plan { objects })? else {
+                bail!("the control plane gave another answer than asked for")
+            };
+            match output {
+                Format::Table => Ok(std::io::stdout().write_all(plan::text(&planned)?.as_bytes())?),
+                _ => print::encoded(&planned, output),
+            }
+        }
+        Verb::Describe { kind: Describable::Service, name, namespace, output } => {
+            let found = describe(&path, &name, namespace.as_deref())?;
+            match output {
+                Format::Table => Ok(std::io::stdout().write_all(found.text()?.as_bytes())?),
+                _ => print::encoded(&found.value(), output),
+            }
         }
         Verb::Delete { filename, kind, names, namespace, ignore_not_found } => {
             let objects = match kind {
                 Some(kind) => by_name(kind, &names, &namespace),
                 None => manifest::names(&manifest::read_all(&filename)?)?,
             };
-            changed(&ask(&path, &Request::Delete { objects, ignore_not_found })?)
+            changed(&ask(&path, &Request::Delete { objects, ignore_not_found })?, false)
         }
-        Verb::Get { resource, name, namespace, output } => {
-            let request = Request::Get { resource: resource.into(), namespace, name: name.clone() };
+        Verb::Get { client: Some(_), resource, .. } if resource != Listing::Frontends => {
+            usage("--client is only for get frontends")
+        }
+        Verb::Get { resource, name, namespace, client, output } => {
+            let request = Request::Get { resource: resource.into(), namespace, name: name.clone(), client };
             let Reply::Items { items } = ask(&path, &request)? else {
                 bail!("the control plane gave another answer than asked for")
             };
@@ -217,6 +277,20 @@ fn run(arguments: Arguments) -> Result<()> {
                 bail!("the control plane gave another answer than asked for")
             };
             print::status(&status, output)
+        }
+        Verb::Accept => {
+            let Reply::Accepted(held) = ask(&path, &Request::AcceptView)? else {
+                bail!("the control plane gave another answer than asked for")
+            };
+            writeln!(
+                std::io::stdout(),
+                "accepted: {} services (before: {}), {} endpoints (before: {})",
+                held.services_now,
+                held.services_before,
+                held.endpoints_now,
+                held.endpoints_before
+            )?;
+            Ok(())
         }
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;
@@ -241,6 +315,40 @@ fn by_name(kind: Kind, names: &[String], namespace: &str) -> Vec<ObjectName> {
         .collect()
 }
 
+/// Refuses a command line that is wrong in a way the parser does not see.
+fn usage(message: &str) -> Result<()> {
+    Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+}
+
+/// Collects what there is to say about a Service.
+fn describe(path: &Path, name: &str, namespace: Option<&str>) -> Result<describe::Description> {
+    let (namespace, name) = match name.split_once('/') {
+        Some((stated, _)) if namespace.is_some_and(|namespace| namespace != stated) => {
+            bail!("{name} names the namespace {stated}, and --namespace another; leave one out")
+        }
+        Some((namespace, name)) => (namespace, name),
+        None => (namespace.unwrap_or("default"), name),
+    };
+    let get = |resource: Resource| {
+        let (namespace, name) = (Some(namespace.to_owned()), Some(name.to_owned()));
+        match ask(path, &Request::Get { resource, namespace, name, client: None })? {
+            Reply::Items { items } => Ok(items),
+            _ => bail!("the control plane gave another answer than asked for"),
+        }
+    };
+    let Some(service) = get(Resource::Services)?.pop() else {
+        bail!("there is no Service {namespace}/{name}; turnpike get services lists them");
+    };
+    let Reply::Status(status) = ask(path, &Request::Status)? else {
+        bail!("the control plane gave another answer than asked for")
+    };
+    let keys = [format!("Service {namespace}/{name}"), format!("/services/specs/{namespace}/{name}")];
+    let mut problems = status.objects.skipped;
+    problems.retain(|problem| problem.key == keys[0] || problem.key.ends_with(&keys[1]));
+    let (frontends, endpoints) = (get(Resource::Frontends)?, get(Resource::Endpoints)?);
+    Ok(describe::Description { service, frontends, endpoints, problems })
+}
+
 /// Asks the control plane; its errors become ours.
 fn ask(path: &Path, request: &Request) -> Result<Reply> {
     let config = Config::load(path)?;
@@ -251,7 +359,7 @@ fn ask(path: &Path, request: &Request) -> Result<Reply> {
 }
 
 /// Prints what happened to each object, as kubectl does.
-fn changed(reply: &Reply) -> Result<()> {
+fn changed(reply: &Reply, dry_run: bool) -> Result<()> {
     let Reply::Changed { results } = reply else {
         bail!("the control plane gave another answer than asked for")
     };
@@ -260,7 +368,9 @@ fn changed(reply: &Reply) -> Result<()> {
         for warning in &change.warnings {
             eprintln!("warning: {}: {warning}", print::object(&change.object));
         }
-        writeln!(out, "{} {}", print::object(&change.object), change.outcome).context("standard output")?;
+        let suffix = if dry_run { " (dry run)" } else { "" };
+        let object = print::object(&change.object);
+        writeln!(out, "{object} {}{suffix}", change.outcome).context("standard output")?;
     }
     Ok(())
 }

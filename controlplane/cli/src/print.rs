@@ -1,5 +1,6 @@
 //! Answers for people and for scripts: tables, JSON, YAML.
 
+use crate::describe::waits_for;
 use crate::{Format, Listing};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -7,7 +8,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
-use turnpike_wire::admin::{DnsStatus, ObjectName, Status};
+use turnpike_wire::admin::{DnsStatus, EtcdStatus, ObjectName, Status};
 use turnpike_wire::pages::is_verdict;
 
 /// What the user types for a listing.
@@ -38,6 +39,31 @@ pub fn items(listing: Listing, items: &[Value], format: Format) -> Result<()> {
     }
 }
 
+/// The connection to etcd, and what is wrong with it or with the view it gives.
+fn etcd(out: &mut impl Write, etcd: &EtcdStatus) -> Result<()> {
+    let private = if etcd.private { ", private" } else { "" };
+    let heard = etcd.last_heard_ms.map(|ms| format!(", heard {ms} ms ago")).unwrap_or_default();
+    writeln!(out, "etcd       {} at {}{private}{heard}", etcd.state, etcd.endpoints.join(", "))?;
+    if let Some(held) = &etcd.held_back {
+        writeln!(
+            out,
+            "           HELD BACK: {} of {} services and {} of {} endpoints are left",
+            held.services_now, held.services_before, held.endpoints_now, held.endpoints_before
+        )?;
+        writeln!(out, "           {}", held.reason)?;
+    }
+    if let Some(error) = &etcd.last_error {
+        writeln!(out, "           last error: {error}")?;
+    }
+    if etcd.reconnects + etcd.relists > 0 {
+        writeln!(out, "           {} reconnects, {} full lists", etcd.reconnects, etcd.relists)?;
+    }
+    for warning in &etcd.warnings {
+        writeln!(out, "           warning: {warning}")?;
+    }
+    Ok(())
+}
+
 /// The DNS server, and which of its sockets and of the servers above it are in trouble.
 fn dns(out: &mut impl Write, dns: &DnsStatus) -> Result<()> {
     if dns.listeners.is_empty() {
@@ -61,14 +87,7 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let (etcd, objects, dataplane) = (&status.etcd, &status.objects, &status.dataplane);
     writeln!(out, "gateway    {} (turnpike {}, {} mode)", status.gateway, status.version, status.mode)?;
-    let private = if etcd.private { ", private" } else { "" };
-    writeln!(out, "etcd       {} at {}{private}", etcd.state, etcd.endpoints.join(", "))?;
-    if let Some(error) = &etcd.last_error {
-        writeln!(out, "           last error: {error}")?;
-    }
-    if etcd.reconnects + etcd.relists > 0 {
-        writeln!(out, "           {} reconnects, {} full lists", etcd.reconnects, etcd.relists)?;
-    }
+    self::etcd(&mut out, etcd)?;
     let pid = dataplane.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
     writeln!(out, "dataplane  {}{pid}", dataplane.state)?;
     let adoption = dataplane.last_adoption_us.map(|us| format!(", in {us} µs")).unwrap_or_default();
@@ -142,7 +161,7 @@ fn columns(listing: Listing) -> Vec<Column> {
             NAME,
             ("TYPE", |v| text(v, "/spec/type")),
             ("CLUSTER-IP", |v| text(v, "/spec/clusterIP")),
-            ("EXTERNAL-IP", |v| list(v, "/status/loadBalancer/ingress", |i| text(i, "/ip"))),
+            ("EXTERNAL-IP", external_addresses),
             ("PORTS", |v| list(v, "/spec/ports", service_port)),
         ],
         Listing::Endpoints => vec![
@@ -211,6 +230,24 @@ fn columns(listing: Listing) -> Vec<Column> {
     }
 }
 
+/// As kubectl: the load-balancer addresses, or that they are waited for; external addresses; the name of an ExternalName Service.
+fn external_addresses(service: &Value) -> String {
+    let mut shown = list(service, "/status/loadBalancer/ingress", |i| match text(i, "/ip") {
+        ip if ip.is_empty() => text(i, "/hostname"),
+        ip => ip,
+    });
+    let is_public = service["spec"]["type"] == "LoadBalancer";
+    for more in [list(service, "/spec/externalIPs", plain), text(service, "/spec/externalName")] {
+        if !more.is_empty() {
+            shown = if shown.is_empty() { more } else { format!("{shown},{more}") };
+        }
+    }
+    if is_public && (shown.is_empty() || waits_for(service).is_some()) {
+        shown = if shown.is_empty() { "<pending>".into() } else { format!("{shown},<pending>") };
+    }
+    if shown.is_empty() { "<none>".into() } else { shown }
+}
+
 fn service_port(port: &Value) -> String {
     let protocol = port["protocol"].as_str().unwrap_or("TCP");
     match port["nodePort"].as_u64().unwrap_or(0) {
@@ -227,11 +264,13 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn text(value: &Value, pointer: &str) -> String {
+/// The text at a place of a value; empty if there is none.
+pub fn text(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).map(plain).unwrap_or_default()
 }
 
-fn list(value: &Value, pointer: &str, cell: fn(&Value) -> String) -> String {
+/// The cells of the list at a place of a value, with commas between.
+pub fn list(value: &Value, pointer: &str, cell: fn(&Value) -> String) -> String {
     let items = value.pointer(pointer).and_then(Value::as_array);
     items.map(|items| items.iter().map(cell).collect::<Vec<_>>().join(",")).unwrap_or_default()
 }
@@ -250,7 +289,8 @@ fn print(table: &Table) -> Result<()> {
     Ok(())
 }
 
-fn encoded<T: Serialize>(value: &T, format: Format) -> Result<()> {
+/// Prints a value as JSON or YAML.
+pub fn encoded<T: Serialize>(value: &T, format: Format) -> Result<()> {
     let text = match format {
         Format::Yaml => serde_saphyr::to_string(value)?,
         _ => serde_json::to_string_pretty(value)? + "\n",
