@@ -118,6 +118,17 @@ fn a_closed_association_is_opened_anew_by_an_init() {
 }
 
 #[test]
+fn an_init_again_after_the_backend_went_away_finds_another() {
+    let mut bed = bed();
+    let first = ends(&bed.pass_through(&init(harness::CLIENT, TO_CLIENT))).1.to_string();
+    let others: Vec<&str> = [A, B, C].into_iter().filter(|b| *b != first).collect();
+    bed.put(&[port(&others)]);
+    let second = ends(&bed.pass_through(&init(harness::CLIENT, TO_CLIENT))).1.to_string();
+    assert!(others.contains(&second.as_str()), "{second} after {first}");
+    assert_eq!(bed.count("flows_live"), 1);
+}
+
+#[test]
 fn rfc9260_8_5_1_blind_packets_end_nothing_and_keep_nothing_alive() {
     let mut bed = bed();
     let out = associate(&mut bed, harness::CLIENT);
