@@ -45,6 +45,7 @@ fn headless(name: &str) -> Value {
     service
 }
 
+#[allow(clippy::needless_pass_by_value)]
 fn slice(name: &str, service: &str, endpoints: Value) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -100,6 +101,24 @@ fn rule_d1_dig_finds_services_over_udp_and_tcp_and_both_families() {
     catch_up(&turnpike);
     assert_eq!(dig(port, &[WEB]).status(), "NXDOMAIN");
     assert_eq!(dig(port, &["-x", "10.96.0.80"]).status(), "NXDOMAIN");
+}
+
+#[test]
+fn rule_d1_a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
+    let port = free_port();
+    let listen = format!("[dns]\nlisten = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\n");
+    let turnpike = ControlPlane::connected(&format!("{}\n{listen}", bed::standalone("203.0.113.0/24")));
+    wait("names", || turnpike.status().dns.state == "serving");
+    apply(&turnpike, vec![web()]);
+    for address in ["127.0.0.1", "127.0.0.53", "127.1.2.3", "::1"] {
+        for transport in ["+notcp", "+tcp"] {
+            // dig takes no answer from another address.
+            let found = Dig::at(address, port, &[transport, "+short", WEB]);
+            assert_eq!(found.text.trim(), "10.96.0.80", "{address} {transport}");
+        }
+    }
+    let server = dig(port, &["+short", "ns.dns.cluster.local"]);
+    assert_eq!(server.text.trim(), "192.0.2.1", "the gateway's address stands for all of them");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! hickory-server, because they bound what they take: questions at work, connections, and times.
 
 pub mod answer;
+pub mod datagram;
 pub mod follow;
 pub mod index;
 pub mod message;

@@ -1,6 +1,7 @@
 //! The sockets: UDP datagrams and TCP connections (RFC 7766), everything bounded. An address that cannot be listened on, or is lost, is tried
 //! again; it never ends the control plane.
 
+use super::datagram::Datagrams;
 use super::message::{HEADER_BYTES, Transport};
 use super::server::{Met, Server};
 use super::tally::Count;
@@ -65,7 +66,7 @@ fn heard(server: &Server, address: SocketAddr, transport: Transport) {
 
 const MEND: &str = "is the address this host's and the port free? else change dns.listen";
 
-fn bind_udp(address: SocketAddr) -> Result<UdpSocket> {
+fn bind_udp(address: SocketAddr) -> Result<Datagrams> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None).context("no socket")?;
@@ -74,7 +75,7 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket> {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     rustix::net::bind(&socket, &address).context(MEND)?;
-    Ok(UdpSocket::from_std(std::net::UdpSocket::from(socket))?)
+    Ok(Datagrams::new(UdpSocket::from_std(std::net::UdpSocket::from(socket))?)?)
 }
 
 fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
@@ -105,7 +106,7 @@ async fn datagrams(server: &Arc<Server>, address: SocketAddr) -> Result<()> {
     let mut buffer = vec![0; DATAGRAM_BYTES];
     let mut failures = 0;
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer).await {
+        let (length, client) = match socket.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
                 failures += 1;
@@ -118,7 +119,7 @@ async fn datagrams(server: &Arc<Server>, address: SocketAddr) -> Result<()> {
         };
         failures = 0;
         server.tally().add(Count::QueriesUdp);
-        if !is_answerable(client) {
+        if !is_answerable(client.address) {
             server.tally().add(Count::Dropped);
             continue;
         }
@@ -126,7 +127,7 @@ async fn datagrams(server: &Arc<Server>, address: SocketAddr) -> Result<()> {
             Met::Silence => {}
             Met::Bytes(bytes) => {
                 // An answer that cannot be sent is one that was lost on the way: the client asks again.
-                let _ = socket.send_to(&bytes, client).await;
+                let _ = socket.send(&bytes, client).await;
             }
             Met::Later(later) => {
                 let Ok(permit) = waiting.clone().try_acquire_owned() else {
@@ -136,7 +137,7 @@ async fn datagrams(server: &Arc<Server>, address: SocketAddr) -> Result<()> {
                 let (server, socket) = (server.clone(), socket.clone());
                 tokio::spawn(async move {
                     if let Some(bytes) = server.later(later).await {
-                        let _ = socket.send_to(&bytes, client).await;
+                        let _ = socket.send(&bytes, client).await;
                     }
                     drop(permit);
                 });
