@@ -119,26 +119,30 @@ pub async fn remember(state: Arc<State>) {
     let mut revisions = state.revision();
     let mut written: Option<ViewSize> = None;
     let mut complained = false;
+    // Not with every change, for it looks at every slice.
     while revisions.changed().await.is_ok() {
         let size = {
             let core = state.core();
             core.tracker.is_complete().then(|| core.tracker.size())
         };
-        let Some(size) = size.filter(|size| written != Some(*size)) else { continue };
-        let config = state.config.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            write(&config.gateway.state_dir, &config.cluster.registry_prefix, size)
-        });
-        match done.await {
-            Ok(Ok(())) => {
-                written = Some(size);
-                complained = false;
+        if let Some(size) = size.filter(|size| written != Some(*size)) {
+            let config = state.config.clone();
+            let done = tokio::task::spawn_blocking(move || {
+                write(&config.gateway.state_dir, &config.cluster.registry_prefix, size)
+            });
+            match done.await {
+                Ok(Ok(())) => {
+                    written = Some(size);
+                    complained = false;
+                }
+                Ok(Err(error)) if !complained => {
+                    warn!(
+                        "{error:#}; a view that shrinks while the control plane is away will not be noticed"
+                    );
+                    complained = true;
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
-            Ok(Err(error)) if !complained => {
-                warn!("{error:#}; a view that shrinks while the control plane is away will not be noticed");
-                complained = true;
-            }
-            Ok(Err(_)) | Err(_) => {}
         }
         tokio::time::sleep(REMEMBER).await;
     }
