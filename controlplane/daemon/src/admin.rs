@@ -1,7 +1,7 @@
 //! The Unix socket of the CLI: one request a line, one reply a line.
 
 use crate::etcd::client::Connector;
-use crate::standalone::apply;
+use crate::standalone::{apply, plan};
 use crate::state::State;
 use crate::view;
 use anyhow::{Context, Result, bail};
@@ -106,20 +106,35 @@ async fn answer(request: Request, state: &State, connector: watch::Receiver<Opti
     let changed = match request {
         Request::AcceptView => {
             return state.accept_view().map_or_else(
-                || Reply::Error { message: "no view of etcd is held back; turnpike status shows how it is".into() },
+                || Reply::Error {
+                    message: "no view of etcd is held back; turnpike status shows how it is".into(),
+                },
                 Reply::Accepted,
             );
         }
         Request::Status => return Reply::Status(Box::new(view::status(state))),
-        Request::Get { resource, namespace, name } => match ready_to_show(state, resource).await {
+        Request::Get { resource, namespace, name, client } => match ready_to_show(state, resource).await {
             Ok(()) => {
                 return Reply::Items {
-                    items: view::items(state, resource, namespace.as_deref(), name.as_deref()),
+                    items: view::items(state, resource, namespace.as_deref(), name.as_deref(), client),
                 };
             }
             Err(error) => Err(error),
         },
-        Request::Apply { objects } => match ready_to_change(state, connector).await {
+        Request::Plan { objects } => {
+            let planned = match ready_to_change(state, connector).await {
+                Ok(_) => plan::plan(state, &objects).await,
+                Err(error) => Err(error),
+            };
+            return match planned {
+                Ok(planned) => Reply::Planned(Box::new(planned)),
+                Err(error) => Reply::Error { message: format!("{error:#}") },
+            };
+        }
+        Request::Apply { objects, dry_run: true } => {
+            ready_to_change(state, connector).await.and_then(|_| apply::dry_run(state, &objects))
+        }
+        Request::Apply { objects, dry_run: false } => match ready_to_change(state, connector).await {
             Ok(connector) => apply::apply(state, &connector, &objects).await,
             Err(error) => Err(error),
         },

@@ -72,8 +72,8 @@ struct Session<'a> {
     generation: u64,
     /// When the last transaction was finished, until it is adopted.
     sent: Option<Instant>,
-    /// When what it carries was resolved; none: a snapshot, which carries old news.
-    resolved: Option<Instant>,
+    /// What had been adopted when this conversation began, or was noticed last.
+    adopted: (u64, i64),
     wanted: watch::Receiver<Option<Wanted>>,
     alive: bool,
     snapshot_due: Instant,
@@ -91,6 +91,8 @@ struct Told {
 impl<'a> Session<'a> {
     fn new(state: &'a State, side: ControlSide) -> Self {
         info!(pid = side.dataplane_pid(), "a dataplane is there");
+        state.flow_census.ask_again();
+        state.pulse.lost();
         state.dataplane(|d| {
             d.pid = side.dataplane_pid();
             d.state = "serving".into();
@@ -101,11 +103,11 @@ impl<'a> Session<'a> {
         });
         Self {
             state,
+            adopted: side.adopted(),
             side,
             told: None,
             generation: 0,
             sent: None,
-            resolved: None,
             wanted: state.wanted(),
             alive: true,
             snapshot_due: Instant::now(),
@@ -139,9 +141,21 @@ impl<'a> Session<'a> {
             }
             self.listen();
             self.watch_adoption();
-            if !self.speak(stop) {
+            let said = self.speak(stop);
+            self.ask(stop);
+            if !said {
                 self.rest(runtime);
             }
+        }
+    }
+
+    /// Passes on the question how many flows are live, if there is one.
+    fn ask(&mut self, stop: &AtomicBool) {
+        if !self.alive || self.told.is_none() {
+            return;
+        }
+        if let Some(question) = self.state.flow_census.take_question() {
+            self.send(&question, stop);
         }
     }
 
@@ -181,8 +195,8 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, event: Event) {
         match event {
-            // Counts come to a question alone, and none is asked here.
-            Event::Adopted { .. } | Event::FlowCount { .. } | Event::FlowsCounted { .. } => {}
+            Event::Adopted { .. } => {}
+            Event::FlowCount { .. } | Event::FlowsCounted { .. } => self.state.flow_census.take(&event),
             Event::ResyncNeeded { reason } => {
                 warn!("the dataplane asks for a snapshot: {reason}");
                 self.snapshot_again(&reason);
@@ -224,10 +238,13 @@ impl<'a> Session<'a> {
                 d.last_adoption_us = Some(sent.elapsed().as_micros() as u64);
             }
         });
+        // While changes come without a pause, what is adopted is never what was published last.
+        let is_news = (generation, revision) != self.adopted && (1..=self.generation).contains(&generation);
+        if is_news || elapsed.is_some() {
+            self.adopted = (generation, revision);
+            self.state.adopted(revision);
+        }
         if elapsed.is_some() {
-            if let Some(resolved) = self.resolved.take() {
-                self.state.latency.adopted_after(resolved.elapsed());
-            }
             self.sent = None;
             self.retry = RETRY.0;
         }
@@ -266,7 +283,6 @@ impl<'a> Session<'a> {
 
     fn finished(&mut self, fleet: Fleet, wanted: Wanted, is_snapshot: bool) {
         self.sent = Some(Instant::now());
-        self.resolved = (!is_snapshot).then_some(wanted.resolved);
         let (generation, revision) = (self.generation, wanted.revision);
         self.told = Some(Told { fleet, desired: wanted.desired, revision });
         self.state.dataplane(|d| {

@@ -3,7 +3,7 @@
 use crate::etcd::client::Connector;
 use crate::etcd::private::PrivateEtcd;
 use crate::etcd::source;
-use crate::standalone::slices;
+use crate::standalone::{slices, waiting};
 use crate::state::State;
 use crate::{admin, fleet, publish};
 use anyhow::{Context, Result};
@@ -41,6 +41,7 @@ pub async fn run(config: Config) -> Result<()> {
     let follower = tokio::spawn(source::follow(own_connector.clone(), state.clone()));
     tokio::spawn(share_fleet(own_connector.clone(), state.clone()));
     if state.config.cluster.mode == ClusterMode::Standalone {
+        tokio::spawn(waiting::control(state.clone(), own_connector.clone()));
         tokio::spawn(slices::control(state.clone(), own_connector));
     }
     crate::dns::start(&state)?;

@@ -5,10 +5,13 @@ use crate::dns::touched::Touched;
 use crate::etcd::Change;
 use crate::etcd::guard::{self, Before};
 use crate::etcd::list::Listed;
+use crate::flow_census::FlowCensus;
 use crate::http::Listeners;
+use crate::health::pulse::Pulse;
 use crate::metrics::latency::Latency;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -31,8 +34,6 @@ pub struct Wanted {
     pub desired: Arc<Desired>,
     /// etcd revision.
     pub revision: i64,
-    /// When it was resolved.
-    pub resolved: Instant,
 }
 
 /// The objects and what was made of them.
@@ -89,8 +90,14 @@ pub struct State {
     pub dns: Tally,
     /// How the servers of health checks and metrics are.
     pub listeners: Listeners,
+    /// What waits to be adopted, since when.
+    pub pulse: Pulse,
+    /// What is done for the Services of a kube-apiserver.
+    pub kubernetes: crate::kubernetes::Shared,
     /// How long changes take to be adopted.
     pub latency: Latency,
+    /// The question how many flows are live.
+    pub flow_census: FlowCensus,
     registry: Registry,
     core: Mutex<Core>,
     etcd: Mutex<EtcdStatus>,
@@ -101,6 +108,8 @@ pub struct State {
     revision: watch::Sender<i64>,
     settled: watch::Sender<i64>,
     fleet: watch::Sender<Option<Fleet>>,
+    /// Whether the load-balancer addresses that Turnpike keeps are known: without them some would seem to be gone.
+    assigned: AtomicBool,
     reported: Mutex<BTreeSet<String>>,
     writing: tokio::sync::Mutex<()>,
 }
@@ -121,7 +130,11 @@ impl State {
             rules: Rules::from_config(&config),
             dns: Tally::default(),
             listeners: Listeners::default(),
+            pulse: Pulse::default(),
+            kubernetes: crate::kubernetes::Shared::default(),
             latency: Latency::default(),
+            assigned: AtomicBool::new(config.cluster.mode == ClusterMode::Standalone),
+            flow_census: FlowCensus::default(),
             registry,
             core: Mutex::new(core),
             etcd: Mutex::new(EtcdStatus { state: "connecting".into(), ..EtcdStatus::default() }),
@@ -182,6 +195,7 @@ impl State {
 
     /// Takes a full list: what is not in it is gone, unless that is so much that the list is held back ([`crate::etcd::guard`]).
     pub fn replace(&self, listed: &Listed) {
+        let received = Instant::now();
         let mut core = self.core();
         let mut tracker = core.tracker.clone();
         for (part, objects) in &listed.parts {
@@ -195,25 +209,26 @@ impl State {
             guard::remembered(&config.gateway.state_dir, &config.cluster.registry_prefix).unwrap_or_default()
         };
         core.shadow = Some(Shadow { tracker, revision: listed.revision, remembered });
-        self.judge(core);
+        self.judge(core, received);
     }
 
     /// Takes changes, all at once.
     pub fn change(&self, changes: &[Change], revision: i64) {
+        let received = Instant::now();
         let mut core = self.core();
         if let Some(shadow) = &mut core.shadow {
             shadow.revision = revision;
             for change in changes {
                 shadow.tracker.apply(&event(change));
             }
-            return self.judge(core);
+            return self.judge(core, received);
         }
         for change in changes {
             core.tracker.apply(&event(change));
             core.touched.mark(&self.registry, &change.key);
         }
         core.revision = revision;
-        self.resolved(core);
+        self.resolved(core, received);
     }
 
     /// Takes the view that is held back. None: nothing is.
@@ -221,12 +236,21 @@ impl State {
         let core = self.core();
         let held = self.etcd(|etcd| etcd.held_back.take())?;
         warn!("the view of etcd that was held back is accepted");
-        self.take_shadow(core);
+        self.take_shadow(core, Instant::now());
         Some(held)
     }
 
+    /// Sets the load-balancer addresses that Services have from Turnpike, of all that have some (Kubernetes mode).
+    pub fn assign(&self, assigned: &BTreeMap<ObjectKey, BTreeSet<IpAddr>>) {
+        let mut core = self.core();
+        let is_news = core.resolver.assign_all(assigned);
+        if !self.assigned.swap(true, Ordering::Relaxed) || is_news {
+            self.resolved(core, Instant::now());
+        }
+    }
+
     /// Makes a newer view the state, or holds it back.
-    fn judge(&self, core: MutexGuard<'_, Core>) {
+    fn judge(&self, core: MutexGuard<'_, Core>, received: Instant) {
         let Some(shadow) = &core.shadow else { return };
         let before = if core.tracker.is_complete() {
             Before::Known(&core.tracker)
@@ -245,26 +269,29 @@ impl State {
                 if self.etcd(|etcd| etcd.held_back.take()).is_some() {
                     info!("etcd is whole again");
                 }
-                self.take_shadow(core);
+                self.take_shadow(core, received);
             }
         }
     }
 
-    fn take_shadow(&self, mut core: MutexGuard<'_, Core>) {
+    fn take_shadow(&self, mut core: MutexGuard<'_, Core>, received: Instant) {
         if let Some(shadow) = core.shadow.take() {
             core.tracker = shadow.tracker;
             core.revision = shadow.revision;
             core.touched.mark_all();
-            self.resolved(core);
+            self.resolved(core, received);
         }
     }
 
-    fn resolved(&self, mut core: MutexGuard<'_, Core>) {
+    fn resolved(&self, mut core: MutexGuard<'_, Core>, received: Instant) {
         let Core { tracker, resolver, revision, .. } = &mut *core;
         let revision = *revision;
-        if let Some(desired) = resolver.resolve(tracker) {
+        if self.assigned.load(Ordering::Relaxed)
+            && let Some(desired) = resolver.resolve(tracker)
+        {
             self.report(tracker, resolver);
-            self.wanted.send_replace(Some(Wanted { desired, revision, resolved: Instant::now() }));
+            self.pulse.queued(revision, received);
+            self.wanted.send_replace(Some(Wanted { desired, revision }));
         }
         drop(core);
         self.revision.send_replace(revision);
@@ -282,6 +309,14 @@ impl State {
         now.difference(&reported).for_each(|problem| warn!("{problem}"));
         reported.difference(&now).for_each(|problem| info!("no longer: {problem}"));
         *reported = now;
+    }
+
+    /// Every worker works by this revision now.
+    pub fn adopted(&self, revision: i64) {
+        let now = Instant::now();
+        for received in self.pulse.adopted(revision) {
+            self.latency.adopted_after(now.saturating_duration_since(received));
+        }
     }
 
     /// What the cluster wants now, and when that changes.
@@ -329,6 +364,6 @@ fn event(change: &Change) -> RegistryEvent<'_> {
 }
 
 /// A task that panicked while it held the lock left plain data, which is replaced as a whole by the next change.
-fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

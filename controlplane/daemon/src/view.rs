@@ -4,6 +4,7 @@ use crate::state::{Core, State};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use turnpike_desired::manifest::to_json;
 use turnpike_desired::object::{Object, ObjectKey};
 use turnpike_shm::{CounterReader, KIND_PORT, KIND_WORKER, PageView};
@@ -11,9 +12,15 @@ use turnpike_wire::admin::{ObjectsStatus, PortStatus, Resource, Skipped, Status,
 use turnpike_wire::config::ClusterMode;
 use turnpike_wire::pages::{PORT_COUNTERS, PortLabel};
 
-/// The items of a listing, of one namespace and name where they are given.
+/// The items of a listing, of one namespace and name where they are given; frontends as `client` meets them.
 #[must_use]
-pub fn items(state: &State, resource: Resource, namespace: Option<&str>, name: Option<&str>) -> Vec<Value> {
+pub fn items(
+    state: &State,
+    resource: Resource,
+    namespace: Option<&str>,
+    name: Option<&str>,
+    client: Option<IpAddr>,
+) -> Vec<Value> {
     let wanted =
         |key: &ObjectKey| namespace.is_none_or(|n| n == key.namespace) && name.is_none_or(|n| n == key.name);
     let of_service = |item: &Value| {
@@ -47,7 +54,11 @@ pub fn items(state: &State, resource: Resource, namespace: Option<&str>, name: O
             .filter(|(k, _)| name.is_none_or(|n| n == k.name))
             .map(|(_, t)| to_json(&Object::Node(Box::new(t.object.as_ref().clone())), t.revision))
             .collect(),
-        Resource::Frontends => core.resolver.desired().views().iter().map(value).filter(of_service).collect(),
+        Resource::Frontends => {
+            let desired = core.resolver.desired();
+            let views = client.map_or_else(|| desired.views(), |client| desired.views_for(client));
+            views.iter().map(value).filter(of_service).collect()
+        }
         Resource::Backends => backends(&core).into_iter().filter(of_service).collect(),
         Resource::Endpoints => endpoints(&core).into_iter().filter(of_service).collect(),
         Resource::Gateways => {
@@ -81,6 +92,7 @@ pub fn status(state: &State) -> Status {
         objects: objects(&core),
         dataplane,
         dns: state.dns.status(&state.config.dns.zone),
+        kubernetes: state.kubernetes.status(|status| status.clone()),
         listeners: state.listeners.status(),
     }
 }

@@ -40,7 +40,8 @@ fn what_is_applied_is_answered_and_what_is_deleted_leaves_nothing() {
         assert_eq!(frontend["backends"][0]["port"], 8080, "{frontend}");
     }
     let written = turnpike.service("web");
-    assert_eq!(written["status"]["loadBalancer"]["ingress"][0]["ip"], "203.0.113.0");
+    let ingress = &written["status"]["loadBalancer"]["ingress"][0];
+    assert_eq!(*ingress, json!({"ip": "203.0.113.1", "ipMode": "VIP"}), "not the network's own address");
 
     let (before, revision) = (dump_private(turnpike.folder()), turnpike.status().etcd.revision);
     assert_eq!(turnpike.apply(objects()), ["unchanged"; 4]);
@@ -124,9 +125,14 @@ fn a_request_that_is_wrong_anywhere_changes_nothing() {
             vec!["10.244.0.256"],
         ),
         (
-            "pool of four",
-            (1..=5).map(|i| service(&format!("s{i}"), "LoadBalancer")).collect(),
-            vec!["default/s5", "public", "4"],
+            "a field that is spelled wrong",
+            vec![with(|s| s["spec"]["loadbalancerIP"] = "203.0.113.1".into())],
+            vec!["Service bad", "unknown field \"spec.loadbalancerIP\"", "spelling"],
+        ),
+        (
+            "a version that was never there",
+            vec![with(|s| s["metadata"]["resourceVersion"] = "7".into())],
+            vec!["default/bad", "metadata.resourceVersion", "leave it out"],
         ),
     ];
     for (what, objects, words) in rows {

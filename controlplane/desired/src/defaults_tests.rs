@@ -142,3 +142,84 @@ fn pods_nodes_and_slices_get_theirs() {
     }));
     assert_eq!(filled(slice, None)["ports"][0], json!({"name": "", "protocol": "TCP", "port": 80}));
 }
+
+#[test]
+fn a_change_of_the_type_drops_what_the_new_type_cannot_have() {
+    let old = service(json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30009, "loadBalancerClass": "a/b",
+        "allocateLoadBalancerNodePorts": true, "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "nodePort": 30001}]
+    }));
+    let Value::Object(spec) = to_json(&old, 0)["spec"].clone() else { panic!() };
+    let changed = |kind: &str| {
+        let mut spec = spec.clone();
+        spec.insert("type".into(), kind.into());
+        filled(service(Value::Object(spec)), Some(&old))["spec"].clone()
+    };
+    let node_port = changed("NodePort");
+    assert_eq!(
+        (&node_port["ports"][0]["nodePort"], &node_port["externalTrafficPolicy"]),
+        (&json!(30001), &json!("Local")),
+        "what both types have stays"
+    );
+    let fields = ["healthCheckNodePort", "loadBalancerClass", "allocateLoadBalancerNodePorts"];
+    for (kind, more) in [
+        ("NodePort", &[][..]),
+        ("ClusterIP", &["externalTrafficPolicy"]),
+        (
+            "ExternalName",
+            &["externalTrafficPolicy", "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"],
+        ),
+    ] {
+        let spec = changed(kind);
+        for field in fields.iter().chain(more) {
+            assert_eq!(spec.get(field), None, "{kind} {field}");
+        }
+    }
+    assert_eq!(changed("ClusterIP")["ports"][0].get("nodePort"), None);
+    // What is said anew is not dropped: validation refuses it.
+    let mut said = spec.clone();
+    said.insert("type".into(), "ClusterIP".into());
+    said["ports"][0]["nodePort"] = 31000.into();
+    assert_eq!(filled(service(Value::Object(said)), Some(&old))["spec"]["ports"][0]["nodePort"], 31000);
+}
+
+#[test]
+fn the_second_family_comes_and_goes_with_the_policy() {
+    let one = service(
+        json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80}]}),
+    );
+    let two = service(
+        json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]}),
+    );
+    let with = |policy: &str, old: &Object| {
+        let spec =
+            filled(service(json!({"ipFamilyPolicy": policy, "ports": [{"port": 80}]})), Some(old))["spec"]
+                .clone();
+        (spec["ipFamilies"].clone(), spec["clusterIPs"].clone())
+    };
+    assert_eq!(with("PreferDualStack", &one), (json!(["IPv4", "IPv6"]), json!(["10.96.0.7"])));
+    assert_eq!(with("SingleStack", &two), (json!(["IPv4"]), json!(["10.96.0.7"])));
+    assert_eq!(with("RequireDualStack", &two), (json!(["IPv4", "IPv6"]), json!(["10.96.0.7", "fd00::7"])));
+}
+
+#[test]
+fn a_service_that_names_no_family_gets_the_first_of_the_cluster() {
+    let mut object = service(json!({"ports": [{"port": 80}]}));
+    apply(&mut object, None, Family::V6);
+    assert_eq!(to_json(&object, 0)["spec"]["ipFamilies"], json!(["IPv6"]));
+}
+
+#[test]
+fn a_port_keeps_its_node_port_by_number_or_by_name() {
+    let old = service(
+        json!({"type": "NodePort", "ports": [{"name": "a", "port": 80, "nodePort": 30001}, {"name": "b", "port": 81, "nodePort": 30002}]}),
+    );
+    let new = service(
+        json!({"type": "NodePort", "ports": [{"name": "a", "port": 8080}, {"name": "x", "port": 81}, {"name": "y", "port": 82}]}),
+    );
+    let ports = filled(new, Some(&old))["spec"]["ports"].clone();
+    let found: Vec<i64> =
+        ports.as_array().unwrap().iter().map(|p| p["nodePort"].as_i64().unwrap_or(0)).collect();
+    assert_eq!(found, [30001, 30002, 0]);
+}

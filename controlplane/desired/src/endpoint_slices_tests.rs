@@ -247,6 +247,118 @@ fn changes_are_as_small_as_can_be() {
     assert!(fifth.put[0].metadata.labels.contains_key(HEADLESS_LABEL));
 }
 
+/// The hints of each endpoint, as `zones|nodes`.
+fn hints(slices: &[EndpointSlice]) -> Vec<String> {
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    endpoints
+        .map(|endpoint| match &endpoint.hints {
+            None => "none".into(),
+            Some(hints) => {
+                let zones: Vec<&str> = hints.for_zones.iter().map(|zone| zone.name.as_str()).collect();
+                let nodes: Vec<&str> = hints.for_nodes.iter().map(|node| node.name.as_str()).collect();
+                format!("{}|{}", zones.join(","), nodes.join(","))
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn rule_e7_a_wish_becomes_hints_on_ready_endpoints_and_leaves_with_the_wish() {
+    let on = |name: &str, address: &str, node: &str, status: &str| {
+        let mut pod = pod(name, address);
+        pod.spec.node_name = node.into();
+        pod.status.conditions = condition(status);
+        pod
+    };
+    // With a zone, not ready, on a node of no zone, on no node.
+    let pods = [
+        on("web-0", "10.244.0.1", "node-a", "True"),
+        on("web-1", "10.244.0.2", "node-a", "False"),
+        on("web-2", "10.244.0.3", "node-x", "True"),
+        on("web-3", "10.244.0.4", "", "True"),
+    ];
+    let rows = [
+        (None, ["none", "none", "none", "none"]),
+        (Some("PreferClose"), ["zone-a|", "none", "none", "none"]),
+        (Some("PreferSameZone"), ["zone-a|", "none", "none", "none"]),
+        (Some("PreferSameNode"), ["zone-a|node-a", "none", "|node-x", "none"]),
+        (None, ["none", "none", "none", "none"]),
+    ];
+    let mut slices: Vec<EndpointSlice> = Vec::new();
+    for (wish, expected) in rows {
+        let mut service = web();
+        service.spec.traffic_distribution = wish.map(str::to_owned);
+        slices = applied(&slices, &run(&service, &pods, &slices));
+        assert_eq!(hints(&slices), expected, "{wish:?}");
+        assert_eq!(run(&service, &pods, &slices), SliceChanges::default(), "{wish:?}");
+    }
+}
+
+#[test]
+fn rule_s12_conditions_come_from_the_pod_and_the_service() {
+    let with = |status: &str, terminating: bool| {
+        let mut pod = pod("web-0", "10.244.0.1");
+        pod.status.conditions = condition(status);
+        pod.metadata.deletion_timestamp = terminating.then(|| Time::from_unix_seconds(5));
+        pod
+    };
+    // Ready, deletion asked for, publishNotReadyAddresses → ready, serving, terminating.
+    let rows = [
+        ("True", false, false, (true, true, false)),
+        ("False", false, false, (false, false, false)),
+        ("True", true, false, (false, true, true)),
+        ("False", true, false, (false, false, true)),
+        ("True", false, true, (true, true, false)),
+        ("False", false, true, (true, false, false)),
+        ("True", true, true, (true, true, true)),
+        ("False", true, true, (true, false, true)),
+    ];
+    for (status, terminating, publish, expected) in rows {
+        let mut service = web();
+        service.spec.publish_not_ready_addresses = publish;
+        let changes = run(&service, &[with(status, terminating)], &[]);
+        let c = changes.put[0].endpoints[0].conditions;
+        let found = (c.ready.unwrap(), c.serving.unwrap(), c.terminating.unwrap());
+        assert_eq!(found, expected, "Ready {status}, terminating {terminating}, publish {publish}");
+    }
+    for leave_out in [
+        |pod: &mut Pod| pod.status.phase = "Succeeded".into(),
+        |pod: &mut Pod| pod.status.phase = "Failed".into(),
+        |pod: &mut Pod| {
+            pod.status.pod_ip.clear();
+            pod.status.pod_ips.clear();
+        },
+    ] {
+        let mut pod = with("True", false);
+        leave_out(&mut pod);
+        let mut service = web();
+        service.spec.publish_not_ready_addresses = true;
+        assert_eq!(run(&service, &[pod], &[]), SliceChanges::default());
+    }
+}
+
+#[test]
+fn rule_s12_a_change_of_one_pod_writes_one_slice() {
+    let mut pods: Vec<Pod> = (0..250)
+        .map(|i| pod(&format!("web-{i:03}"), &format!("10.244.{}.{}", i / 200, i % 200 + 1)))
+        .collect();
+    let slices = applied(&[], &run(&web(), &pods, &[]));
+    assert_eq!(slices.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(), [100, 100, 50]);
+    // One that is no longer ready, one that comes, one that goes: each is one slice's matter.
+    pods[7].status.conditions = condition("False");
+    let changes = run(&web(), &pods, &slices);
+    assert_eq!((changes.put.len(), changes.delete.len()), (1, 0));
+    let slices = applied(&slices, &changes);
+    pods.push(pod("web-new", "10.244.9.9"));
+    let changes = run(&web(), &pods, &slices);
+    assert_eq!(changes.put.len(), 1, "the slice with room is filled before a new one is made");
+    assert_eq!(changes.put[0].endpoints.len(), 51);
+    let slices = applied(&slices, &changes);
+    pods.remove(120);
+    let changes = run(&web(), &pods, &slices);
+    assert_eq!((changes.put.len(), changes.put[0].endpoints.len(), changes.delete.len()), (1, 99, 0));
+}
+
 proptest! {
     #[test]
     fn any_walk_ends_with_each_pod_in_one_slice_and_nothing_to_do(

@@ -18,6 +18,14 @@ pub enum Request {
     Apply {
         /// Kubernetes objects as JSON, in the order of the manifest.
         objects: Vec<serde_json::Value>,
+        /// Do everything but write.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Tell what applying these objects would change.
+    Plan {
+        /// Kubernetes objects as JSON, in the order of the manifest.
+        objects: Vec<serde_json::Value>,
     },
     /// Delete objects.
     Delete {
@@ -34,6 +42,9 @@ pub enum Request {
         namespace: Option<String>,
         /// One name; none: all.
         name: Option<String>,
+        /// Frontends as this client meets them; none: as clients outside the cluster do.
+        #[serde(default)]
+        client: Option<IpAddr>,
     },
     /// How the gateway is.
     Status,
@@ -87,6 +98,8 @@ pub enum Reply {
         /// What happened to each.
         results: Vec<Change>,
     },
+    /// To [`Request::Plan`].
+    Planned(Box<Planned>),
     /// To [`Request::Get`].
     Items {
         /// Objects, or [`FrontendView`]s and the like, as JSON.
@@ -112,6 +125,97 @@ pub struct Change {
     pub outcome: String,
     /// Things that are odd but no errors, e.g. fields Turnpike does not use.
     pub warnings: Vec<String>,
+}
+
+/// What applying objects would change. Addresses and ports that the objects do not ask for are examples: when they are applied, others may
+/// be chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// One for each object, in order.
+    pub objects: Vec<PlannedObject>,
+    /// Frontends that would come, change or go.
+    pub frontends: Vec<PlannedFrontend>,
+    /// Backends that would come, change or go.
+    pub backends: Vec<PlannedBackend>,
+    /// Live flows; none: unknown, for the reason in `flows_unknown`.
+    pub flows: Option<PlannedFlows>,
+    /// Why the flows are unknown.
+    pub flows_unknown: Option<String>,
+}
+
+/// What would happen to one object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedObject {
+    /// The object.
+    pub object: ObjectName,
+    /// `created`, `configured` or `unchanged`.
+    pub outcome: String,
+    /// What differs, of an object that is configured.
+    pub fields: Vec<FieldChange>,
+    /// Things that are odd but no errors.
+    pub warnings: Vec<String>,
+}
+
+/// A field that differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// E.g. `spec.ports[0].port`.
+    pub path: String,
+    /// Its value now; none: it is not there.
+    pub before: Option<serde_json::Value>,
+    /// Its value then; none: it would not be there.
+    pub after: Option<serde_json::Value>,
+}
+
+/// How something would differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// It is not there now.
+    Appears,
+    /// It is there now and then, and is not the same.
+    Changes,
+    /// It would not be there any more.
+    Goes,
+}
+
+/// A frontend that would come, change or go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFrontend {
+    /// Which of them.
+    pub change: Difference,
+    /// As it would be; one that goes as it is.
+    pub frontend: FrontendView,
+}
+
+/// A backend of a Service port that would come, change or go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBackend {
+    /// Which of them.
+    pub change: Difference,
+    /// Of the Service.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The Service port's name, may be empty.
+    pub port_name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// As it would be; one that goes as it is.
+    pub backend: BackendView,
+}
+
+/// What would become of live flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFlows {
+    /// All live flows.
+    pub live: u64,
+    /// Those whose frontend or backend would go.
+    pub touched: u64,
+    /// Of those touched: UDP flows that would be ended, so that their clients reach another backend (rule U1).
+    pub ends: u64,
+    /// Of those touched: flows that would stay where they are until their ends close them (rule U5).
+    pub stay: u64,
 }
 
 /// One element of `turnpike get frontends -o json`.
@@ -180,6 +284,9 @@ pub struct Status {
     /// The DNS server.
     #[serde(default)]
     pub dns: DnsStatus,
+    /// What goes back to the Kubernetes API.
+    #[serde(default)]
+    pub kubernetes: KubernetesStatus,
     /// The servers of health checks and metrics.
     #[serde(default)]
     pub listeners: Vec<ListenerStatus>,
@@ -297,6 +404,19 @@ pub struct DnsPeer {
     /// Of a socket: `listening` or `failed`; of a server: `good`, `failing` or `loop` (it asks us in turn, and is not asked any more).
     pub state: String,
     /// What is wrong, if anything.
+    pub last_error: Option<String>,
+}
+
+/// What goes back to the Kubernetes API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// `off` (no kubeconfig), `waiting` (another gateway writes), `writing` or `failing`.
+    pub state: String,
+    /// The API server.
+    pub server: String,
+    /// Changes that were written.
+    pub written: u64,
+    /// Last error, with the mend.
     pub last_error: Option<String>,
 }
 

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
 use tracing::debug;
 use turnpike_desired::k8s::Time;
+use turnpike_desired::manifest::Manifest;
 use turnpike_desired::object::{Kind, Object, ObjectKey};
+use turnpike_desired::words::SOURCE_RANGES_ANNOTATION;
 use turnpike_desired::{allocate, defaults, endpoint_slices, manifest, validate};
 use turnpike_wire::admin::{Change, ObjectName};
 use turnpike_wire::config::ClusterMode;
@@ -23,17 +25,31 @@ const NEWS_LIMIT: Duration = Duration::from_millis(100);
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything that is to be written for a request.
-struct Plan {
-    changes: Changes,
-    results: Vec<Change>,
+pub(super) struct Plan {
+    pub(super) changes: Changes,
+    pub(super) results: Vec<Change>,
+    /// The applied objects as they would be, beside `results`.
+    pub(super) objects: Vec<Object>,
     /// The revision of the state it was made from.
     revision: i64,
+}
+
+impl Plan {
+    pub(super) fn at(revision: i64) -> Self {
+        Self { changes: Changes::default(), results: Vec::new(), objects: Vec::new(), revision }
+    }
 }
 
 /// Creates or changes objects, all or none. When it returns, what follows from them is in force.
 pub async fn apply(state: &State, connector: &Connector, objects: &[Value]) -> Result<Vec<Change>> {
     ready(state)?;
-    carry_out(state, connector, |obstacles| plan_apply(state, objects, obstacles)).await
+    carry_out(state, connector, |obstacles| plan_apply(state, &state.core(), objects, obstacles)).await
+}
+
+/// Does all that [`apply`] does but writing.
+pub fn dry_run(state: &State, objects: &[Value]) -> Result<Vec<Change>> {
+    ready(state)?;
+    plan_apply(state, &state.core(), objects, &Obstacles::new()).map(|plan| plan.results)
 }
 
 /// Deletes objects, all or none; all of them must be there, unless `ignore_not_found`.
@@ -57,7 +73,7 @@ pub fn only_standalone(state: &State) -> Result<()> {
     Ok(())
 }
 
-fn ready(state: &State) -> Result<()> {
+pub(super) fn ready(state: &State) -> Result<()> {
     only_standalone(state)?;
     if !state.core().tracker.is_complete() {
         bail!("etcd has not been read yet; turnpike status says why, try again when it is connected");
@@ -66,7 +82,7 @@ fn ready(state: &State) -> Result<()> {
 }
 
 /// Plans and writes until nobody has written in between.
-async fn carry_out(
+pub(super) async fn carry_out(
     state: &State,
     connector: &Connector,
     plan: impl Fn(&Obstacles) -> Result<Plan>,
@@ -75,7 +91,7 @@ async fn carry_out(
     let mut obstacles = Obstacles::new();
     for attempt in 0..ATTEMPTS {
         let turn = state.writing().await;
-        let Plan { changes, mut results, revision } = plan(&obstacles)?;
+        let Plan { changes, mut results, revision, .. } = plan(&obstacles)?;
         if changes.is_empty() {
             return Ok(results);
         }
@@ -113,72 +129,128 @@ async fn settle(state: &State, revision: i64, results: &mut [Change]) {
     }
 }
 
-fn plan_apply(state: &State, objects: &[Value], obstacles: &Obstacles) -> Result<Plan> {
-    let core = state.core();
-    let mut plan = Plan { changes: Changes::default(), results: Vec::new(), revision: core.revision };
+pub(super) fn plan_apply(
+    state: &State,
+    core: &Core,
+    objects: &[Value],
+    obstacles: &Obstacles,
+) -> Result<Plan> {
+    let mut plan = Plan::at(core.revision);
     let mut taken = allocate::Allocations::of(core.tracker.services().map(|(_, s)| s.object.as_ref()));
     let mut errors: Vec<String> = Vec::new();
     let mut seen: BTreeSet<(Kind, ObjectKey)> = BTreeSet::new();
     for value in objects.iter().cloned().flat_map(manifest::flatten) {
-        let (mut object, unused) = match manifest::from_json(value) {
-            Ok(manifest) => (manifest.object, manifest.unused_fields),
-            Err(error) => {
-                errors.push(error.to_string());
-                continue;
-            }
-        };
-        let (kind, key) = (object.kind(), named(&object));
-        let known = known(&core, kind, &key);
-        let old = known.as_ref().map(|(old, _)| old);
-        defaults::apply(&mut object, old, state.rules.first_family());
-        let checked = validate::validate(&object, &state.rules)
-            .and_then(|()| old.map_or(Ok(()), |old| validate::validate_update(old, &object)));
-        if let Err(invalid) = checked {
-            errors.push(invalid.to_string());
-            continue;
-        }
-        if !seen.insert((kind, key.clone())) {
-            errors.push(format!("{kind} {key} is there twice; leave one out"));
-            continue;
-        }
-        if let Object::Service(service) = &mut object {
-            match allocate::service(service, &state.rules, &taken, &mut random) {
-                Ok(()) => {
-                    taken.remove(&ObjectKey::of(&service.metadata));
-                    taken.add(service);
-                }
-                Err(shortages) => {
-                    errors.extend(shortages.iter().map(ToString::to_string));
+        match planned(state, core, value, &taken) {
+            Ok(one) => {
+                let (kind, key) = (one.object.kind(), one.object.key());
+                if !seen.insert((kind, key.clone())) {
+                    errors.push(format!("{kind} {key} is there twice; leave one out"));
                     continue;
                 }
+                if let Object::Service(service) = &one.object {
+                    taken.remove(&key);
+                    taken.add(service);
+                }
+                if one.outcome != "unchanged" {
+                    plan.changes.put(state, &one.object, one.old.as_ref(), one.written_at);
+                }
+                let (outcome, warnings) = (one.outcome.into(), one.warnings);
+                plan.results.push(Change { object: name(kind, &key), outcome, warnings });
+                plan.objects.push(one.object);
             }
+            Err(told) => errors.extend(told),
         }
-        stamp(&mut object);
-        let written_at = core.written_at(state, kind, &key);
-        let outcome = match &known {
-            // A bad value behind the good one is written over.
-            Some((old, good_at)) if *old == object && *good_at == written_at => "unchanged",
-            _ if written_at > 0 => "configured",
-            _ => "created",
-        };
-        if outcome != "unchanged" {
-            plan.changes.put(state, &object, old, written_at);
-        }
-        let warnings =
-            unused.iter().map(|field| format!("{field} is not used by Turnpike and not kept")).collect();
-        plan.results.push(Change {
-            object: name(object.kind(), &object.key()),
-            outcome: outcome.into(),
-            warnings,
+    }
+    plan.changes.take_over(state, core, obstacles);
+    if errors.is_empty() { Ok(plan) } else { Err(anyhow!("{}; nothing was changed", errors.join("\n"))) }
+}
+
+/// One object as it would be written.
+struct Planned {
+    object: Object,
+    old: Option<Object>,
+    written_at: i64,
+    outcome: &'static str,
+    warnings: Vec<String>,
+}
+
+/// Reads, completes, checks and allocates; or everything that is wrong.
+fn planned(
+    state: &State,
+    core: &Core,
+    value: Value,
+    taken: &allocate::Allocations,
+) -> Result<Planned, Vec<String>> {
+    let one = |error: &dyn std::fmt::Display| vec![error.to_string()];
+    let Manifest { mut object, unused_fields } = manifest::from_json(value).map_err(|error| one(&error))?;
+    let (kind, key) = (object.kind(), named(&object));
+    let known = known(core, kind, &key);
+    let written_at = core.written_at(state, kind, &key);
+    let old = known.as_ref().map(|(old, _)| old);
+    precondition(&object, old, written_at).map_err(|error| one(&format!("{kind} {key}: {error}")))?;
+    defaults::apply(&mut object, old, state.rules.first_family());
+    validate::validate(&object, &state.rules)
+        .and_then(|()| old.map_or(Ok(()), |old| validate::validate_update(old, &object)))
+        .map_err(|error| one(&error))?;
+    if let Object::Service(service) = &mut object {
+        allocate::service(service, &state.rules, taken, &mut random)
+            .map_err(|shortages| shortages.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    }
+    stamp(&mut object);
+    let outcome = match &known {
+        // A bad value behind the good one is written over.
+        Some((old, good_at)) if *old == object && *good_at == written_at => "unchanged",
+        _ if written_at > 0 => "configured",
+        _ => "created",
+    };
+    let warnings = warnings(&object, &unused_fields);
+    Ok(Planned { old: known.map(|(old, _)| old), object, written_at, outcome, warnings })
+}
+
+/// What an object says of the version that it is to replace must be true.
+fn precondition(object: &Object, old: Option<&Object>, written_at: i64) -> Result<(), String> {
+    let metadata = object.metadata();
+    let stated = metadata.resource_version.as_str();
+    if !stated.is_empty() && stated != written_at.to_string() {
+        return Err(if written_at == 0 {
+            "metadata.resourceVersion: cannot be set on what is not there yet; leave it out".into()
+        } else {
+            format!(
+                "metadata.resourceVersion: {stated} is not the latest version, which is {written_at}: somebody has changed it; get it anew and apply your change to that, or leave resourceVersion out"
+            )
         });
     }
-    plan.changes.take_over(state, &core, obstacles);
-    if errors.is_empty() { Ok(plan) } else { Err(anyhow!("{}; nothing was changed", errors.join("\n"))) }
+    match old.map(|old| old.metadata().uid.as_str()) {
+        Some(uid) if !metadata.uid.is_empty() && metadata.uid != uid => Err(format!(
+            "metadata.uid: {} is another object of that name; the one that is there has {uid}; leave uid out",
+            metadata.uid
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What is odd about an object and no error.
+fn warnings(object: &Object, unused_fields: &[String]) -> Vec<String> {
+    let mut warnings: Vec<String> =
+        unused_fields.iter().map(|field| format!("{field} is not used by Turnpike and not kept")).collect();
+    if let Object::Service(service) = object {
+        let conditions = &service.status.conditions;
+        let waiting = conditions.iter().filter(|condition| condition.r#type == allocate::ADDRESS_CONDITION);
+        warnings.extend(waiting.map(|condition| condition.message.clone()));
+        if service.spec.load_balancer_source_ranges.is_empty()
+            && service.metadata.annotations.contains_key(SOURCE_RANGES_ANNOTATION)
+        {
+            warnings.push(format!(
+                "metadata.annotations[{SOURCE_RANGES_ANNOTATION}] is not enforced; write spec.loadBalancerSourceRanges"
+            ));
+        }
+    }
+    warnings
 }
 
 fn plan_delete(state: &State, objects: &[ObjectName], ignore_not_found: bool) -> Result<Plan> {
     let core = state.core();
-    let mut plan = Plan { changes: Changes::default(), results: Vec::new(), revision: core.revision };
+    let mut plan = Plan::at(core.revision);
     let mut missing = Vec::new();
     for wanted in objects {
         let kind = Kind::from_name(&wanted.kind)
@@ -228,7 +300,7 @@ fn named(object: &Object) -> ObjectKey {
 }
 
 /// The last good version of an object, and the revision it was written at.
-fn known(core: &Core, kind: Kind, key: &ObjectKey) -> Option<(Object, i64)> {
+pub(super) fn known(core: &Core, kind: Kind, key: &ObjectKey) -> Option<(Object, i64)> {
     let tracker = &core.tracker;
     match kind {
         Kind::Service => {
@@ -245,20 +317,24 @@ fn known(core: &Core, kind: Kind, key: &ObjectKey) -> Option<(Object, i64)> {
     }
 }
 
-fn name(kind: Kind, key: &ObjectKey) -> ObjectName {
+pub(super) fn name(kind: Kind, key: &ObjectKey) -> ObjectName {
     ObjectName { kind: kind.name().into(), namespace: key.namespace.clone(), name: key.name.clone() }
 }
 
-/// Gives a new object its identity.
+/// Gives a new object its identity, and new conditions their time.
 pub fn stamp(object: &mut Object) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
-    object
-        .metadata_mut()
-        .stamp(&uuid::Uuid::new_v4().to_string(), Time { seconds: Some(now), nanos: Some(0) });
+    let now = Time { seconds: Some(now), nanos: Some(0) };
+    object.metadata_mut().stamp(&uuid::Uuid::new_v4().to_string(), now);
+    if let Object::Service(service) = object {
+        let conditions = &mut service.status.conditions;
+        let undated = conditions.iter_mut().filter(|condition| condition.last_transition_time.is_unset());
+        undated.for_each(|condition| condition.last_transition_time = now);
+    }
 }
 
 /// A number below `bound`.
-fn random(bound: u64) -> u64 {
+pub(super) fn random(bound: u64) -> u64 {
     let uuid = uuid::Uuid::new_v4();
     // Bytes 6 and 8 hold the version and the variant.
     let [a, b, c, d, e, f, .., g, h] = *uuid.as_bytes();

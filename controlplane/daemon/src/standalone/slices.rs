@@ -156,7 +156,7 @@ fn plan(state: &State, right: &mut BTreeMap<ObjectKey, Inputs>) -> Vec<Changes> 
         if right.get(key) == Some(&inputs) {
             continue;
         }
-        let needed = needed(&core, key, &service.object, &pods);
+        let needed = needed(tracker, key, &service.object, &pods);
         if needed.put.is_empty() && needed.delete.is_empty() {
             right.insert(key.clone(), inputs);
         } else {
@@ -199,8 +199,17 @@ impl<'a> ByLabel<'a> {
     }
 }
 
-fn needed(core: &Core, key: &ObjectKey, service: &Service, pods: &[&Tracked<Pod>]) -> SliceChanges {
-    let tracker = &core.tracker;
+/// What the controller would write for the Services as they are.
+pub(super) fn outstanding(tracker: &Tracker) -> Vec<SliceChanges> {
+    let by_label = ByLabel::of(tracker);
+    let services = tracker.services().map(|(key, service)| {
+        let pods = by_label.matching(&key.namespace, &service.object.spec.selector);
+        needed(tracker, key, &service.object, &pods)
+    });
+    services.filter(|needed| !needed.put.is_empty() || !needed.delete.is_empty()).collect()
+}
+
+fn needed(tracker: &Tracker, key: &ObjectKey, service: &Service, pods: &[&Tracked<Pod>]) -> SliceChanges {
     let zone_of = |node: &str| {
         let node = tracker.node(&ObjectKey::new("", node))?;
         node.object.metadata.labels.get(ZONE_LABEL).cloned()

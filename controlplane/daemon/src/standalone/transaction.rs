@@ -4,12 +4,17 @@
 //! holder. It is made only if it is not there, so two gateways that give out the same address at the same time cannot both succeed,
 //! whatever they knew. A key whose holder is gone (somebody deleted a Service past Turnpike) is taken over on condition that the holder
 //! still is what it was known to be.
+//!
+//! A load-balancer address that is shared has a key for each port, below the sharing key: `load-balancer/ADDRESS/KEY/PROTOCOL/PORT`. Who
+//! takes one makes sure that nobody has the address for itself or under another key; who takes the address for itself, that nobody has a
+//! port of it. Both are conditions that a range of keys is empty.
 
 use crate::etcd::client::limited;
 use crate::state::{Core, State};
 use anyhow::{Context, Result};
-use etcd_client::{Client, Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 use std::collections::{BTreeMap, BTreeSet};
+use turnpike_desired::allocate::sharing_key;
 use turnpike_desired::envelope;
 use turnpike_desired::k8s::Service;
 use turnpike_desired::object::{Kind, Object, ObjectKey};
@@ -25,6 +30,8 @@ pub struct Changes {
     taken: BTreeMap<String, ObjectKey>,
     /// Allocation keys that lose theirs.
     freed: BTreeSet<String>,
+    /// Ranges of allocation keys, from the first to before the second, in which there may be none but those that are freed here.
+    empty: BTreeSet<(String, String)>,
 }
 
 /// An allocation that was there when it should be made.
@@ -58,7 +65,7 @@ impl Changes {
     /// At most this many conditions, and at most this many operations, which etcd limits.
     #[must_use]
     pub fn size(&self) -> usize {
-        let conditions = self.expected.len() + self.taken.len();
+        let conditions = self.expected.len() + self.taken.len() + self.empty.len();
         conditions.max(self.written.len() + self.taken.len() + self.freed.len())
     }
 
@@ -68,6 +75,12 @@ impl Changes {
         self.written.extend(other.written);
         self.taken.extend(other.taken);
         self.freed.extend(other.freed);
+        self.empty.extend(other.empty);
+    }
+
+    /// The objects that would be written and deleted, by key.
+    pub(super) fn writes(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.written.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
     }
 
     /// Nothing but this may have been written to a key since `revision`; 0: it is not there.
@@ -84,6 +97,10 @@ impl Changes {
         let own_key = |held: &String| state.own_key(&format!("allocations/{held}"));
         self.taken.extend(after.difference(&before).map(|held| (own_key(held), object.key())));
         self.freed.extend(before.difference(&after).map(own_key));
+        for held in after.difference(&before) {
+            let ranges = excluded(held).into_iter();
+            self.empty.extend(ranges.map(|(first, end)| (own_key(&first), own_key(&end))));
+        }
     }
 
     /// Deletes an object that was last written at `revision`, and frees what its last good version held.
@@ -105,7 +122,11 @@ impl Changes {
     /// Lets what stands in the way be taken over if its holder, as far as `core` knows, does not hold it.
     pub fn take_over(&mut self, state: &State, core: &Core, obstacles: &Obstacles) {
         for (key, occupied) in obstacles {
-            if self.taken.contains_key(key) {
+            let is_in_the_way = self.empty.iter().any(|(first, end)| first <= key && key < end);
+            if is_in_the_way && !self.taken.contains_key(key) {
+                self.freed.insert(key.clone());
+            }
+            if is_in_the_way || self.taken.contains_key(key) {
                 let holder = state.registry().key(Kind::Service, &occupied.holder);
                 self.expected
                     .entry(holder)
@@ -117,8 +138,17 @@ impl Changes {
 
     /// Carries everything out at once, if all conditions hold.
     pub async fn commit(self, client: &mut Client) -> Result<Outcome> {
-        let Self { mut expected, mut written, taken, freed } = self;
+        let Self { mut expected, mut written, taken, freed, empty } = self;
         let wanted: Vec<String> = taken.keys().cloned().collect();
+        let looks = wanted.into_iter().map(|key| TxnOp::get(key, None));
+        let looks = looks.chain(empty.iter().map(|(first, end)| {
+            TxnOp::get(first.as_str(), Some(GetOptions::new().with_range(end.as_str())))
+        }));
+        let looks: Vec<TxnOp> = looks.collect();
+        let gaps = empty.iter().flat_map(|(first, end)| gaps(first, end, &freed));
+        let gaps: Vec<Compare> = gaps
+            .map(|(first, end)| Compare::create_revision(first, CompareOp::Equal, 0).with_range(end))
+            .collect();
         for key in freed {
             if !taken.contains_key(&key) {
                 written.insert(key, None);
@@ -134,6 +164,7 @@ impl Changes {
         let conditions = expected.into_iter().filter(|(_, revision)| *revision != ANY);
         let conditions: Vec<Compare> = conditions
             .map(|(key, revision)| Compare::mod_revision(key, CompareOp::Equal, revision))
+            .chain(gaps)
             .collect();
         let writes: Vec<TxnOp> = written
             .into_iter()
@@ -142,7 +173,6 @@ impl Changes {
                 None => TxnOp::delete(key, None),
             })
             .collect();
-        let looks: Vec<TxnOp> = wanted.into_iter().map(|key| TxnOp::get(key, None)).collect();
         let count = conditions.len().max(writes.len());
         let answer = limited(client.txn(Txn::new().when(conditions).and_then(writes).or_else(looks)))
             .await
@@ -151,9 +181,9 @@ impl Changes {
             let header = answer.header().context("etcd answered without a header")?;
             return Ok(Outcome::Done(header.revision()));
         }
-        let found = answer.op_responses().into_iter().filter_map(|response| match response {
-            TxnOpResponse::Get(get) => get.kvs().first().and_then(occupied),
-            _ => None,
+        let found = answer.op_responses().into_iter().flat_map(|response| match response {
+            TxnOpResponse::Get(get) => get.kvs().iter().filter_map(occupied).collect(),
+            _ => Vec::new(),
         });
         Ok(Outcome::Overtaken(found.collect()))
     }
@@ -188,12 +218,88 @@ fn held_by(service: &Service) -> BTreeSet<String> {
         spec.cluster_ips.iter().filter(|a| !a.is_empty() && *a != "None").map(|a| format!("cluster-ip/{a}"));
     let node_ports = spec.ports.iter().map(|p| p.node_port).chain([spec.health_check_node_port]);
     let node_ports = node_ports.filter(|p| *p != 0).map(|p| format!("node-port/{p}"));
-    let public = service
-        .status
-        .load_balancer
-        .ingress
-        .iter()
-        .filter(|i| !i.ip.is_empty())
-        .map(|i| format!("load-balancer/{}", i.ip));
+    let ingress = service.status.load_balancer.ingress.iter().filter(|i| !i.ip.is_empty());
+    let public = ingress.flat_map(|i| match sharing_key(service) {
+        None => vec![format!("load-balancer/{}", i.ip)],
+        Some(key) => {
+            let ports = spec.ports.iter();
+            ports.map(|p| format!("load-balancer/{}/{key}/{}/{}", i.ip, p.protocol, p.port)).collect()
+        }
+    });
     cluster.chain(node_ports).chain(public).collect()
+}
+
+/// The ranges of allocations, from the first to before the second, that nobody may have beside this one.
+fn excluded(held: &str) -> Vec<(String, String)> {
+    let mut segments = held.split('/');
+    let (Some("load-balancer"), Some(address)) = (segments.next(), segments.next()) else {
+        return Vec::new();
+    };
+    let address = format!("load-balancer/{address}");
+    // '0' is the character after '/'.
+    let (first, end) = (format!("{address}/"), format!("{address}0"));
+    match segments.next() {
+        None => vec![(first, end)],
+        Some(key) => vec![
+            (address.clone(), first.clone()),
+            (first, format!("{address}/{key}/")),
+            (format!("{address}/{key}0"), end),
+        ],
+    }
+}
+
+/// What is left of a range without these keys.
+fn gaps(first: &str, end: &str, without: &BTreeSet<String>) -> Vec<(String, String)> {
+    let mut gaps = Vec::new();
+    let mut from = first.to_owned();
+    for key in without.range(first.to_owned()..end.to_owned()) {
+        if from < *key {
+            gaps.push((from, key.clone()));
+        }
+        from = format!("{key}\0");
+    }
+    if from.as_str() < end {
+        gaps.push((from, end.to_owned()));
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{excluded, gaps};
+    use std::collections::BTreeSet;
+
+    fn excludes(held: &str, other: &str) -> bool {
+        excluded(held).iter().any(|(first, end)| first.as_str() <= other && other < end.as_str())
+    }
+
+    #[test]
+    fn an_address_is_shared_under_one_key_or_not_at_all() {
+        let rows = [
+            ("load-balancer/10.0.0.1", "load-balancer/10.0.0.1/web/TCP/80", true),
+            ("load-balancer/10.0.0.1", "load-balancer/10.0.0.10", false),
+            ("load-balancer/10.0.0.1", "load-balancer/10.0.0.10/web/TCP/80", false),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.1", true),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.1/web/TCP/443", false),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.1/web-b/TCP/443", true),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.1/we/TCP/443", true),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.1/webb/TCP/443", true),
+            ("load-balancer/10.0.0.1/web/TCP/80", "load-balancer/10.0.0.10", false),
+            ("load-balancer/fd00::1/web/TCP/80", "load-balancer/fd00::1/x/TCP/443", true),
+            ("load-balancer/fd00::1", "load-balancer/fd00::10", false),
+            ("node-port/30000", "node-port/30001", false),
+        ];
+        for (held, other, expected) in rows {
+            assert_eq!(excludes(held, other), expected, "{held} and {other}");
+        }
+    }
+
+    #[test]
+    fn what_is_freed_in_the_same_transaction_is_not_in_the_way() {
+        let freed: BTreeSet<String> = ["a", "b/1", "b/3", "c"].map(str::to_owned).into();
+        let text = |(first, end): (&str, &str)| (first.to_owned(), end.to_owned());
+        assert_eq!(gaps("b/", "b0", &freed), [("b/", "b/1"), ("b/1\0", "b/3"), ("b/3\0", "b0")].map(text));
+        assert_eq!(gaps("d", "e", &freed), [("d", "e")].map(text));
+        assert_eq!(gaps("a", "a\0", &freed), [("", ""); 0].map(text));
+    }
 }

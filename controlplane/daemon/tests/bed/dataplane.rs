@@ -31,6 +31,8 @@ pub struct Dataplane {
     pub tables: Tables,
     pub commits: Vec<Commit>,
     pub snapshots: u64,
+    /// Questions how many flows are live.
+    pub questions: Vec<u64>,
     /// Whether commits are acknowledged.
     pub adopts: bool,
 }
@@ -52,6 +54,7 @@ impl Dataplane {
             tables: Tables::default(),
             commits: Vec::new(),
             snapshots: 0,
+            questions: Vec::new(),
             adopts: true,
         }
     }
@@ -82,6 +85,10 @@ impl Dataplane {
     }
 
     fn take(&mut self, update: Update) {
+        if let Update::CountFlows { question } = update {
+            // No part of a transaction.
+            return self.questions.push(question);
+        }
         self.records += 1;
         let staged = &mut self.staged;
         match update {

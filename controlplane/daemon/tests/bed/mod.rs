@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use turnpike_wire::admin::{Change, ObjectName, Reply, Request, Resource, Status};
+use turnpike_wire::admin::{Change, ObjectName, Planned, Reply, Request, Resource, Status};
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +32,15 @@ impl ControlPlane {
     pub fn new(more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("turnpike-cp-").tempdir().unwrap();
         let dir = folder.path().display();
+        // On ports of their own, since many run at the same time.
+        let own = |section: &str| {
+            if more.contains(section) {
+                String::new()
+            } else {
+                format!("{section}\nlisten = \"127.0.0.1:0\"")
+            }
+        };
+        let (health, metrics) = (own("[health]"), own("[metrics]"));
         let config = format!(
             r#"
             [gateway]
@@ -43,6 +52,8 @@ impl ControlPlane {
             name = "wan"
             device = "net_null0"
             addresses = ["192.0.2.1/24"]
+            {health}
+            {metrics}
             {more}
             "#
         );
@@ -149,7 +160,7 @@ impl ControlPlane {
     }
 
     pub fn try_apply(&self, objects: Vec<Value>) -> Result<Vec<Change>, String> {
-        match self.ask(&Request::Apply { objects }) {
+        match self.ask(&Request::Apply { objects, dry_run: false }) {
             Reply::Changed { results } => Ok(results),
             Reply::Error { message } => Err(message),
             other => panic!("{other:?}"),
@@ -172,8 +183,16 @@ impl ControlPlane {
     }
 
     pub fn get(&self, resource: Resource) -> Vec<Value> {
-        match self.ask(&Request::Get { resource, namespace: None, name: None }) {
+        match self.ask(&Request::Get { resource, namespace: None, name: None, client: None }) {
             Reply::Items { items } => items,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What applying would change.
+    pub fn plan(&self, objects: Vec<Value>) -> Planned {
+        match self.ask(&Request::Plan { objects }) {
+            Reply::Planned(planned) => *planned,
             other => panic!("{other:?}"),
         }
     }
