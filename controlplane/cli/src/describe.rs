@@ -24,9 +24,13 @@ impl Description {
             "service": self.service,
             "frontends": self.frontends,
             "endpoints": self.endpoints,
-            "problems": self.problems.iter().map(|problem| problem.reason.as_str()).collect::<Vec<_>>(),
+            "problems": self.problems(),
             "from_revision": self.from_revision(),
         })
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.problems.iter().map(|problem| problem.reason.clone()).chain(waits_for(&self.service)).collect()
     }
 
     /// etcd revision of the youngest object this is made from.
@@ -102,11 +106,12 @@ impl Description {
                 format!("{protocol} {address}:{port}  {kind}: {action}, {mode}, {backends} backend{plural}"),
             )?;
         }
-        if self.problems.is_empty() {
+        let problems = self.problems();
+        if problems.is_empty() {
             line("Problems", "none".into())?;
         }
-        for problem in &self.problems {
-            line("Problem", problem.reason.clone())?;
+        for problem in problems {
+            line("Problem", problem)?;
         }
         Ok(out)
     }
@@ -130,7 +135,7 @@ impl Description {
 /// The addresses, or that and why the Service waits for one.
 fn ingress(service: &Value) -> String {
     let given = list(service, "/status/loadBalancer/ingress", |i| text(i, "/ip"));
-    let waits = waits_for(service).map(|why| format!("<pending>: {why}"));
+    let waits = waits_for(service).map(|_| "<pending>".to_owned());
     [Some(given).filter(|given| !given.is_empty()), waits]
         .into_iter()
         .flatten()

@@ -76,6 +76,10 @@ fn parse(text: &str, objects: &mut Vec<Value>) -> Result<()> {
                 )
             }
             Value::Object(_) => objects.push(document),
+            // What `turnpike get -o yaml` prints.
+            Value::Array(items) if !items.is_empty() && items.iter().all(|item| item["kind"].is_string()) => {
+                objects.extend(items);
+            }
             other => bail!("document {}: it is no object but {}", number + 1, describe(&other)),
         }
     }
@@ -127,12 +131,15 @@ mod tests {
         let text = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
         assert_eq!(names, [text("Pod", "default", "a"), text("Node", "", "n"), text("Pod", "x", "b")]);
         assert_eq!(parsed(r#"{"kind": "Pod", "metadata": {"name": "j"}}"#).unwrap().len(), 1);
+        assert_eq!(parsed("- {kind: Pod, metadata: {name: a}}\n- {kind: Pod}\n").unwrap().len(), 2);
     }
 
     #[test]
     fn errors_name_the_document() {
         for (text, needle) in [
             ("kind: Pod\n---\n[1, 2]", "document 2"),
+            ("[{kind: Pod}, {name: x}]", "document 1"),
+            ("[]", "document 1"),
             ("metadata: {name: x}", "no kind"),
             ("kind: 7", "no kind"),
             ("kind: [", "line"),

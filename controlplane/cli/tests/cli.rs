@@ -168,7 +168,8 @@ fn services_show_their_addresses_or_that_they_wait() {
     let page = told(&bed.run("describe service waits").stdout);
     for line in [
         "Name:                   waits",
-        "Load balancer ingress:  <pending>: no free IPv4 address",
+        "Load balancer ingress:  <pending>",
+        "Problem:                no free IPv4 address",
         "  Endpoints:            10.244.0.1:8080",
         "Frontend:               TCP 10.96.0.9:80  cluster_ip: forward, nat, 1 backend",
         "From revision:          12",
@@ -178,7 +179,7 @@ fn services_show_their_addresses_or_that_they_wait() {
     }
     assert!(!page.contains("default/other"), "{page}");
     let value: Value = serde_json::from_slice(&bed.run("describe svc default/waits -o json").stdout).unwrap();
-    assert_eq!(value["problems"], json!(["the trouble of Service default/waits"]));
+    assert_eq!(value["problems"], json!(["the trouble of Service default/waits", "no free IPv4 address"]));
     assert_eq!(value["service"]["status"], waits);
     let missing = bed.run("describe service shop/none");
     assert_eq!(missing.status.code(), Some(1));
