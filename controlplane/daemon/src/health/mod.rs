@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
 use jiff::Timestamp;
-use pulse::{Health, Pulse};
+use pulse::Health;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,28 +21,31 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 
 /// Starts all of them.
 pub fn start(state: &Arc<State>) {
-    let pulse = Pulse::default();
-    pulse.clone().watch(state.clone());
     if let Some(address) = state.config.health.listen {
-        tokio::spawn(keep_node_server(address, state.clone(), pulse.clone()));
+        tokio::spawn(keep_node_server(address, state.clone()));
     }
     if !state.config.health.node_port_addresses.is_empty() {
-        tokio::spawn(keep_service_servers(state.clone(), pulse));
+        tokio::spawn(keep_service_servers(state.clone()));
     }
 }
 
+/// How the gateway is now.
+fn feel(state: &State) -> Health {
+    state.pulse.feel(state.dataplane(|d| d.state == "serving"))
+}
+
 /// `/healthz` and `/livez`, until the program ends.
-async fn keep_node_server(address: SocketAddr, state: Arc<State>, pulse: Pulse) {
+async fn keep_node_server(address: SocketAddr, state: Arc<State>) {
     let listeners = state.listeners.clone();
     let _server = Server::start(address, "health of the gateway", &listeners, move |request| {
         let eligible = state.wanted().borrow().as_ref().is_none_or(|wanted| wanted.desired.node_eligible);
-        node_answer(request.uri().path(), pulse.feel(), eligible)
+        node_answer(request.uri().path(), feel(&state), eligible)
     });
     std::future::pending::<()>().await;
 }
 
 /// One server for each port and address, as the cluster wants them.
-async fn keep_service_servers(state: Arc<State>, pulse: Pulse) {
+async fn keep_service_servers(state: Arc<State>) {
     let mut wanted = state.wanted();
     let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
     loop {
@@ -55,14 +58,14 @@ async fn keep_service_servers(state: Arc<State>, pulse: Pulse) {
         for port in ports {
             for address in &state.config.health.node_port_addresses {
                 servers.entry(SocketAddr::new(*address, port)).or_insert_with_key(|address| {
-                    let (state, pulse) = (state.clone(), pulse.clone());
+                    let state = state.clone();
                     Server::start(*address, "healthCheckNodePort", listeners, move |_| {
                         let wanted = state.wanted();
                         let check = wanted
                             .borrow()
                             .as_ref()
                             .and_then(|w| w.desired.health_checks.get(&port).cloned());
-                        service_answer(check.as_ref(), pulse.feel())
+                        service_answer(check.as_ref(), feel(&state))
                     })
                 });
             }

@@ -1,4 +1,4 @@
-//! How long changes take: from resolved to adopted by every worker.
+//! How long changes take: from received of etcd to adopted by every worker.
 
 use prometheus_client::metrics::histogram::Histogram;
 use std::time::Duration;
@@ -18,7 +18,7 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// A change was adopted this long after it was resolved.
+    /// A change was adopted this long after it was received.
     pub fn adopted_after(&self, elapsed: Duration) {
         self.0.observe(elapsed.as_secs_f64());
     }

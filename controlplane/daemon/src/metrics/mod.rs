@@ -36,7 +36,7 @@ fn registry(state: &Arc<State>) -> Registry {
     let mut registry = Registry::with_prefix("turnpike");
     registry.register(
         "adoption_latency_seconds",
-        "Time from a change resolved to its adoption by every worker",
+        "Time from a change received of etcd to its adoption by every worker",
         state.latency.histogram().clone(),
     );
     registry.register_collector(Box::new(Gateway::new(state.clone())));
