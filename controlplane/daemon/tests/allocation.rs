@@ -27,7 +27,7 @@ fn annotated(name: &str, port: u16, annotations: &Value) -> Value {
 }
 
 #[test]
-fn rules_c4_to_c7_two_control_planes_at_once_give_nothing_twice_and_leak_nothing() {
+fn rule_c4_two_control_planes_at_once_give_no_address_or_port_twice_and_leak_nothing() {
     const EACH: usize = 200;
     const AT_ONCE: usize = 10;
     let etcd = Etcd::start();
