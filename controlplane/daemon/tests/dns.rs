@@ -4,6 +4,8 @@
 #[path = "dns/asking.rs"]
 mod asking;
 mod bed;
+#[path = "dns/cluster.rs"]
+mod cluster;
 
 use asking::{Dig, Fake, dig, free_port, send_udp, tcp};
 use bed::etcd::private_pid;
