@@ -43,6 +43,8 @@ pub async fn run(config: Config) -> Result<()> {
     if state.config.cluster.mode == ClusterMode::Standalone {
         tokio::spawn(waiting::control(state.clone(), own_connector.clone()));
         tokio::spawn(slices::control(state.clone(), own_connector));
+    } else {
+        crate::kubernetes::start(&state, &own_connector).await?;
     }
     crate::dns::start(&state)?;
     crate::health::start(&state);

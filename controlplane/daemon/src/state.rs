@@ -133,7 +133,9 @@ impl State {
             pulse: Pulse::default(),
             kubernetes: crate::kubernetes::Shared::default(),
             latency: Latency::default(),
-            assigned: AtomicBool::new(config.cluster.mode == ClusterMode::Standalone),
+            assigned: AtomicBool::new(
+                config.cluster.mode == ClusterMode::Standalone || config.cluster.pools.is_empty(),
+            ),
             flow_census: FlowCensus::default(),
             registry,
             core: Mutex::new(core),

@@ -1,5 +1,6 @@
 //! What `turnpike get` and `turnpike status` show.
 
+use crate::kubernetes;
 use crate::state::{Core, State};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -33,11 +34,14 @@ pub fn items(
     };
     let core = state.core();
     let tracker = &core.tracker;
+    let unassigned = state.kubernetes.problems();
     match resource {
         Resource::Services => tracker
             .services()
             .filter(|(k, _)| wanted(k))
-            .map(|(_, t)| to_json(&Object::Service(Box::new(t.object.as_ref().clone())), t.revision))
+            .map(|(k, t)| {
+                to_json(&Object::Service(Box::new(kubernetes::shown(&core, &unassigned, k, &t.object))), t.revision)
+            })
             .collect(),
         Resource::EndpointSlices => tracker
             .endpoint_slices()
@@ -89,7 +93,7 @@ pub fn status(state: &State) -> Status {
         mode: if state.config.cluster.mode == ClusterMode::Kubernetes { "kubernetes" } else { "standalone" }
             .into(),
         etcd,
-        objects: objects(&core),
+        objects: objects(&core, state.kubernetes.problems()),
         dataplane,
         dns: state.dns.status(&state.config.dns.zone),
         kubernetes: state.kubernetes.status(|status| status.clone()),
@@ -97,12 +101,17 @@ pub fn status(state: &State) -> Status {
     }
 }
 
-fn objects(core: &Core) -> ObjectsStatus {
+fn objects(core: &Core, unassigned: BTreeMap<ObjectKey, String>) -> ObjectsStatus {
     let (tracker, desired) = (&core.tracker, core.resolver.desired());
     let problems = core.resolver.problems().into_iter().map(|p| Skipped {
         key: p.object,
         revision: 0,
         reason: p.message,
+    });
+    let unassigned = unassigned.into_iter().map(|(service, reason)| Skipped {
+        key: format!("Service {service}"),
+        revision: 0,
+        reason,
     });
     ObjectsStatus {
         services: tracker.services().len() as u64,
@@ -111,7 +120,7 @@ fn objects(core: &Core) -> ObjectsStatus {
         nodes: tracker.nodes().len() as u64,
         frontends: desired.frontends.len() as u64,
         backends: desired.backend_count() as u64,
-        skipped: tracker.skipped().into_iter().chain(problems).collect(),
+        skipped: tracker.skipped().into_iter().chain(problems).chain(unassigned).collect(),
     }
 }
 
