@@ -25,7 +25,7 @@ impl Description {
             "frontends": self.frontends,
             "endpoints": self.endpoints,
             "problems": self.problems(),
-            "from_revision": self.from_revision(),
+            "from_revision": self.revision(),
         })
     }
 
@@ -34,7 +34,7 @@ impl Description {
     }
 
     /// etcd revision of the youngest object this is made from.
-    fn from_revision(&self) -> u64 {
+    fn revision(&self) -> u64 {
         let own = text(&self.service, "/metadata/resourceVersion").parse().unwrap_or(0);
         self.frontends.iter().filter_map(|f| f["from_revision"].as_u64()).fold(own, u64::max)
     }
@@ -89,7 +89,7 @@ impl Description {
         line("External traffic", text(service, "/spec/externalTrafficPolicy"))?;
         line("Health check NodePort", text(service, "/spec/healthCheckNodePort"))?;
         line("Traffic distribution", text(service, "/spec/trafficDistribution"))?;
-        line("From revision", self.from_revision().to_string())?;
+        line("From revision", self.revision().to_string())?;
         if self.frontends.is_empty() {
             line("Frontends", "none".into())?;
         }

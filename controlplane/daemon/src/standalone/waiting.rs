@@ -79,7 +79,7 @@ fn plan(state: &State, core: &Core, obstacles: &Obstacles) -> Plan {
         let mut new = old.clone();
         let allocated = allocate::service(&mut new, &state.rules, &taken, &mut random);
         let has_more = new.status.load_balancer != old.status.load_balancer;
-        if allocated.is_err() || !(has_more || !allocate::is_waiting(&new)) {
+        if allocated.is_err() || (!has_more && allocate::is_waiting(&new)) {
             continue;
         }
         taken.remove(&ObjectKey::of(&new.metadata));
