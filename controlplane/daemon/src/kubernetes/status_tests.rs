@@ -91,3 +91,9 @@ fn addresses_of_others_are_left_when_ours_go() {
 #[tokio::test]
 async fn a_kubeconfig_that_cannot_be_used_is_told_by_its_file() {
     let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kubeconfig");
+    let error = format!("{:#}", client(&file, None).await.err().unwrap());
+    assert!(error.contains("kubernetes.kubeconfig") && error.contains("kubeconfig"), "{error}");
+    std::fs::write(&file, "nonsense: [").unwrap();
+    assert!(client(&file, None).await.is_err());
+}

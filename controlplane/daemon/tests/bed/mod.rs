@@ -1,6 +1,7 @@
 //! The real control plane and real etcds for the tests: started, asked, broken, and given back.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod api_server;
 pub mod cluster;
 pub mod dataplane;
 pub mod etcd;
