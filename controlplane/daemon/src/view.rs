@@ -40,7 +40,10 @@ pub fn items(
             .services()
             .filter(|(k, _)| wanted(k))
             .map(|(k, t)| {
-                to_json(&Object::Service(Box::new(kubernetes::shown(&core, &unassigned, k, &t.object))), t.revision)
+                to_json(
+                    &Object::Service(Box::new(kubernetes::shown(&core, &unassigned, k, &t.object))),
+                    t.revision,
+                )
             })
             .collect(),
         Resource::EndpointSlices => tracker
