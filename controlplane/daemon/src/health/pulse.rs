@@ -137,7 +137,7 @@ mod tests {
         pulse.adopted(5);
         pulse.lost();
         assert!(!pulse.feel_at(true, at(1)).healthy);
-        assert_eq!(pulse.adopted(5), [], "told already");
+        assert!(pulse.adopted(5).is_empty(), "told already");
         assert!(pulse.feel_at(true, at(1)).healthy);
     }
 
@@ -147,7 +147,7 @@ mod tests {
         pulse.queued(500, at(0));
         pulse.queued(20, at(1));
         assert_eq!(pulse.adopted(20), [at(0), at(1)]);
-        assert_eq!(pulse.adopted(7), [], "of another control plane");
+        assert!(pulse.adopted(7).is_empty(), "of another control plane");
     }
 
     #[test]
