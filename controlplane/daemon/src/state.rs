@@ -251,6 +251,12 @@ impl State {
         }
     }
 
+    /// Whether [`State::assign`] was called, or need not be.
+    #[must_use]
+    pub fn is_assigned(&self) -> bool {
+        self.assigned.load(Ordering::Relaxed)
+    }
+
     /// Makes a newer view the state, or holds it back.
     fn judge(&self, core: MutexGuard<'_, Core>, received: Instant) {
         let Some(shadow) = &core.shadow else { return };

@@ -112,7 +112,11 @@ fn conflicts_are_looked_at_again() {
     lab.wait_written("web");
     let conflicts = lab.api.calls().iter().filter(|call| call.starts_with("409")).count();
     assert_eq!(conflicts, 3, "{:?}", lab.api.calls());
-    assert_eq!(stored(&lab.etcd, "web")["metadata"]["annotations"]["example.com/touched"], "1", "theirs is kept");
+    assert_eq!(
+        stored(&lab.etcd, "web")["metadata"]["annotations"]["example.com/touched"],
+        "1",
+        "theirs is kept"
+    );
     assert_eq!(gateway.status().kubernetes.last_error, None);
 }
 
@@ -120,7 +124,9 @@ fn conflicts_are_looked_at_again() {
 fn what_may_not_be_written_is_told_with_the_rule_to_grant_and_written_once_it_may() {
     let lab = Lab::new();
     let gateway = ControlPlane::connected(&lab.settings);
-    for (mood, told) in [(Mood::Forbidding, "verb patch on services and services/status"), (Mood::Failing, "500")] {
+    for (mood, told) in
+        [(Mood::Forbidding, "verb patch on services and services/status"), (Mood::Failing, "500")]
+    {
         lab.api.set_mood(mood);
         lab.make("web");
         let error = || gateway.status().kubernetes.last_error.unwrap_or_default();

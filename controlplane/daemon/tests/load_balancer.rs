@@ -5,9 +5,11 @@ mod bed;
 
 use bed::api_server::{delete, edit, load_balancer, stored};
 use bed::etcd::Etcd;
+use bed::proxy::Proxy;
 use bed::{ControlPlane, wait};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use turnpike_wire::admin::Resource;
 
 fn settings(etcd: &Etcd, pool: &str) -> String {
@@ -22,7 +24,8 @@ fn shown(gateway: &ControlPlane) -> BTreeMap<String, Vec<String>> {
     let services = gateway.get(Resource::Services).into_iter();
     services
         .map(|service| {
-            let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+            let ingress =
+                service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
             let ips = ingress.iter().map(|i| i["ip"].as_str().unwrap().to_owned()).collect();
             (service["metadata"]["name"].as_str().unwrap().to_owned(), ips)
         })
@@ -32,13 +35,16 @@ fn shown(gateway: &ControlPlane) -> BTreeMap<String, Vec<String>> {
 /// Whether a frontend of that Service answers on the address.
 fn answers(gateway: &ControlPlane, service: &str, address: &str) -> bool {
     let frontends = gateway.get(Resource::Frontends);
-    frontends.iter().any(|f| f["service"] == service && f["address"].as_str().is_some_and(|a| a.contains(address)))
+    frontends
+        .iter()
+        .any(|f| f["service"] == service && f["address"].as_str().is_some_and(|a| a.contains(address)))
 }
 
 /// Services by the address of their record.
 fn records(etcd: &Etcd) -> BTreeMap<String, Vec<String>> {
     let dump = etcd.dump();
-    let records = dump.iter().filter_map(|(key, value)| Some((key.strip_prefix("/turnpike/addresses/")?, value)));
+    let records =
+        dump.iter().filter_map(|(key, value)| Some((key.strip_prefix("/turnpike/addresses/")?, value)));
     records
         .map(|(address, value)| {
             let record: Value = serde_json::from_slice(value).unwrap();
@@ -78,7 +84,9 @@ fn rule_c1_a_service_of_another_class_gets_no_address() {
 #[test]
 fn who_finds_the_pool_empty_is_told_and_gets_the_first_address_that_becomes_free() {
     let etcd = Etcd::start();
-    for (name, ip, second) in [("first", "10.96.0.11", 1), ("second", "10.96.0.12", 2), ("third", "10.96.0.13", 3)] {
+    for (name, ip, second) in
+        [("first", "10.96.0.11", 1), ("second", "10.96.0.12", 2), ("third", "10.96.0.13", 3)]
+    {
         edit(&etcd, name, |service| *service = load_balancer(name, ip, second));
     }
     let gateway = ControlPlane::connected(&settings(&etcd, "203.0.113.4/31"));
@@ -141,4 +149,29 @@ fn an_address_survives_a_restart_of_the_control_plane() {
     wait("the third", || records(&etcd).len() == 3);
     let after = records(&etcd);
     assert!(before.iter().all(|(address, services)| after[address] == *services), "{before:?} {after:?}");
+}
+
+#[test]
+fn an_etcd_that_has_lost_everything_takes_no_address() {
+    let (etcd, empty) = (Etcd::start(), Etcd::start());
+    for number in 0..12 {
+        let name = format!("web-{number}");
+        edit(&etcd, &name, |s| *s = load_balancer(&name, &format!("10.96.1.{number}"), number));
+    }
+    let proxy = Proxy::new(etcd.address());
+    let direct = settings(&etcd, "203.0.113.0/28");
+    let gateway =
+        ControlPlane::connected(&direct.replace(&format!("http://{}", etcd.address()), &proxy.endpoint()));
+    let given = || shown(&gateway).into_values().filter(|addresses| addresses.len() == 1).count();
+    wait("all addresses", || given() == 12);
+    proxy.turn(Some(empty.address()));
+    wait("a view that is held back", || gateway.status().etcd.held_back.is_some());
+    // Longer than the retry, several rounds and the grace.
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(given(), 12);
+    assert!(answers(&gateway, "web-0", "203.0.113.1"));
+    assert!(records(&empty).is_empty());
+    proxy.turn(Some(etcd.address()));
+    wait("the whole view", || gateway.status().etcd.held_back.is_none());
+    assert_eq!((given(), records(&etcd).len()), (12, 12));
 }

@@ -11,7 +11,9 @@ use crate::kubernetes::record::{Entry, address_of};
 use crate::kubernetes::status::is_clean;
 use crate::state::State;
 use anyhow::{Context, Result, bail};
-use etcd_client::{Client, Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, WatchOptions, WatchResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, WatchOptions, WatchResponse,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,7 +39,8 @@ pub async fn control(state: Arc<State>, connector: Connector) {
     let mut said = String::new();
     loop {
         if let Err(error) = follow(&state, &connector, &mut ending).await {
-            let text = format!("load-balancer addresses are not looked after: {error:#}; those given stay in force");
+            let text =
+                format!("load-balancer addresses are not looked after: {error:#}; those given stay in force");
             if text != said {
                 warn!("{text}");
                 said = text;
@@ -102,9 +105,13 @@ async fn round(
     ending: &mut Ending,
 ) -> Result<()> {
     let is_sure = state.etcd(|etcd| etcd.state == "connected" && etcd.held_back.is_none());
+    if !is_sure && state.is_assigned() {
+        // Records may be gone with the objects: what was given stays in force.
+        return Ok(());
+    }
     let (plan, clean) = {
         let core = state.core();
-        if !core.tracker.is_complete() {
+        if !is_sure || !core.tracker.is_complete() {
             // As soon as Services are known, those that have addresses must have them: without, they would seem to have lost them.
             drop(core);
             state.assign(&recorded(known));
@@ -116,7 +123,8 @@ async fn round(
             let service = core.tracker.service(key).map(|tracked| tracked.object.as_ref());
             state.config.kubernetes.kubeconfig.is_none() || service.is_none_or(|s| is_clean(s, *address))
         };
-        let released = plan.release.iter().flat_map(|(a, keys)| keys.iter().map(move |key| (*a, key.clone())));
+        let released =
+            plan.release.iter().flat_map(|(a, keys)| keys.iter().map(move |key| (*a, key.clone())));
         // What is older than the record says nothing about who is in it.
         let is_evidence =
             |address: &IpAddr| known.get(address).is_some_and(|entry| core.revision >= entry.revision);
@@ -128,9 +136,6 @@ async fn round(
     // Not before: to the writer of statuses, whoever has a record and is not served has lost its address.
     state.kubernetes.tenancies.send_replace(Arc::new(known.clone()));
     state.kubernetes.set_problems(plan.problems.clone());
-    if !is_sure {
-        return Ok(());
-    }
     let releases = over(&plan, &clean, ending, Instant::now());
     let addresses: BTreeSet<IpAddr> = plan.take.keys().chain(releases.keys()).copied().collect();
     let none = BTreeSet::new();
@@ -210,7 +215,10 @@ mod tests {
         // It is claimed again: the grace begins anew.
         assert!(over(&Plan::default(), &clean, &mut ending, start + GRACE / 2).is_empty());
         assert!(over(&plan, &clean, &mut ending, start + GRACE).is_empty());
-        assert!(over(&plan, &BTreeSet::new(), &mut ending, start + GRACE * 3).is_empty(), "its status is not clean");
+        assert!(
+            over(&plan, &BTreeSet::new(), &mut ending, start + GRACE * 3).is_empty(),
+            "its status is not clean"
+        );
         assert_eq!(over(&plan, &clean, &mut ending, start + GRACE * 3), [(address, [web].into())].into());
     }
 }

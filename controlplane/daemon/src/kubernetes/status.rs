@@ -294,10 +294,15 @@ fn job(
             });
         let entries: Vec<Value> =
             assigned.iter().map(|address| json!({"ip": address.to_string(), "ipMode": "VIP"})).collect();
-        return if is_right { None } else { write(true, json!({"status": {"loadBalancer": {"ingress": entries}}})) };
+        return if is_right {
+            None
+        } else {
+            write(true, json!({"status": {"loadBalancer": {"ingress": entries}}}))
+        };
     }
-    let is_foreign =
-        |i: &&turnpike_desired::k8s::LoadBalancerIngress| !i.ip.parse().is_ok_and(|ip| recorded.contains(&ip));
+    let is_foreign = |i: &&turnpike_desired::k8s::LoadBalancerIngress| {
+        !i.ip.parse().is_ok_and(|ip| recorded.contains(&ip))
+    };
     let foreign: Vec<_> = ingress.iter().filter(is_foreign).collect();
     if foreign.len() != ingress.len() {
         return write(true, json!({"status": {"loadBalancer": {"ingress": foreign}}}));

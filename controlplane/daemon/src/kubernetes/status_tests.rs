@@ -22,11 +22,17 @@ fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
 
 /// The patch for a Service: `finalizers […]` or `ingress […]`.
 fn next(service: &Service, assigned: &[&str], recorded: &[&str]) -> Option<String> {
-    let config = Config::parse("[cluster]\nmode = \"standalone\"", std::path::Path::new("test.toml")).unwrap();
+    let config =
+        Config::parse("[cluster]\nmode = \"standalone\"", std::path::Path::new("test.toml")).unwrap();
     let job = job(service, 77, &addresses(assigned), &addresses(recorded), &Rules::from_config(&config))?;
     assert_eq!(job.patch["metadata"]["resourceVersion"], "77");
     Some(if job.is_status {
-        let ips: Vec<_> = job.patch["status"]["loadBalancer"]["ingress"].as_array().unwrap().iter().map(|i| i["ip"].as_str().unwrap().to_owned()).collect();
+        let ips: Vec<_> = job.patch["status"]["loadBalancer"]["ingress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["ip"].as_str().unwrap().to_owned())
+            .collect();
         format!("ingress {ips:?}")
     } else {
         format!("finalizers {}", job.patch["metadata"]["finalizers"])

@@ -92,7 +92,10 @@ impl ApiServer {
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let call = format!("{} {}", request.method(), request.uri().path());
     let (code, body) = match patch(&shared, request).await {
         Ok(object) => (200, object),
@@ -115,7 +118,9 @@ async fn patch(shared: &Shared, request: Request<Incoming>) -> Result<Value, (u1
     }
     let mood = *shared.mood.lock().unwrap();
     match mood {
-        Mood::Forbidding => return refuse(403, "services is forbidden: User \"turnpike\" cannot patch resource"),
+        Mood::Forbidding => {
+            return refuse(403, "services is forbidden: User \"turnpike\" cannot patch resource");
+        }
         Mood::Failing => return refuse(500, "etcdserver: request timed out"),
         Mood::Slow => tokio::time::sleep(Duration::from_secs(1)).await,
         Mood::Well | Mood::Overtaken(_) => {}
@@ -146,7 +151,8 @@ async fn patch(shared: &Shared, request: Request<Incoming>) -> Result<Value, (u1
     let Some((known, revision)) = read(&mut etcd, &service).await else {
         return refuse(404, &format!("services \"{name}\" not found"));
     };
-    let conflict = format!("Operation cannot be fulfilled on services \"{name}\": the object has been modified");
+    let conflict =
+        format!("Operation cannot be fulfilled on services \"{name}\": the object has been modified");
     if patch["metadata"]["resourceVersion"].as_str().is_some_and(|version| version != revision.to_string()) {
         return refuse(409, &conflict);
     }
@@ -209,7 +215,8 @@ pub fn edit(etcd: &Etcd, name: &str, change: impl FnOnce(&mut Value)) {
         let (mut object, revision) = read(client, &service).await.unwrap_or((Value::Null, 0));
         change(&mut object);
         let finalizers = object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
-        let is_gone = object.is_null() || (object["metadata"].get("deletionTimestamp").is_some() && !finalizers);
+        let is_gone =
+            object.is_null() || (object["metadata"].get("deletionTimestamp").is_some() && !finalizers);
         assert!(write(client, &service, revision, (!is_gone).then_some(object)).await);
     });
 }
