@@ -192,6 +192,10 @@ mod tests {
     use turnpike_desired::tracker::{RegistryEvent, Tracker};
     use turnpike_wire::config::Config;
 
+    fn event((key, value): &Stored, revision: i64) -> RegistryEvent<'_> {
+        RegistryEvent { key: key.as_bytes(), value: Some(value.as_slice()), mod_revision: revision }
+    }
+
     fn addresses(tracker: &Tracker) -> BTreeSet<String> {
         let mut resolver = Resolver::new(Settings::from_config(&Config::default()));
         let mut tracker = tracker.clone();
@@ -205,12 +209,11 @@ mod tests {
         let cluster = Cluster::new("/registry", Size { services: 30, endpoints: 4 });
         let objects: Vec<Stored> = cluster.objects().collect();
         let mut tracker = Tracker::new(Registry::new("/registry"), &Kind::ALL);
-        let event = |(key, value): &Stored, revision| RegistryEvent {
-            key: key.as_bytes(),
-            value: Some(value.as_slice()),
-            mod_revision: revision,
-        };
-        tracker.replace_all(objects.iter().map(|stored| event(stored, 1)));
+        for kind in Kind::ALL {
+            let prefix = Registry::new("/registry").list_prefix(kind);
+            let of_kind = objects.iter().filter(|(key, _)| key.starts_with(&prefix));
+            tracker.replace_all(kind, of_kind.map(|stored| event(stored, 1)));
+        }
         assert_eq!(tracker.skipped(), vec![]);
         let before = addresses(&tracker);
         assert_eq!(before.len(), 120);
