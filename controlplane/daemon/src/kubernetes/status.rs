@@ -322,7 +322,7 @@ pub fn is_clean(service: &Service, address: IpAddr) -> bool {
     let ingress = &service.status.load_balancer.ingress;
     let is_told = ingress.iter().any(|i| i.ip.parse() == Ok(address));
     let has_finalizer = service.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-    !is_told && !(has_finalizer && is_ending(service))
+    !(is_told || has_finalizer && is_ending(service))
 }
 
 #[cfg(test)]
