@@ -33,16 +33,19 @@ const RETRY: Duration = Duration::from_secs(2);
 /// What a server answers.
 pub type Answer = Response<Full<Bytes>>;
 
+/// Where a server listens and what it is for.
+type Place = (SocketAddr, String);
+
 /// How the servers are: where each listens, or why it does not.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners(Arc<Mutex<BTreeMap<(SocketAddr, String), Option<String>>>>);
+pub struct Listeners(Arc<Mutex<BTreeMap<Place, Option<String>>>>);
 
 impl Listeners {
     /// All of them, by address.
     #[must_use]
     pub fn status(&self) -> Vec<ListenerStatus> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = |((address, purpose), error): (&(SocketAddr, String), &Option<String>)| ListenerStatus {
+        let status = |((address, purpose), error): (&Place, &Option<String>)| ListenerStatus {
             address: *address,
             purpose: purpose.clone(),
             state: if error.is_none() { "listening" } else { "failed" }.into(),
@@ -119,13 +122,10 @@ async fn run(
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, say: waiting frees some.
-            Err(_) => {
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
+            tokio::time::sleep(RETRY).await;
+            continue;
         };
         let answer = answer.clone();
         connections.spawn(async move {

@@ -228,6 +228,9 @@ fn node_a() -> Node {
 const READY: [bool; 3] = [true, true, false];
 const DRAINING: [bool; 3] = [false, true, true];
 
+/// Endpoints of the slice, the status expected, the count expected.
+type Row = (&'static [(u8, &'static str, [bool; 3])], u16, usize);
+
 #[test]
 fn rule_h5_a_recorded_cluster_is_told_as_a_kube_proxy_tells_it() {
     let etcd = cluster::restored();
@@ -299,7 +302,7 @@ fn rule_h2_ready_endpoints_of_this_node_and_a_serving_dataplane_make_200() {
     put(&etcd, service("web", 10, 31_021));
     let mut host = Host::start(&etcd, 74);
     host.wait_service(31_021, 503, 0);
-    let rows: [(&[(u8, &str, [bool; 3])], u16, usize); 6] = [
+    let rows: [Row; 6] = [
         (&[(1, "node-a", READY), (2, "node-a", READY), (3, "node-b", READY)], 200, 2),
         (&[(3, "node-b", READY)], 503, 0),
         (&[(1, "node-a", READY), (2, "node-a", DRAINING)], 200, 1),
