@@ -10,6 +10,9 @@ use bed::{ControlPlane, wait};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use turnpike_controlplane::kubernetes::addresses;
+use turnpike_controlplane::kubernetes::record::{Entry, Record, Tenant};
+use turnpike_desired::object::ObjectKey;
 use turnpike_wire::admin::Resource;
 
 fn settings(etcd: &Etcd, pool: &str) -> String {
@@ -174,4 +177,30 @@ fn an_etcd_that_has_lost_everything_takes_no_address() {
     proxy.turn(Some(etcd.address()));
     wait("the whole view", || gateway.status().etcd.held_back.is_none());
     assert_eq!((given(), records(&etcd).len()), (12, 12));
+}
+
+#[test]
+fn a_record_is_written_only_as_it_was_known() {
+    let etcd = Etcd::start();
+    let key = "/turnpike/addresses/203.0.113.5";
+    let of = |name: &str| Record { services: [Tenant::from(&ObjectKey::new("shop", name))].into() };
+    let has = |name: &str| assert_eq!(records(&etcd)["203.0.113.5"], [name]);
+    let write = |known: Option<&Entry>, new: Option<&Record>| {
+        etcd.with(async |client| addresses::write(client, key, known, new).await.unwrap())
+    };
+    let read = || {
+        etcd.with(async |client| {
+            let found = client.get(key, None).await.unwrap();
+            Entry::read(found.kvs()[0].value(), found.kvs()[0].mod_revision())
+        })
+    };
+    assert!(write(None, Some(&of("first"))));
+    assert!(!write(None, Some(&of("second"))), "two that know of no record: the first has it");
+    has("first");
+    let known = read();
+    assert!(write(Some(&known), Some(&of("third"))));
+    assert!(!write(Some(&known), Some(&of("second"))) && !write(Some(&known), None), "it has changed since");
+    has("third");
+    assert!(write(Some(&read()), None));
+    assert!(!write(Some(&known), Some(&of("second"))) && records(&etcd).is_empty(), "it is gone");
 }

@@ -7,7 +7,7 @@
 use crate::etcd::client::{Connector, explain, limited, lists, watches};
 use crate::kubernetes::Tenancies;
 use crate::kubernetes::plan::{Plan, changed, plan, recorded};
-use crate::kubernetes::record::{Entry, address_of};
+use crate::kubernetes::record::{Entry, Record, address_of};
 use crate::kubernetes::status::is_clean;
 use crate::state::State;
 use anyhow::{Context, Result, bail};
@@ -151,17 +151,9 @@ async fn round(
             continue;
         }
         let key = format!("{prefix}{address}");
-        let unchanged = match entry {
-            Some(entry) => Compare::mod_revision(key.clone(), CompareOp::Equal, entry.revision),
-            None => Compare::create_revision(key.clone(), CompareOp::Equal, 0),
-        };
-        let write = match &new {
-            Some(record) => TxnOp::put(key.clone(), serde_json::to_vec(record)?, None),
-            None => TxnOp::delete(key.clone(), None),
-        };
-        let answer = limited(client.txn(Txn::new().when([unchanged]).and_then([write]))).await;
+        let is_written = write(client, &key, entry, new.as_ref()).await?;
         // Whoever was first is seen by the watch, and planned with.
-        if answer.with_context(|| format!("cannot write {key}"))?.succeeded() {
+        if is_written {
             for service in take.into_iter().flatten() {
                 info!("Service {service} gets the load-balancer address {address}");
             }
@@ -171,6 +163,25 @@ async fn round(
         }
     }
     Ok(())
+}
+
+/// Writes a record, or deletes its key if there is none, unless it is not as it was known any more. Says whether it was.
+pub async fn write(
+    client: &mut Client,
+    key: &str,
+    known: Option<&Entry>,
+    new: Option<&Record>,
+) -> Result<bool> {
+    let unchanged = match known {
+        Some(entry) => Compare::mod_revision(key, CompareOp::Equal, entry.revision),
+        None => Compare::create_revision(key, CompareOp::Equal, 0),
+    };
+    let operation = match new {
+        Some(record) => TxnOp::put(key, serde_json::to_vec(record)?, None),
+        None => TxnOp::delete(key, None),
+    };
+    let answer = limited(client.txn(Txn::new().when([unchanged]).and_then([operation]))).await;
+    Ok(answer.with_context(|| format!("cannot write {key}"))?.succeeded())
 }
 
 /// The releases whose grace is over; remembers since when the others wait.
