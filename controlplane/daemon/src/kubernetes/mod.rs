@@ -74,7 +74,12 @@ pub async fn start(state: &Arc<State>, connector: &Connector) -> Result<()> {
 
 /// A Service as it is shown: with the addresses it has from Turnpike, or why it lacks one, whether or not its status says so.
 #[must_use]
-pub fn shown(core: &Core, problems: &BTreeMap<ObjectKey, String>, key: &ObjectKey, service: &Service) -> Service {
+pub fn shown(
+    core: &Core,
+    problems: &BTreeMap<ObjectKey, String>,
+    key: &ObjectKey,
+    service: &Service,
+) -> Service {
     let mut service = service.clone();
     let ingress = &mut service.status.load_balancer.ingress;
     for address in core.resolver.assigned(key).into_iter().flatten() {
