@@ -40,10 +40,14 @@ fn tests_in_the_tree() -> BTreeMap<String, BTreeSet<String>> {
                 for (number, line) in lines.iter().enumerate() {
                     let line = line.strip_prefix("async ").unwrap_or(line);
                     let name = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next());
-                    let Some((rule, name)) = name.and_then(|name| Some((rule_of(name)?, name))) else { continue };
+                    let Some((rule, name)) = name.and_then(|name| Some((rule_of(name)?, name))) else {
+                        continue;
+                    };
                     let attributes = lines[..number].iter().rev().take(12).take_while(|l| **l != "}");
                     let is_test = path.to_string_lossy().contains("proptest")
-                        || attributes.into_iter().any(|l| l.starts_with("#[test]") || l.starts_with("#[tokio::test"));
+                        || attributes
+                            .into_iter()
+                            .any(|l| l.starts_with("#[test]") || l.starts_with("#[tokio::test"));
                     assert!(is_test, "{}: {name} has the name of a test and is none", path.display());
                     found.entry(rule).or_default().insert(name.to_owned());
                 }

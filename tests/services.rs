@@ -131,7 +131,8 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30092}]
 ",
     );
-    for url in ["http://203.0.113.92/", "http://192.0.2.1:30092/", "http://10.96.0.92/", "http://10.96.0.80:81/"]
+    for url in
+        ["http://203.0.113.92/", "http://192.0.2.1:30092/", "http://10.96.0.92/", "http://10.96.0.80:81/"]
     {
         let start = Instant::now();
         assert_eq!(curl(lab, "client", url), Err(REFUSED), "{url}");
@@ -198,7 +199,12 @@ fn udp_clients_are_never_forgotten(lab: &Lab) {
         lab.wait_adopted().unwrap();
         if pod != "web-3" {
             // Whoever had the flow is gone or was never it; the one that is left answers.
-            wait("an answer from a pod that is left", Duration::from_secs(5), || Ok(ask("three")? == "three")).unwrap();
+            wait(
+                "an answer from a pod that is left",
+                Duration::from_secs(5),
+                || Ok(ask("three")? == "three"),
+            )
+            .unwrap();
         }
     }
     lab.apply("scripts/lab/web.yaml").unwrap();
@@ -234,7 +240,8 @@ fn cluster_ip(lab: &Lab, name: &str) -> String {
 fn watchers_see_a_healthy_gateway(lab: &Lab) {
     for path in ["healthz", "livez"] {
         let answer: Value =
-            serde_json::from_str(&curl(lab, "host", &format!("http://192.0.2.11:10256/{path}")).unwrap()).unwrap();
+            serde_json::from_str(&curl(lab, "host", &format!("http://192.0.2.11:10256/{path}")).unwrap())
+                .unwrap();
         assert!(answer["lastUpdated"].is_string() && answer["currentTime"].is_string(), "{answer}");
     }
     let metrics = lab.run_in("gw", "curl", &["-sS", "http://127.0.0.1:9464/metrics"]).unwrap();

@@ -293,7 +293,7 @@ fn a_view_that_shrinks_suddenly_is_held_back_until_it_grows_or_is_accepted() {
     let alarm = held(&turnpike).unwrap();
     assert_eq!((alarm.services_before, alarm.services_now, alarm.endpoints_now), (44, 0, 0));
     assert!(alarm.reason.contains("turnpike accept"), "{}", alarm.reason);
-    assert_eq!(turnpike.status().etcd.state, "connected");
+    wait("the connection", || turnpike.status().etcd.state == "connected");
     assert_eq!(sizes(&turnpike.status()), whole);
     // It is followed all the same, and a little more does not make it whole.
     empty.with(async |client| put(client, &pair(1, "10.0.0.1")).await);

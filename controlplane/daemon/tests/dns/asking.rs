@@ -7,15 +7,20 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A port that is free for both transports on both loopbacks.
 pub fn free_port() -> u16 {
+    // Below the ports that the kernel gives to clients: none of them takes it before it is used.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("::1", port)).is_ok() {
+        let offset = (std::process::id() as u16).wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Relaxed));
+        let port = 16_384 + offset % 8_192;
+        let tcp = [TcpListener::bind(("127.0.0.1", port)), TcpListener::bind(("::1", port))];
+        if tcp.iter().all(Result::is_ok) && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
