@@ -56,8 +56,8 @@ struct Arguments {
     /// Single changes [default: 500, quick: 200].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     changes: Option<u32>,
-    /// Changes a second of the flood.
-    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Changes a second of the flood: more than the goal, for its end is counted as well.
+    #[arg(long, default_value_t = 6_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
     /// Length of the flood in seconds [default: 15, quick: 10].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
