@@ -83,22 +83,42 @@ impl PortPool {
         None
     }
 
-    /// A random port that may be used and whose replies come here.
+    /// A random port that may be used and whose replies come here: every such port is as likely as any other.
     fn candidate(&mut self, steers_here: &impl Fn(u16) -> bool) -> Option<u16> {
-        let span = u16::MAX - SNAT_PORT_MIN;
-        let start = scale(self.random.next(), u32::from(span) + 1) as u16;
-        let mut port = SNAT_PORT_MIN + start;
+        let usable = Usable::without(self.reserved);
+        let mut place = scale(self.random.next(), usable.count);
         for _ in 0..STEERING_STEPS {
-            if (self.reserved.0..=self.reserved.1).contains(&port) {
-                port = self.reserved.1.checked_add(1).unwrap_or(SNAT_PORT_MIN).max(SNAT_PORT_MIN);
-                continue;
-            }
+            let port = usable.port(place)?;
             if steers_here(port) {
                 return Some(port);
             }
-            port = if port == u16::MAX { SNAT_PORT_MIN } else { port + 1 };
+            place = if place + 1 == usable.count { 0 } else { place + 1 };
         }
         None
+    }
+}
+
+/// The ports that may be chosen, in order and without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Usable {
+    count: u32,
+    /// The first port of the gap and how many ports it leaves out.
+    gap: (u32, u32),
+}
+
+impl Usable {
+    /// All but those below [`SNAT_PORT_MIN`] and those from the first to the last of a range, which is empty if the last comes first.
+    const fn without((first, last): (u16, u16)) -> Self {
+        let first = if first < SNAT_PORT_MIN { SNAT_PORT_MIN } else { first };
+        let gap = if last < first { 0 } else { (last - first) as u32 + 1 };
+        Self { count: (u16::MAX - SNAT_PORT_MIN) as u32 + 1 - gap, gap: (first as u32, gap) }
+    }
+
+    /// The port at a place below `count`.
+    fn port(self, place: u32) -> Option<u16> {
+        let port = u32::from(SNAT_PORT_MIN) + place;
+        let port = if port >= self.gap.0 { port + self.gap.1 } else { port };
+        u16::try_from(port).ok()
     }
 }
 
@@ -136,6 +156,31 @@ mod tests {
         let other = pool
             .choose(&[0x0a01_0001], (0x0af4_0002, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
         assert!(other.is_some(), "another backend has all ports of its own");
+    }
+
+    #[test]
+    fn usable_ports_have_no_gap_and_no_port_comes_twice() {
+        for reserved in
+            [(1, 0), (30_000, 32_767), (1, 2_000), (60_000, u16::MAX), (1, 1_023), (1_024, u16::MAX - 1)]
+        {
+            let usable = Usable::without(reserved);
+            let ports: Vec<u16> = (0..usable.count).map(|place| usable.port(place).unwrap()).collect();
+            let wanted: Vec<u16> =
+                (SNAT_PORT_MIN..=u16::MAX).filter(|p| !(reserved.0..=reserved.1).contains(p)).collect();
+            assert_eq!(ports, wanted, "without {reserved:?}");
+        }
+        let none = Usable::without((1, u16::MAX));
+        assert_eq!((none.count, none.port(0)), (0, None));
+    }
+
+    #[test]
+    fn the_port_behind_the_reserved_range_is_as_likely_as_any_other() {
+        let mut pool = pool(0, 1);
+        let chosen = |pool: &mut PortPool| {
+            pool.choose(&[1], (9, 80), 6, &Steering::Owner, |_| false).map(|k| k.destination_port())
+        };
+        let hits = (0..20_000).filter(|_| chosen(&mut pool) == Some(32_768)).count();
+        assert!(hits < 10, "{hits} of 20000 flows got port 32768");
     }
 
     #[test]
