@@ -10,8 +10,10 @@ use turnpike_wire::config::Etcd;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that is silent for this long is asked whether it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// A connection is asked this often whether it lives. etcd ends those that ask more often than every 5 s (`--grpc-keepalive-min-time`).
+const KEEP_ALIVE: Duration = Duration::from_secs(6);
+/// How long an answer to that may take.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Largest answer that is taken: a page of a list, or all events of one transaction. Only what comes is held in memory.
 const MESSAGE_BYTES_MAX: usize = 512 << 20;
@@ -158,7 +160,7 @@ fn options(settings: &Etcd) -> Result<ConnectOptions> {
     // A watch must end when its member has lost its leader, rather than fall silent.
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
+        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true)
         .with_auto_token_refresh(true);

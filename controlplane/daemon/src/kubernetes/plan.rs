@@ -5,7 +5,7 @@ use crate::kubernetes::Tenancies;
 use crate::kubernetes::record::{Record, Tenant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use turnpike_desired::allocate::{Allocations, assign, with_addresses};
+use turnpike_desired::allocate::{Allocations, assign, sharing_key, with_addresses};
 use turnpike_desired::k8s::Service;
 use turnpike_desired::object::ObjectKey;
 use turnpike_desired::settings::Rules;
@@ -23,14 +23,17 @@ pub struct Plan {
     pub problems: BTreeMap<ObjectKey, String>,
 }
 
-/// Plans for all Services at once, older ones first.
+/// Plans for all Services at once, older ones first. Without pools Turnpike has nothing to give, and what others write to statuses is served.
 #[must_use]
 pub fn plan<'s>(services: impl Iterator<Item = &'s Service>, known: &Tenancies, rules: &Rules) -> Plan {
     let had = recorded(known);
     let is_ours = |service: &&Service| {
         let spec = &service.spec;
         let is_served = !spec.cluster_ip.is_empty() && spec.cluster_ip != "None";
-        is_served && !is_ending(service) && rules.load_balancer_class.is_ours(service)
+        is_served
+            && !is_ending(service)
+            && !rules.pools.is_empty()
+            && rules.load_balancer_class.is_ours(service)
     };
     let mut ours: Vec<&Service> = services.filter(is_ours).collect();
     ours.sort_by_cached_key(|service| {
@@ -38,7 +41,11 @@ pub fn plan<'s>(services: impl Iterator<Item = &'s Service>, known: &Tenancies, 
         (meta.creation_timestamp.unix_seconds().unwrap_or(i64::MAX), ObjectKey::of(meta))
     });
     let none = BTreeSet::new();
-    let had_by = |service: &Service| had.get(&ObjectKey::of(&service.metadata)).unwrap_or(&none);
+    let stated = stated(&ours, &had, known);
+    let had_by = |service: &Service| {
+        let key = ObjectKey::of(&service.metadata);
+        had.get(&key).or_else(|| stated.get(&key)).unwrap_or(&none)
+    };
     let mut taken = Allocations::of(&ours.iter().map(|s| with_addresses(s, had_by(s))).collect::<Vec<_>>());
     // A record that cannot be read keeps its address from everybody.
     let unreadable: BTreeSet<IpAddr> =
@@ -64,10 +71,11 @@ pub fn plan<'s>(services: impl Iterator<Item = &'s Service>, known: &Tenancies, 
         if let Some(problem) = assignment.problem {
             plan.problems.insert(key.clone(), problem);
         }
-        for address in assignment.addresses.difference(had) {
+        let recorded = if stated.contains_key(&key) { &none } else { had };
+        for address in assignment.addresses.difference(recorded) {
             plan.take.entry(*address).or_default().insert(key.clone());
         }
-        let kept: BTreeSet<IpAddr> = assignment.addresses.intersection(had).copied().collect();
+        let kept: BTreeSet<IpAddr> = assignment.addresses.intersection(recorded).copied().collect();
         if !kept.is_empty() {
             plan.served.insert(key, kept);
         }
@@ -79,6 +87,34 @@ pub fn plan<'s>(services: impl Iterator<Item = &'s Service>, known: &Tenancies, 
         }
     }
     plan
+}
+
+/// What Services without a record have by their status: addresses that nobody is recorded with. They are kept where a pool has them, so
+/// that records which were lost are made anew, and a cluster that comes from another load balancer keeps its addresses. Of several
+/// Services with one address the oldest has it, unless they share it.
+fn stated(
+    ours: &[&Service],
+    had: &BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
+    known: &Tenancies,
+) -> BTreeMap<ObjectKey, BTreeSet<IpAddr>> {
+    let mut first: BTreeMap<IpAddr, Option<&str>> = BTreeMap::new();
+    let mut stated: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
+    for service in ours {
+        let key = ObjectKey::of(&service.metadata);
+        if had.contains_key(&key) {
+            continue;
+        }
+        let sharing = sharing_key(service);
+        let addresses = service.status.load_balancer.ingress.iter().filter_map(|told| told.ip.parse().ok());
+        for address in addresses.filter(|address| !known.contains_key(address)) {
+            let shares = first.get(&address).is_none_or(|older| sharing.is_some() && *older == sharing);
+            if shares {
+                first.insert(address, sharing);
+                stated.entry(key.clone()).or_default().insert(address);
+            }
+        }
+    }
+    stated
 }
 
 /// Who has which addresses by the records.

@@ -65,6 +65,41 @@ fn what_is_recorded_is_kept_and_served() {
 }
 
 #[test]
+fn what_a_status_says_is_kept_where_no_record_says_otherwise() {
+    let with = |mut service: Service, address: &str| {
+        service.status.load_balancer.ingress =
+            vec![turnpike_desired::k8s::LoadBalancerIngress { ip: address.into(), ..Default::default() }];
+        service
+    };
+    let services = [
+        with(service("young", 30), "203.0.113.5"),
+        service("new", 20),
+        with(service("old", 10), "203.0.113.4"),
+    ];
+    let lost = plan(services.iter(), &known(&[]), &rules());
+    assert_eq!(text(&lost.take), ["203.0.113.4 old", "203.0.113.5 young"], "though another one is older");
+    assert!(lost.served.is_empty(), "nothing is served before it is recorded");
+    assert!(lost.problems.contains_key(&ObjectKey::new("shop", "new")));
+    // A record is right, whatever a status says; and an address of no pool is none of ours.
+    let services = [with(service("a", 10), "203.0.113.5"), with(service("b", 20), "198.51.100.9")];
+    let plan = plan(services.iter(), &known(&[("203.0.113.4", &["a"])]), &rules());
+    assert_eq!((text(&plan.take), text(&plan.release).len()), (vec!["203.0.113.5 b".to_owned()], 0));
+    // Two that say the same: the older one has it.
+    let services = [with(service("young", 30), "203.0.113.5"), with(service("old", 10), "203.0.113.5")];
+    let plan = super::plan(services.iter(), &known(&[]), &rules());
+    assert_eq!(text(&plan.take), ["203.0.113.4 young", "203.0.113.5 old"]);
+}
+
+#[test]
+fn without_pools_nothing_is_given_and_nobody_is_told_so() {
+    let mut rules = rules();
+    rules.pools.clear();
+    let plan = plan([service("web", 10)].iter(), &known(&[("203.0.113.4", &["web"])]), &rules);
+    assert!(plan.take.is_empty() && plan.served.is_empty() && plan.problems.is_empty());
+    assert_eq!(text(&plan.release), ["203.0.113.4 web"]);
+}
+
+#[test]
 fn rule_c1_only_our_services_get_addresses() {
     let mut of_others = service("other", 10);
     of_others.spec.load_balancer_class = Some("example.com/edge".into());
