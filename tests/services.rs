@@ -5,7 +5,7 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use turnpike_tests::bed::{Lab, available, wait};
 
 /// Applies a manifest given as text, and waits until every worker has it.
@@ -134,9 +134,8 @@ spec:
     for url in
         ["http://203.0.113.92/", "http://192.0.2.1:30092/", "http://10.96.0.92/", "http://10.96.0.80:81/"]
     {
-        let start = Instant::now();
+        // Within curl's limit: silence would have another exit code.
         assert_eq!(curl(lab, "client", url), Err(REFUSED), "{url}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{url} was refused late");
     }
     let before = verdict(lab, "unallocated_cluster_ip");
     assert_eq!(curl(lab, "client", "http://10.96.77.77/"), Err(SILENCE));

@@ -149,7 +149,7 @@ fn one_gateway_writes_and_the_other_goes_on_when_it_is_killed() {
     let state = |gateway: &ControlPlane| gateway.status().kubernetes.state;
     wait("one that writes", || gateways.iter().any(|gateway| state(gateway) == "writing"));
     let leader = usize::from(state(&gateways[1]) == "writing");
-    assert_eq!(state(&gateways[1 - leader]), "waiting");
+    wait("one that waits", || state(&gateways[1 - leader]) == "waiting");
     lab.make("web");
     // Between the finalizer and the status.
     wait("the finalizer", || lab.finalizers("web") == json!([FINALIZER]));

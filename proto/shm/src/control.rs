@@ -109,7 +109,8 @@ impl DataplaneSide {
             words[AT_MAGIC].store(MAGIC, Ordering::Release);
         })?;
         let region = Arc::new(region);
-        let updates = Consumer::attach(ring_words(&region, HEADER_WORDS, down)?)?;
+        // The file can be seen by now: a control plane may have attached already, and said something.
+        let updates = Consumer::first(ring_words(&region, HEADER_WORDS, down)?)?;
         let events = Producer::attach(ring_words(&region, HEADER_WORDS + down, up)?)?;
         Ok(Self { region, updates, events, adoptions: 0, _lock: lock })
     }

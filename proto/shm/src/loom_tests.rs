@@ -109,6 +109,33 @@ fn loom_epochs_never_mix() {
     });
 }
 
+/// The first consumer misses nothing of a producer that attaches at the same time.
+#[test]
+fn loom_the_first_consumer_misses_nothing() {
+    model(4, || {
+        let memory = memory(8);
+        let producer_memory = Arc::clone(&memory);
+        let writer = thread::spawn(move || {
+            Producer::attach(producer_memory).unwrap().push(&[1; 8]).unwrap();
+        });
+        let mut consumer = Consumer::first(memory).unwrap();
+        let mut popped = Vec::new();
+        let mut record = Vec::new();
+        let mut take = |popped: &mut Vec<Popped>| match consumer.pop(&mut record).expect("an honest ring") {
+            Popped::Nothing => thread::yield_now(),
+            other => popped.push(other),
+        };
+        for _ in 0..2 {
+            take(&mut popped);
+        }
+        writer.join().unwrap();
+        for _ in 0..2 {
+            take(&mut popped);
+        }
+        assert_eq!(popped, [Popped::NewEpoch, Popped::Record]);
+    });
+}
+
 /// A consumer that attaches while a producer does and writes: it starts somewhere whole.
 #[test]
 fn loom_both_ends_attach_at_once() {

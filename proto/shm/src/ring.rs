@@ -276,6 +276,12 @@ impl<W: Words> Consumer<W> {
         Ok(Self { ring, head, epoch, expected: None })
     }
 
+    /// Becomes the first consumer of a ring that its own process has made: from the very beginning, whatever a producer has written since
+    /// others could see the ring.
+    pub fn first(words: W) -> Result<Self, BadRingSize> {
+        Ok(Self { ring: Ring::new(words)?, head: 0, epoch: 0, expected: None })
+    }
+
     /// Takes the next record into `record`, which is cleared first. Copies, checks, and only then gives the words back to the producer.
     pub fn pop(&mut self, record: &mut Vec<u8>) -> Result<Popped, RingCorrupt> {
         record.clear();

@@ -40,6 +40,18 @@ fn records_come_out_in_order_after_the_epoch() {
 }
 
 #[test]
+fn the_first_consumer_hears_what_was_said_before_it_attached() {
+    let memory = memory(64);
+    let mut producer = Producer::attach(Arc::clone(&memory)).unwrap();
+    producer.push(b"early").unwrap();
+    let mut late = Consumer::attach(Arc::clone(&memory)).unwrap();
+    assert_eq!(record_of(&mut late), None, "that was meant for another");
+    let mut first = Consumer::first(memory).unwrap();
+    assert_eq!(first.pop(&mut Vec::new()), Ok(Popped::NewEpoch));
+    assert_eq!(record_of(&mut first).as_deref(), Some(&b"early"[..]));
+}
+
+#[test]
 fn sizes_that_hold_no_ring_are_refused() {
     for words in [0, 1, HEADER_WORDS, HEADER_WORDS + 2, HEADER_WORDS + 3, HEADER_WORDS + 5, HEADER_WORDS + 65]
     {
