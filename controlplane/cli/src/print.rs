@@ -114,6 +114,9 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
     if let Some(complaint) = &dataplane.last_complaint {
         writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
     }
+    for warning in &status.fill.warnings {
+        writeln!(out, "filling    {warning}")?;
+    }
     for skipped in &objects.skipped {
         writeln!(out, "skipped    {} (revision {}): {}", skipped.key, skipped.revision, skipped.reason)?;
     }

@@ -1,8 +1,9 @@
-//! How many flows are live, by frontend and backend: a question to the dataplane. Asked by `turnpike plan`; the publisher carries it.
+//! How many flows are live, by frontend and backend: a question to the dataplane. Asked by `turnpike plan` and [`crate::fill`]; the
+//! publisher carries it.
 
 use crate::state::held;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 use turnpike_wire::event::Event;
 use turnpike_wire::update::{FrontendKey, Update};
@@ -16,7 +17,7 @@ pub struct Census {
     pub pairs: Vec<(FrontendKey, SocketAddr, u64)>,
 }
 
-/// The question that is open, if any; a new one takes its place.
+/// The question that is open, if any. Who asks while it is open gets its answer.
 #[derive(Debug, Default)]
 pub struct FlowCensus {
     open: Mutex<Open>,
@@ -27,23 +28,27 @@ struct Open {
     question: u64,
     is_sent: bool,
     census: Census,
-    asker: Option<oneshot::Sender<Census>>,
+    askers: Vec<oneshot::Sender<Arc<Census>>>,
 }
 
 impl FlowCensus {
-    /// Asks. The answer fails to come if another question takes the place of this one.
+    /// Asks. What nobody waits for any more is asked anew.
     #[must_use]
-    pub fn ask(&self) -> oneshot::Receiver<Census> {
+    pub fn ask(&self) -> oneshot::Receiver<Arc<Census>> {
         let (asker, answer) = oneshot::channel();
         let mut open = held(&self.open);
-        *open = Open { question: open.question + 1, asker: Some(asker), ..Open::default() };
+        open.askers.retain(|asker| !asker.is_closed());
+        if open.askers.is_empty() {
+            *open = Open { question: open.question + 1, ..Open::default() };
+        }
+        open.askers.push(asker);
         answer
     }
 
     /// What is to be sent to the dataplane: once for each question.
     pub fn take_question(&self) -> Option<Update> {
         let mut open = held(&self.open);
-        if open.is_sent || open.asker.is_none() {
+        if open.is_sent || open.askers.is_empty() {
             return None;
         }
         open.is_sent = true;
@@ -67,9 +72,10 @@ impl FlowCensus {
             Event::FlowsCounted { question, flows } if question == open.question => {
                 let mut census = std::mem::take(&mut open.census);
                 census.flows = flows;
-                if let Some(asker) = open.asker.take() {
+                let census = Arc::new(census);
+                for asker in open.askers.drain(..) {
                     // Whoever asked may have gone.
-                    let _ = asker.send(census);
+                    let _ = asker.send(census.clone());
                 }
             }
             _ => {}
@@ -87,11 +93,11 @@ mod tests {
     fn a_question_is_sent_once_and_answered_by_its_own_answer() {
         let census = FlowCensus::default();
         assert_eq!(census.take_question(), None);
-        let mut first = census.ask();
+        let first = census.ask();
         assert_eq!(census.take_question(), Some(Update::CountFlows { question: 1 }));
         assert_eq!(census.take_question(), None);
-        let mut second = census.ask();
-        assert!(first.try_recv().is_err(), "another question took its place");
+        drop(first);
+        let (mut second, mut third) = (census.ask(), census.ask());
         assert_eq!(census.take_question(), Some(Update::CountFlows { question: 2 }));
         census.ask_again();
         assert_eq!(census.take_question(), Some(Update::CountFlows { question: 2 }));
@@ -107,5 +113,7 @@ mod tests {
         let answer = second.try_recv().unwrap();
         assert_eq!(answer.flows, 9);
         assert_eq!(answer.pairs, [(frontend, backend, 7), (frontend, backend, 1)]);
+        assert_eq!(third.try_recv().unwrap(), answer, "one answer for all who wait");
+        assert_eq!(census.take_question(), None);
     }
 }

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod dns;
 pub mod etcd;
+pub mod fill;
 pub mod fleet;
 pub mod flow_census;
 pub mod health;

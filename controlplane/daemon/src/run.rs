@@ -49,6 +49,7 @@ pub async fn run(config: Config) -> Result<()> {
     crate::dns::start(&state)?;
     crate::health::start(&state);
     crate::metrics::start(&state);
+    crate::fill::start(&state);
     let end = Arc::new(AtomicBool::new(false));
     let publisher = {
         let (state, end, runtime) = (state.clone(), end.clone(), tokio::runtime::Handle::current());

@@ -5,6 +5,7 @@ use crate::dns::touched::Touched;
 use crate::etcd::Change;
 use crate::etcd::guard::{self, Before};
 use crate::etcd::list::Listed;
+use crate::fill::Fill;
 use crate::flow_census::FlowCensus;
 use crate::health::pulse::Pulse;
 use crate::http::Listeners;
@@ -98,6 +99,8 @@ pub struct State {
     pub latency: Latency,
     /// The question how many flows are live.
     pub flow_census: FlowCensus,
+    /// How full SNAT ports are.
+    pub fill: Fill,
     registry: Registry,
     core: Mutex<Core>,
     etcd: Mutex<EtcdStatus>,
@@ -137,6 +140,7 @@ impl State {
                 config.cluster.mode == ClusterMode::Standalone || config.cluster.pools.is_empty(),
             ),
             flow_census: FlowCensus::default(),
+            fill: Fill::default(),
             registry,
             core: Mutex::new(core),
             etcd: Mutex::new(EtcdStatus { state: "connecting".into(), ..EtcdStatus::default() }),

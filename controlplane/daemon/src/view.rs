@@ -89,6 +89,7 @@ pub fn status(state: &State) -> Status {
     dataplane.workers = pages.iter().filter_map(worker).collect();
     dataplane.ports = pages.iter().filter_map(port).collect();
     let etcd = state.etcd_status();
+    let fill = state.fill.status(&state.config, &dataplane.workers);
     let core = state.core();
     Status {
         gateway: state.config.gateway_name(),
@@ -101,6 +102,7 @@ pub fn status(state: &State) -> Status {
         dns: state.dns.status(&state.config.dns.zone),
         kubernetes: state.kubernetes.status(|status| status.clone()),
         listeners: state.listeners.status(),
+        fill,
     }
 }
 

@@ -4,8 +4,6 @@
 pub const BUCKET_PROBES_MAX: usize = 16;
 /// SNAT ports tried for one new flow on one SNAT address before it is refused.
 pub const PORT_PROBES_MAX: u32 = 128;
-/// Lowest SNAT port: the well-known ports are left alone (RFC 6056 section 3.2).
-pub const SNAT_PORT_MIN: u16 = 1024;
 /// Frames one worker holds while their next hop is being resolved.
 pub const HELD_FRAMES_MAX: usize = 128;
 /// How long a frame is held for its next hop, in milliseconds.

@@ -6,8 +6,9 @@
 
 use crate::flow_key::FlowKey;
 use crate::hash::{Random, scale};
-use crate::limits::{PORT_PROBES_MAX, SNAT_PORT_MIN};
+use crate::limits::PORT_PROBES_MAX;
 use crate::steering::Steering;
+use turnpike_wire::limits::SNAT_PORT_MIN;
 
 /// Chooses SNAT ports for one worker.
 #[derive(Debug)]

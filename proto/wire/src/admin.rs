@@ -290,6 +290,39 @@ pub struct Status {
     /// The servers of health checks and metrics.
     #[serde(default)]
     pub listeners: Vec<ListenerStatus>,
+    /// How full what is bounded on the packet path is.
+    #[serde(default)]
+    pub fill: FillStatus,
+}
+
+/// How full what is bounded on the packet path is. What is full refuses new flows and harms none that lives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FillStatus {
+    /// SNAT ports there are towards each backend and protocol, over all SNAT addresses.
+    pub snat_ports: u64,
+    /// The backends towards which most of them are in use, the fullest first; a few.
+    pub backends: Vec<BackendFill>,
+    /// Backends towards which 70 % are in use, those with 90 % included.
+    pub backends_over_70_percent: u64,
+    /// Backends towards which 90 % are in use.
+    pub backends_over_90_percent: u64,
+    /// Age of these figures, in milliseconds; none: nothing was counted yet.
+    pub age_ms: Option<u64>,
+    /// What is over 70 or 90 %, with the mend.
+    pub warnings: Vec<String>,
+}
+
+/// SNAT ports in use towards one backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendFill {
+    /// The pod's address and port.
+    pub backend: std::net::SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// SNAT ports in use towards it.
+    pub ports: u64,
+    /// Share of those there are.
+    pub percent: u64,
 }
 
 /// The source of truth.

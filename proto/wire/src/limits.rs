@@ -18,6 +18,8 @@ pub const SOURCE_RANGES_MAX: usize = 1024;
 pub const NETWORKS_MAX: usize = 1024;
 /// Longest session affinity, in seconds (Kubernetes: one day).
 pub const AFFINITY_TIMEOUT_S_MAX: u32 = 86_400;
+/// Lowest source port towards backends: the well-known ports are left alone (RFC 6056 section 3.2).
+pub const SNAT_PORT_MIN: u16 = 1024;
 /// Largest weight of a backend (`turnpike.dev/weight`); 0 takes no new flows.
 pub const WEIGHT_MAX: u16 = 256;
 /// Most workers of one dataplane.

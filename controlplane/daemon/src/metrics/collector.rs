@@ -9,7 +9,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::sync::Arc;
-use turnpike_wire::admin::{DataplaneStatus, EtcdStatus, ObjectsStatus, PortStatus, WorkerStatus};
+use turnpike_wire::admin::{
+    DataplaneStatus, EtcdStatus, FillStatus, ObjectsStatus, PortStatus, WorkerStatus,
+};
 use turnpike_wire::pages::{WORKER_TALLIES, is_verdict};
 
 /// See the module.
@@ -57,8 +59,19 @@ impl Collector for Gateway {
         objects(&mut out, &status.objects)?;
         dataplane(&mut out, &status.dataplane)?;
         workers(&mut out, &status.dataplane.workers)?;
-        ports(&mut out, &status.dataplane.ports)
+        ports(&mut out, &status.dataplane.ports)?;
+        fill(&mut out, &status.fill)
     }
+}
+
+fn fill(out: &mut Out<'_>, fill: &FillStatus) -> fmt::Result {
+    out.gauge("snat_ports", "SNAT ports there are towards each backend and protocol", fill.snat_ports)?;
+    let fullest = fill.backends.first().map_or(0, |backend| backend.ports);
+    out.gauge("snat_ports_used_most", "SNAT ports in use towards the backend that has most", fullest)?;
+    let over = [("70", fill.backends_over_70_percent), ("90", fill.backends_over_90_percent)];
+    let lines = over.map(|(percent, count)| (vec![("percent", percent.to_owned())], count));
+    let help = "Backends towards which more than so many percent of the SNAT ports are in use";
+    out.labelled("snat_backends_filling", help, MetricType::Gauge, lines)
 }
 
 type Labels = Vec<(&'static str, String)>;

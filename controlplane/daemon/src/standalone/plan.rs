@@ -169,14 +169,14 @@ fn backends(before: &Desired, after: &Desired) -> Vec<PlannedBackend> {
 }
 
 /// Asks the dataplane.
-async fn census(state: &State) -> Result<Census> {
+async fn census(state: &State) -> Result<Arc<Census>> {
     let there = state.dataplane(|d| d.state.clone());
     if there != "serving" {
         bail!("there is no dataplane to ask ({there})");
     }
     match timeout(COUNT_LIMIT, state.flow_census.ask()).await {
         Ok(Ok(census)) => Ok(census),
-        Ok(Err(_)) => bail!("somebody else asked at the same time; try again"),
+        Ok(Err(_)) => bail!("the question was given up; try again"),
         Err(_) => {
             bail!("the dataplane did not answer within {COUNT_LIMIT:?}; turnpike status says how it is")
         }

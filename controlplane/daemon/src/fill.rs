@@ -1,0 +1,242 @@
+//! How full what is bounded on the packet path is, told early: what is full refuses new flows, and an operator wants to know before.
+//!
+//! SNAT ports are bounded for each backend and protocol. Nobody keeps a table of them, so the live flows are counted now and then.
+//! Flow tables tell by themselves.
+
+use crate::flow_census::Census;
+use crate::state::{State, held};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tracing::{info, warn};
+use turnpike_desired::desired::Desired;
+use turnpike_wire::admin::{BackendFill, FillStatus, WorkerStatus};
+use turnpike_wire::config::Config;
+use turnpike_wire::limits::SNAT_PORT_MIN;
+use turnpike_wire::update::{Mode, Protocol};
+
+/// How often flows are counted. A worker's walk over its flow table costs it little, but not nothing.
+const PERIOD: Duration = Duration::from_secs(20);
+/// How long an answer is waited for: a large table takes its worker a while.
+const COUNT_LIMIT: Duration = Duration::from_secs(15);
+/// Most backends that are named.
+const NAMED_MAX: usize = 10;
+/// From how many percent on something is told, and from how many it is urgent.
+const FILLING: u64 = 70;
+const NEARLY_FULL: u64 = 90;
+/// How many percent below those it has to come until it is told again.
+const FLUTTER: u64 = 5;
+
+/// What was counted last.
+#[derive(Debug, Default)]
+pub struct Fill {
+    counted: Mutex<Option<Counted>>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    at: Instant,
+    used: Used,
+}
+
+/// SNAT ports in use, by backend and protocol: of the backends over [`FILLING`] their number, of the fullest which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Used {
+    fullest: Vec<BackendFill>,
+    over_70: u64,
+    over_90: u64,
+}
+
+impl Fill {
+    /// What the status shows.
+    #[must_use]
+    pub fn status(&self, config: &Config, workers: &[WorkerStatus]) -> FillStatus {
+        let counted = held(&self.counted);
+        let used = counted.as_ref().map(|counted| counted.used.clone()).unwrap_or_default();
+        let mut warnings = flow_table_warnings(workers);
+        warnings.extend(snat_warnings(&used));
+        FillStatus {
+            snat_ports: snat_ports(config),
+            backends: used.fullest,
+            backends_over_70_percent: used.over_70,
+            backends_over_90_percent: used.over_90,
+            age_ms: counted.as_ref().map(|counted| counted.at.elapsed().as_millis() as u64),
+            warnings,
+        }
+    }
+}
+
+/// Counts from time to time, for as long as the program runs.
+pub fn start(state: &Arc<State>) {
+    tokio::spawn(watch(state.clone()));
+}
+
+async fn watch(state: Arc<State>) {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let serves = state.dataplane(|dataplane| dataplane.state == "serving");
+        let census = if serves { timeout(COUNT_LIMIT, state.flow_census.ask()).await.ok() } else { None };
+        let used = census.and_then(Result::ok).map(|census| {
+            let desired = state.core().resolver.desired();
+            used(&census, &desired, snat_ports(&state.config))
+        });
+        // Without an answer nothing is known, and nothing is said.
+        told = used.as_ref().map_or(told, |used| tell(told, used));
+        *held(&state.fill.counted) = used.map(|used| Counted { at: Instant::now(), used });
+    }
+}
+
+/// Says what has become worse, or well again, and returns what is told by now: 0, 70 or 90 percent.
+fn tell(told: u64, used: &Used) -> u64 {
+    let worst = used.fullest.first().map_or(0, |backend| backend.percent);
+    let level = [NEARLY_FULL, FILLING].into_iter().find(|&level| worst >= level).unwrap_or(0);
+    if level < told && worst + FLUTTER >= told {
+        return told;
+    }
+    if level > told {
+        snat_warnings(used).iter().for_each(|warning| warn!("{warning}"));
+    } else if level == 0 && told > 0 {
+        info!("no backend uses {FILLING} % of its SNAT ports any more");
+    }
+    level
+}
+
+/// SNAT ports towards each backend and protocol: those that are neither well-known nor NodePorts, on every SNAT address.
+fn snat_ports(config: &Config) -> u64 {
+    let range = config.cluster.node_port_range;
+    let usable = (SNAT_PORT_MIN..=u16::MAX).filter(|port| !(range.first..=range.last).contains(port)).count();
+    usable as u64 * config.snat_addresses().len() as u64
+}
+
+/// Adds the flows up by backend. Those whose clients keep their addresses take no SNAT port.
+fn used(census: &Census, desired: &Desired, of: u64) -> Used {
+    let mut ports: HashMap<(SocketAddr, Protocol), u64> = HashMap::new();
+    for (frontend, backend, flows) in &census.pairs {
+        let keeps_address =
+            desired.frontends.get(frontend).is_some_and(|known| known.frontend.outside.mode == Mode::Dnat);
+        if !keeps_address {
+            *ports.entry((*backend, frontend.protocol)).or_default() += flows;
+        }
+    }
+    let percent = |ports: u64| (ports * 100).checked_div(of).unwrap_or(0);
+    let count_over = |level| ports.values().filter(|&&ports| percent(ports) >= level).count() as u64;
+    let (over_70, over_90) = (count_over(FILLING), count_over(NEARLY_FULL));
+    let mut fullest: Vec<BackendFill> = ports
+        .into_iter()
+        .map(|((backend, protocol), ports)| BackendFill { backend, protocol, ports, percent: percent(ports) })
+        .collect();
+    fullest.sort_by_key(|fill| (std::cmp::Reverse(fill.ports), fill.backend, fill.protocol));
+    fullest.truncate(NAMED_MAX);
+    Used { fullest, over_70, over_90 }
+}
+
+fn snat_warnings(used: &Used) -> Vec<String> {
+    let filling = used.fullest.iter().filter(|fill| fill.percent >= FILLING);
+    let mut warnings: Vec<String> = filling
+        .map(|BackendFill { backend, protocol, ports, percent }| {
+            format!(
+                "{percent} % of the SNAT ports towards {protocol} {backend} are in use ({ports}); name more dataplane.snat.addresses, or add backends"
+            )
+        })
+        .collect();
+    let more = used.over_70.saturating_sub(warnings.len() as u64);
+    if more > 0 {
+        warnings.push(format!("and towards {more} more backends over {FILLING} %"));
+    }
+    warnings
+}
+
+fn flow_table_warnings(workers: &[WorkerStatus]) -> Vec<String> {
+    let percent = |worker: &WorkerStatus| (worker.flows * 100).checked_div(worker.flows_max).unwrap_or(0);
+    let filling = workers.iter().filter(|worker| percent(worker) >= FILLING);
+    filling
+        .map(|worker| {
+            format!(
+                "the flow table of worker {} is {} % full ({} of {}); raise dataplane.flows_per_worker, or add workers",
+                worker.worker,
+                percent(worker),
+                worker.flows,
+                worker.flows_max
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use turnpike_wire::update::FrontendKey;
+
+    const PORTS: u64 = 61_744;
+
+    fn census(flows: &[(u8, Protocol, u64)]) -> Used {
+        let frontend = |protocol| FrontendKey { address: "203.0.113.1".parse().unwrap(), port: 80, protocol };
+        let backend = |last| SocketAddr::from(([10, 244, 0, last], 8080));
+        let pairs = flows.iter().map(|&(last, protocol, n)| (frontend(protocol), backend(last), n)).collect();
+        used(&Census { flows: 0, pairs }, &Desired::default(), PORTS)
+    }
+
+    #[test]
+    fn ports_are_those_of_every_snat_address_without_node_ports() {
+        let mut config = Config::default();
+        config.dataplane.snat.addresses = vec!["10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap()];
+        assert_eq!(snat_ports(&config), 2 * PORTS);
+    }
+
+    #[test]
+    fn flows_add_up_by_backend_and_protocol() {
+        let used = census(&[
+            (1, Protocol::Tcp, 30_000),
+            (1, Protocol::Tcp, 26_000),
+            (1, Protocol::Udp, 30_000),
+            (2, Protocol::Tcp, 44_000),
+        ]);
+        let named: Vec<_> = used.fullest.iter().map(|f| (f.protocol, f.ports, f.percent)).collect();
+        assert_eq!(
+            named,
+            [(Protocol::Tcp, 56_000, 90), (Protocol::Tcp, 44_000, 71), (Protocol::Udp, 30_000, 48)]
+        );
+        assert_eq!((used.over_70, used.over_90), (2, 1));
+        let warnings = snat_warnings(&used);
+        assert_eq!(warnings.len(), 2);
+        assert!(
+            warnings[0].starts_with("90 % of the SNAT ports towards TCP 10.244.0.1:8080"),
+            "{warnings:?}"
+        );
+        assert!(warnings[0].contains("dataplane.snat.addresses"), "{warnings:?}");
+    }
+
+    #[test]
+    fn many_full_backends_are_counted_and_few_named() {
+        let flows: Vec<_> = (1..=30).map(|last| (last, Protocol::Tcp, 50_000)).collect();
+        let used = census(&flows);
+        assert_eq!((used.fullest.len(), used.over_70, used.over_90), (NAMED_MAX, 30, 0));
+        assert_eq!(snat_warnings(&used).last().unwrap(), "and towards 20 more backends over 70 %");
+    }
+
+    #[test]
+    fn what_gets_worse_is_told_once() {
+        let at = |ports| census(&[(1, Protocol::Tcp, ports)]);
+        let told = [10, 45_000, 42_000, 56_000, 53_000, 45_000, 56_000, 10, 45_000];
+        let levels: Vec<u64> = told
+            .into_iter()
+            .scan(0, |level, ports| {
+                *level = tell(*level, &at(ports));
+                Some(*level)
+            })
+            .collect();
+        assert_eq!(levels, [0, 70, 70, 90, 90, 70, 90, 0, 70]);
+    }
+
+    #[test]
+    fn flow_tables_tell_by_themselves() {
+        let worker =
+            |worker, flows, flows_max| WorkerStatus { worker, flows, flows_max, ..Default::default() };
+        let warnings = flow_table_warnings(&[worker(0, 69, 100), worker(1, 70, 100), worker(2, 0, 0)]);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("the flow table of worker 1 is 70 % full (70 of 100)"));
+    }
+}
