@@ -8,7 +8,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
-use turnpike_wire::admin::{DnsStatus, EtcdStatus, ObjectName, Status};
+use turnpike_wire::admin::{DnsStatus, EtcdStatus, KubernetesStatus, ListenerStatus, ObjectName, Status};
 use turnpike_wire::pages::is_verdict;
 
 /// What the user types for a listing.
@@ -79,6 +79,24 @@ fn dns(out: &mut impl Write, dns: &DnsStatus) -> Result<()> {
     Ok(())
 }
 
+/// What goes back to the Kubernetes API, and which servers for other machines do not listen.
+fn others(out: &mut impl Write, status: &Status) -> Result<()> {
+    let KubernetesStatus { state, server, written, last_error } = &status.kubernetes;
+    if !server.is_empty() {
+        writeln!(out, "kubernetes {state} at {server}: {written} changes written")?;
+        if let Some(error) = last_error {
+            writeln!(out, "           last error: {error}")?;
+        }
+    }
+    for listener in &status.listeners {
+        if let Some(error) = &listener.last_error {
+            let ListenerStatus { address, purpose, state, .. } = listener;
+            writeln!(out, "listener   {address} for {purpose} {state}: {error}")?;
+        }
+    }
+    Ok(())
+}
+
 /// The state of the gateway.
 pub fn status(status: &Status, format: Format) -> Result<()> {
     if format != Format::Table {
@@ -111,6 +129,7 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
         objects.backends
     )?;
     dns(&mut out, &status.dns)?;
+    others(&mut out, status)?;
     if let Some(complaint) = &dataplane.last_complaint {
         writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
     }
