@@ -76,8 +76,11 @@ pub async fn follow(connector: Connector, state: Arc<State>) {
                 position = None;
             }
             (End::Lost(error), followed) => {
-                let error = error.context(format!("etcd at {}", connector.member(member)));
+                let member_name = format!("etcd at {}", connector.member(member));
                 let text = format!("{error:#}");
+                // An error of the connection names the member by itself.
+                let text =
+                    if text.starts_with(&member_name) { text } else { format!("{member_name}: {text}") };
                 state.etcd(|etcd| {
                     if followed {
                         etcd.reconnects += 1;
