@@ -230,6 +230,7 @@ impl<'m> Bed<'m> {
             mac: MAC,
             addresses: vec![(Ipv4Addr::new(192, 0, 2, 1), 24)],
             gateway: Some(ROUTER),
+            routes: vec![],
             steering: Steering::of(&Spread::Unknown, 1),
         };
         let snat: Vec<Ipv4Addr> = (1..=SNAT_ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();

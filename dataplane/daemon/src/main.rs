@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use turnpike_forward::gateway::{Gateway, GatewayPort};
+use turnpike_forward::gateway::{Gateway, GatewayPort, StaticRoute};
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::steering::Steering;
@@ -136,6 +136,7 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
         mac: port.info().mac,
         addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
         gateway: named.gateway,
+        routes: named.routes.iter().map(static_route).collect(),
         steering: Steering::of(&port.info().spread, workers),
     });
     let snat: Vec<Ipv4Addr> = config.snat_addresses();
@@ -150,4 +151,8 @@ fn secret() -> std::io::Result<Secret> {
         source.read_exact(word)?;
     }
     Ok(Secret::new(bytes.map(u64::from_le_bytes)))
+}
+
+fn static_route(route: &turnpike_wire::config::StaticRoute) -> StaticRoute {
+    StaticRoute { to: (route.to.network(), route.to.prefix_len()), via: route.via }
 }

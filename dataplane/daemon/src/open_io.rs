@@ -211,6 +211,7 @@ mod tests {
             device: (*device).into(),
             addresses: vec![],
             gateway: None,
+            routes: vec![],
         };
         Dataplane {
             workers: workers.to_vec(),

@@ -2,6 +2,7 @@
 
 use crate::neighbour::NextHop;
 use crate::steering::Steering;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
@@ -14,8 +15,19 @@ pub struct GatewayPort {
     pub addresses: Vec<(Ipv4Addr, u8)>,
     /// Next hop for what is on no connected network.
     pub gateway: Option<Ipv4Addr>,
+    /// Networks behind other neighbours of it.
+    pub routes: Vec<StaticRoute>,
     /// How its packets find their worker.
     pub steering: Steering,
+}
+
+/// A network behind a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticRoute {
+    /// The network and the length of its prefix.
+    pub to: (Ipv4Addr, u8),
+    /// The neighbour.
+    pub via: Ipv4Addr,
 }
 
 /// The gateway as the packet path sees it.
@@ -24,13 +36,21 @@ pub struct Gateway {
     ports: Vec<GatewayPort>,
     snat: Vec<u32>,
     workers: usize,
+    /// Longest prefixes first.
+    routes: Vec<Prefixes>,
+}
+
+/// The routes whose prefixes have one length.
+#[derive(Clone, Debug)]
+struct Prefixes {
+    mask: u32,
+    /// In the order of their networks, each once.
     routes: Vec<Route>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Route {
     network: u32,
-    mask: u32,
     port: u8,
     /// Zero: on the link.
     via: u32,
@@ -68,22 +88,27 @@ impl Gateway {
         if snat.is_empty() {
             return Err(GatewayError::NoSnat);
         }
-        let mut routes = Vec::new();
-        for (number, port) in (0u8..).zip(&ports) {
-            for &(address, length) in &port.addresses {
-                let mask = match length {
-                    0 => 0,
-                    1..=32 => u32::MAX << (32 - length),
-                    _ => return Err(GatewayError::Prefix(address, length)),
-                };
-                routes.push(Route { network: u32::from(address) & mask, mask, port: number, via: 0 });
-            }
-            if let Some(gateway) = port.gateway {
-                routes.push(Route { network: 0, mask: 0, port: number, via: gateway.into() });
+        let mut by_mask: BTreeMap<u32, Vec<Route>> = BTreeMap::new();
+        for (port, named) in (0u8..).zip(&ports) {
+            let connected = named.addresses.iter().map(|&to| (to, 0));
+            let behind = named.routes.iter().map(|route| (route.to, route.via.into()));
+            let others = named.gateway.map(|gateway| ((Ipv4Addr::UNSPECIFIED, 0), gateway.into()));
+            for ((address, length), via) in connected.chain(behind).chain(others) {
+                let mask = mask(length).ok_or(GatewayError::Prefix(address, length))?;
+                by_mask.entry(mask).or_default().push(Route {
+                    network: u32::from(address) & mask,
+                    port,
+                    via,
+                });
             }
         }
-        // Longest prefix first; among equals the port that was named first.
-        routes.sort_by_key(|r| std::cmp::Reverse(r.mask));
+        let prefixes = by_mask.into_iter().rev().map(|(mask, mut routes)| {
+            // Stable: among equals the one that was named first stays.
+            routes.sort_by_key(|route| route.network);
+            routes.dedup_by_key(|route| route.network);
+            Prefixes { mask, routes }
+        });
+        let routes = prefixes.collect();
         Ok(Self { ports, snat: snat.iter().map(|&a| a.into()).collect(), workers, routes })
     }
 
@@ -128,19 +153,31 @@ impl Gateway {
     #[must_use]
     pub fn source_towards(&self, port: usize, neighbour: u32) -> Option<u32> {
         let addresses = &self.ports.get(port)?.addresses;
-        let on_link = addresses.iter().find(|&&(a, length)| {
-            let mask = if length == 0 { 0 } else { u32::MAX << (32 - u32::from(length).min(32)) };
-            u32::from(a) & mask == neighbour & mask
-        });
+        let on_link = addresses
+            .iter()
+            .find(|&&(a, length)| mask(length).is_some_and(|mask| u32::from(a) & mask == neighbour & mask));
         on_link.or(addresses.first()).map(|&(a, _)| a.into())
     }
 
     /// Where a packet to `destination` goes next: longest prefix first.
     #[must_use]
     pub fn route(&self, destination: u32) -> Option<NextHop> {
-        let route = self.routes.iter().find(|r| destination & r.mask == r.network)?;
+        let route = self.routes.iter().find_map(|prefixes| {
+            let network = destination & prefixes.mask;
+            let at = prefixes.routes.binary_search_by_key(&network, |route| route.network).ok()?;
+            prefixes.routes.get(at)
+        })?;
         let address = if route.via == 0 { destination } else { route.via };
         Some(NextHop { port: route.port, address })
+    }
+}
+
+/// The mask of a prefix of so many bits, up to 32.
+const fn mask(length: u8) -> Option<u32> {
+    match length {
+        0 => Some(0),
+        1..=32 => Some(u32::MAX << (32 - length)),
+        _ => None,
     }
 }
 
@@ -153,6 +190,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             addresses: addresses.iter().map(|&(a, l)| (a.parse().unwrap(), l)).collect(),
             gateway: gateway.map(|g| g.parse().unwrap()),
+            routes: vec![],
             steering: Steering::Owner,
         }
     }
@@ -178,6 +216,36 @@ mod tests {
             gateway.source_towards(1, u32::from(a.parse::<Ipv4Addr>().unwrap())).map(Ipv4Addr::from)
         };
         assert_eq!(towards("10.1.7.7"), Some("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn networks_behind_neighbours_are_reached_through_them() {
+        let route = |to: &str, length, via: &str| StaticRoute {
+            to: (to.parse().unwrap(), length),
+            via: via.parse().unwrap(),
+        };
+        let mut wan = port(&[("192.0.2.1", 24)], Some("192.0.2.254"));
+        wan.routes = vec![
+            route("10.244.0.0", 16, "192.0.2.7"),
+            route("10.244.9.0", 24, "192.0.2.9"),
+            route("10.244.9.8", 32, "192.0.2.8"),
+        ];
+        let mut lan = port(&[("10.1.0.1", 16)], None);
+        lan.routes = vec![route("10.244.0.0", 16, "10.1.0.7"), route("10.245.0.0", 16, "10.1.0.5")];
+        let gateway = Gateway::new(vec![wan, lan], &["10.1.0.1".parse().unwrap()], 1).unwrap();
+        let rows = [
+            ("10.244.1.1", 0, "192.0.2.7"),
+            ("10.244.9.7", 0, "192.0.2.9"),
+            ("10.244.9.8", 0, "192.0.2.8"),
+            ("10.245.0.0", 1, "10.1.0.5"),
+            ("10.245.255.255", 1, "10.1.0.5"),
+            ("10.246.0.0", 0, "192.0.2.254"),
+            ("192.0.2.7", 0, "192.0.2.7"),
+        ];
+        for (to, out, next) in rows {
+            let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
+            assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
+        }
     }
 
     #[test]

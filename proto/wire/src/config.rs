@@ -218,6 +218,19 @@ pub struct Port {
     /// Next hop for everything that is on no connected network, if this port leads there.
     #[serde(default)]
     pub gateway: Option<Ipv4Addr>,
+    /// Networks behind neighbours of this port other than `gateway`. The longest prefix of all ports wins.
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
+}
+
+/// `[[dataplane.ports.routes]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// Where to.
+    pub to: Ipv4Net,
+    /// The next hop, a neighbour on a network of the port.
+    pub via: Ipv4Addr,
 }
 
 /// `[dataplane.snat]`

@@ -1,7 +1,7 @@
 //! What makes a configuration work beyond its types: each rule names the setting, the value and the mend.
 
-use crate::config::{ClusterMode, Config, ConfigError, Port};
-use crate::limits::{PORTS_MAX, WORKERS_MAX};
+use crate::config::{ClusterMode, Config, ConfigError, Port, StaticRoute};
+use crate::limits::{PORTS_MAX, ROUTES_MAX, WORKERS_MAX};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -403,16 +403,44 @@ fn port_rules(port: &Port) -> Result<(), Broken> {
             ),
         ));
     }
-    if let Some(gateway) = port.gateway
-        && (!port.addresses.iter().any(|n| n.contains(&gateway))
-            || port.addresses.iter().any(|n| n.addr() == gateway))
-    {
-        return Err(Broken::new(
-            setting,
-            format!(
-                "gateway {gateway} is no neighbour on a network of this port; it must lie in one of its addresses' networks"
-            ),
-        ));
+    let next_hops = port.gateway.map(|gateway| ("gateway", gateway)).into_iter();
+    for (what, hop) in next_hops.chain(port.routes.iter().map(|route| ("route via", route.via))) {
+        let is_neighbour = port.addresses.iter().any(|n| n.contains(&hop) && n.addr() != hop)
+            && !port.addresses.iter().any(|n| n.addr() == hop);
+        if !is_neighbour {
+            return Err(Broken::new(
+                setting,
+                format!(
+                    "{what} {hop} is no neighbour on a network of this port; it must lie in one of its addresses' networks"
+                ),
+            ));
+        }
+    }
+    routes(&setting, port)
+}
+
+fn routes(setting: &str, port: &Port) -> Result<(), Broken> {
+    if port.routes.len() > ROUTES_MAX {
+        let message = format!("{} routes; a port can have {ROUTES_MAX}", port.routes.len());
+        return Err(Broken::new(setting, message));
+    }
+    let mut networks = BTreeSet::new();
+    for StaticRoute { to, .. } in &port.routes {
+        if to.addr() != to.network() {
+            let message = format!("route to {to} has bits behind its prefix; write {}", to.trunc());
+            return Err(Broken::new(setting, message));
+        }
+        if !networks.insert(*to) {
+            return Err(Broken::new(
+                setting,
+                format!("route to {to} is there twice; a network has one next hop"),
+            ));
+        }
+        if let Some(connected) = port.addresses.iter().find(|n| n.trunc() == *to) {
+            let message =
+                format!("route to {to}: that network is connected already, by {connected}; leave it out");
+            return Err(Broken::new(setting, message));
+        }
     }
     Ok(())
 }
@@ -486,6 +514,14 @@ mod tests {
             (change("203.0.113.0/24", "10.96.1.0/24"), "overlaps"),
             (change("203.0.113.0/24", "nonsense"), "line"),
             (change("gateway = \"192.0.2.254\"", "gateway = \"198.51.100.1\""), "gateway 198.51.100.1"),
+            (change("via = \"192.0.2.7\"", "via = \"198.51.100.7\""), "route via 198.51.100.7"),
+            (change("via = \"192.0.2.7\"", "via = \"192.0.2.1\""), "route via 192.0.2.1"),
+            (change("to = \"10.244.1.0/24\"", "to = \"10.244.1.0/20\""), "write 10.244.0.0/20"),
+            (change("to = \"10.244.1.0/24\"", "to = \"192.0.2.0/24\""), "connected already"),
+            (
+                change("routes = [", "routes = [{ to = \"10.244.1.0/24\", via = \"192.0.2.8\" }, "),
+                "10.244.1.0/24 is there twice",
+            ),
             (change("192.0.2.1/24", "192.0.2.0/24"), "192.0.2.0/24"),
             (change("203.0.113.0/24", "192.0.2.0/28"), "192.0.2.1 lies in 192.0.2.0/28"),
             (change("203.0.113.0/24", "192.0.2.254/32"), "192.0.2.254 lies in 192.0.2.254/32"),

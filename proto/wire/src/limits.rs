@@ -26,6 +26,8 @@ pub const WEIGHT_MAX: u16 = 256;
 pub const WORKERS_MAX: usize = 64;
 /// Most ports (NICs) of one dataplane.
 pub const PORTS_MAX: usize = 16;
+/// Most static routes of one port.
+pub const ROUTES_MAX: usize = 4096;
 /// Bytes of the ring that carries updates down.
 pub const UPDATE_RING_BYTES: usize = 8 << 20;
 /// Bytes of the ring that carries events up.

@@ -57,6 +57,7 @@ impl Bed {
             mac: MAC,
             addresses: vec![([192, 0, 2, 1].into(), 24)],
             gateway: Some([192, 0, 2, 254].into()),
+            routes: vec![],
             steering: Steering::of(spread, workers),
         };
         let shared = Shared::new(Gateway::new(vec![port], &[SNAT.into()], workers).unwrap());
