@@ -50,6 +50,8 @@ pub(crate) struct Control {
     page: GatewayPage,
     started: Instant,
     control_alive: bool,
+    /// Ports whose link was up at the last look.
+    links_up: usize,
 }
 
 /// A worker ended by itself: the dataplane cannot go on.
@@ -69,6 +71,7 @@ impl Control {
         page: GatewayPage,
         started: Instant,
     ) -> Self {
+        let links_up = ports.len();
         Self {
             side,
             shared,
@@ -84,11 +87,13 @@ impl Control {
             page,
             started,
             control_alive: false,
+            links_up,
         }
     }
 
     /// Works until `stop` is set, or a worker ends.
     pub(crate) fn run(&mut self, workers: &Workers, stop: &AtomicBool) -> Result<(), WorkerEnded> {
+        self.shared.announce_all();
         let mut beaten: Option<Instant> = None;
         let mut surveyed: Option<Instant> = None;
         while !stop.load(Ordering::Relaxed) {
@@ -244,8 +249,10 @@ impl Control {
             self.outbox.neighbour(hop.address.into(), link.is_resolved().then(|| link.mac()));
         }
         self.page.show(&counters);
-        for (port, page) in &mut self.ports {
-            page.show(port);
+        let up: usize = self.ports.iter_mut().map(|(port, page)| usize::from(page.show(port))).sum();
+        // A link that comes back may lead to another switch, which does not know where we are.
+        if up > std::mem::replace(&mut self.links_up, up) {
+            self.shared.announce_all();
         }
     }
 

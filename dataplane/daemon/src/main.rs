@@ -140,7 +140,7 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
         steering: Steering::of(&port.info().spread, workers),
     });
     let snat: Vec<Ipv4Addr> = config.snat_addresses();
-    Ok(Gateway::new(ports.collect(), &snat, workers)?)
+    Ok(Gateway::new(ports.collect(), &snat, workers)?.announcing(config.dataplane.announce))
 }
 
 /// Nobody outside can guess it, so nobody can choose packets that collide.

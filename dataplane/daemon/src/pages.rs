@@ -98,11 +98,11 @@ impl WorkerPage {
 }
 
 impl PortPage {
-    /// Shows what the driver counts.
-    pub(crate) fn show(&mut self, port: &Port) {
-        let stats = port.stats();
+    /// Shows what the driver counts; returns whether the link is up.
+    pub(crate) fn show(&mut self, port: &Port) -> bool {
+        let (stats, up) = (port.stats(), port.link().up);
         self.0.set_all(&[
-            u64::from(port.link().up),
+            u64::from(up),
             stats.rx_frames,
             stats.rx_bytes,
             stats.tx_frames,
@@ -112,6 +112,7 @@ impl PortPage {
             stats.tx_errors,
             stats.rx_no_memory,
         ]);
+        up
     }
 }
 

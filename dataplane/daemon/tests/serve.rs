@@ -505,12 +505,16 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
         ]);
         control.transaction(1, &updates);
         control.adopted(1);
-        let seen = |to| {
+        // Kept open, so that no port is used again, whose flow lives on.
+        let mut open = Vec::new();
+        let mut seen = |to| {
             let all = ask_all(30, (to, 9090));
             let own = all.iter().filter(|(socket, seen)| {
                 seen.ends_with(&format!(":{}", socket.local_addr().unwrap().port()))
             });
-            (own.count(), all.iter().filter(|(_, seen)| seen.starts_with("10.78.1.2:")).count())
+            let counts = (own.count(), all.iter().filter(|(_, seen)| seen.starts_with("10.78.1.2:")).count());
+            open.extend(all);
+            counts
         };
         let (own_port, own_address) = seen("203.0.113.11");
         assert_eq!(own_address, 30, "outside, addresses are kept");

@@ -36,6 +36,7 @@ pub struct Gateway {
     ports: Vec<GatewayPort>,
     snat: Vec<u32>,
     workers: usize,
+    announces: bool,
     /// Longest prefixes first.
     routes: Vec<Prefixes>,
 }
@@ -109,7 +110,7 @@ impl Gateway {
             Prefixes { mask, routes }
         });
         let routes = prefixes.collect();
-        Ok(Self { ports, snat: snat.iter().map(|&a| a.into()).collect(), workers, routes })
+        Ok(Self { ports, snat: snat.iter().map(|&a| a.into()).collect(), workers, announces: false, routes })
     }
 
     /// Its NICs.
@@ -122,6 +123,25 @@ impl Gateway {
     #[must_use]
     pub fn snat(&self) -> &[u32] {
         &self.snat
+    }
+
+    /// The same gateway, which announces the addresses that it takes up, or does not, as before.
+    #[must_use]
+    pub fn announcing(self, announces: bool) -> Self {
+        Self { announces, ..self }
+    }
+
+    /// Whether it announces the addresses that it takes up.
+    #[must_use]
+    pub const fn announces(&self) -> bool {
+        self.announces
+    }
+
+    /// On which ports an address is announced: an own one on its own, all others on all.
+    pub fn ports_of(&self, address: u32) -> impl Iterator<Item = usize> + '_ {
+        let has = move |port: &GatewayPort| port.addresses.iter().any(|&(own, _)| u32::from(own) == address);
+        let own = self.ports.iter().position(has);
+        (0..self.ports.len()).filter(move |port| own.is_none_or(|own| own == *port))
     }
 
     /// How many workers share the work.

@@ -20,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod affinity;
+pub mod announce;
 pub mod association;
 pub mod census;
 #[allow(unsafe_code)]

@@ -4,6 +4,12 @@
 pub const BUCKET_PROBES_MAX: usize = 16;
 /// SNAT ports tried for one new flow on one SNAT address before it is refused.
 pub const PORT_PROBES_MAX: u32 = 128;
+/// Addresses that may wait to be announced.
+pub const ANNOUNCEMENTS_MAX: usize = 65_536;
+/// When an announcement is repeated, in milliseconds (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
+pub const ANNOUNCE_AGAIN_MS: u32 = 2_000;
+/// Addresses announced in a millisecond, at most: a link has other things to carry.
+pub const ANNOUNCE_BUDGET: usize = 2;
 /// Frames one worker holds while their next hop is being resolved.
 pub const HELD_FRAMES_MAX: usize = 128;
 /// How long a frame is held for its next hop, in milliseconds.

@@ -4,6 +4,7 @@
 //! holds them, so that no worker ever frees memory.
 
 use crate::affinity::Affinities;
+use crate::announce::Announcements;
 use crate::census::Census;
 use crate::gateway::Gateway;
 use crate::neighbour::Neighbours;
@@ -21,6 +22,8 @@ pub struct Shared {
     pub neighbours: Neighbours,
     /// Which backends clients were given.
     pub affinities: Affinities,
+    /// Addresses that are to be announced.
+    pub announcements: Announcements,
     census: ArcSwapOption<Census>,
     tables: Arc<ArcSwap<Tables>>,
     adopted: Vec<Adopted>,
@@ -35,18 +38,20 @@ impl Shared {
     /// Shared state with empty tables.
     #[must_use]
     pub fn new(gateway: Gateway) -> Arc<Self> {
+        let announces = gateway.announces();
         let adopted = (0..gateway.workers()).map(|_| Adopted::default()).collect();
         Arc::new(Self {
             gateway,
             neighbours: Neighbours::new(),
             affinities: Affinities::new(),
+            announcements: Announcements::new(announces),
             census: ArcSwapOption::empty(),
             tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
             adopted,
         })
     }
 
-    /// Hands new tables to all workers and asks for the next hops of backends that were not there before.
+    /// Hands new tables to all workers, asks for the next hops of backends that were not there before, and announces addresses that were not.
     /// The caller keeps the returned old tables until [`Shared::adopted_serial`] has passed them and nobody else holds them.
     pub fn publish(&self, tables: Arc<Tables>) -> Arc<Tables> {
         let old = self.tables.load_full();
@@ -58,7 +63,19 @@ impl Shared {
                 }
             }
         }
+        if self.announcements.are_wanted() {
+            self.announcements.add(tables.addresses_new_since(&old));
+        }
         self.tables.swap(tables)
+    }
+
+    /// Announces every address of the gateway: at its start, and when a link has come back.
+    pub fn announce_all(&self) {
+        if self.announcements.are_wanted() {
+            let own = self.gateway.ports().iter().flat_map(|port| port.addresses.iter());
+            let own = own.map(|&(address, _)| address.into()).chain(self.gateway.snat().iter().copied());
+            self.announcements.add(own.chain(self.tables.load().addresses()));
+        }
     }
 
     /// The tables in force.

@@ -186,6 +186,16 @@ impl Tables {
         self.services.iter()
     }
 
+    /// The addresses that frontends make ours.
+    pub fn addresses(&self) -> impl Iterator<Item = u32> {
+        self.frontends.addresses.keys().map(|key| key as u32)
+    }
+
+    /// Those of them that other tables have not.
+    pub fn addresses_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        self.frontends.addresses.keys_new_since(&other.frontends.addresses).map(|key| key as u32)
+    }
+
     /// How many frontends there are.
     #[must_use]
     pub const fn frontend_count(&self) -> usize {

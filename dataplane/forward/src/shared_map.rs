@@ -49,6 +49,17 @@ impl<V: Clone> SharedMap<V> {
         former
     }
 
+    /// The keys.
+    pub fn keys(&self) -> impl Iterator<Item = u64> {
+        self.parts.iter().flat_map(|part| part.keys().copied())
+    }
+
+    /// The keys that another map has not. What the two share is not looked at.
+    pub fn keys_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+        let parts = self.parts.iter().zip(&other.parts).filter(|(part, known)| !Arc::ptr_eq(part, known));
+        parts.flat_map(|(part, known)| part.keys().copied().filter(|key| !known.contains_key(key)))
+    }
+
     /// How many entries there are.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -147,12 +158,17 @@ mod tests {
                     copies.push((map.clone(), model.clone()));
                 }
             }
+            let (last, last_model) = (map.clone(), model.clone());
             copies.push((map, model));
             for (map, model) in copies {
                 prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
                 for key in (0..40).map(|k| k << 32) {
                     prop_assert_eq!(map.get(key), model.get(&key));
                 }
+                let sorted = |keys: Vec<u64>| keys.into_iter().collect::<std::collections::BTreeSet<_>>();
+                prop_assert_eq!(sorted(map.keys().collect()), model.keys().copied().collect());
+                let new = sorted(last.keys_new_since(&map).collect());
+                prop_assert_eq!(new, last_model.keys().copied().filter(|k| !model.contains_key(k)).collect());
             }
         }
     }

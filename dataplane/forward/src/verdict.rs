@@ -132,6 +132,8 @@ pub enum Tally {
     FlowsLive,
     /// ARP requests sent.
     ArpRequests,
+    /// ARP announcements sent.
+    ArpAnnouncements,
     /// ICMP errors sent.
     IcmpSent,
     /// TCP resets and SCTP aborts sent.
@@ -157,6 +159,7 @@ impl Tally {
         Self::AffinitiesEvicted,
         Self::FlowsLive,
         Self::ArpRequests,
+        Self::ArpAnnouncements,
         Self::IcmpSent,
         Self::ResetsSent,
         Self::HeldFrames,
@@ -178,6 +181,7 @@ impl Tally {
             Self::AffinitiesEvicted => "affinities_evicted",
             Self::FlowsLive => "flows_live",
             Self::ArpRequests => "arp_requests",
+            Self::ArpAnnouncements => "arp_announcements",
             Self::IcmpSent => "icmp_sent",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",

@@ -131,7 +131,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             answers: Allowance { left: ANSWERS_PER_SECOND, since_ms: 0 },
             counters: Counters::default(),
             now_ms: 0,
-            upkeep: Upkeep::default(),
+            upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
             shared,
         }
     }

@@ -79,6 +79,12 @@ pub fn request(mac: [u8; 6], source: u32, target: u32) -> [u8; FRAME] {
     Arp { operation, sender_mac: mac, sender: source, target_mac: [0; 6], target }.frame(ethernet::BROADCAST)
 }
 
+/// The announcement, to everybody on the link, that `address` is at `mac` (RFC 5227 section 2.3).
+#[must_use]
+pub fn announcement(mac: [u8; 6], address: u32) -> [u8; FRAME] {
+    request(mac, address, address)
+}
+
 /// The answer to a request: its target is at `mac`.
 #[must_use]
 pub fn reply(request: &Arp, mac: [u8; 6]) -> [u8; FRAME] {
@@ -111,6 +117,16 @@ mod tests {
             (Operation::Reply, parsed.target, parsed.sender)
         );
         assert_eq!((answer.sender_mac, answer.target_mac), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]));
+    }
+
+    #[test]
+    fn an_announcement_asks_for_its_own_sender() {
+        let parsed = Arp::parse(&announcement([2, 0, 0, 0, 0, 1], 0xcb00_7150)).unwrap();
+        assert_eq!(
+            (parsed.operation, parsed.sender, parsed.target),
+            (Operation::Request, 0xcb00_7150, 0xcb00_7150)
+        );
+        assert_eq!((parsed.sender_mac, parsed.target_mac), ([2, 0, 0, 0, 0, 1], [0; 6]));
     }
 
     #[test]

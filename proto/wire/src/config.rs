@@ -175,6 +175,9 @@ pub struct Dataplane {
     pub memory_mb: u32,
     /// What a worker does when there is nothing to do.
     pub idle: Idle,
+    /// Whether the addresses that are taken up are announced to the links, so that neighbours learn of the change at once. Not where several
+    /// gateways answer the same addresses on one link.
+    pub announce: bool,
     /// The NICs.
     pub ports: Vec<Port>,
     /// Source addresses towards backends.
@@ -344,6 +347,7 @@ impl Default for Dataplane {
             hugepages: Hugepages::Auto,
             memory_mb: 256,
             idle: Idle::Adaptive,
+            announce: true,
             ports: Vec::new(),
             snat: Snat::default(),
         }

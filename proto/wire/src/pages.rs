@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 15] = [
+pub const WORKER_TALLIES: [&str; 16] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -15,6 +15,7 @@ pub const WORKER_TALLIES: [&str; 15] = [
     "affinities_evicted",
     "flows_live",
     "arp_requests",
+    "arp_announcements",
     "icmp_sent",
     "resets_sent",
     "held_frames",

@@ -2,11 +2,13 @@
 //! and for worker 0 next hops and affinities.
 
 use super::{Held, Worker};
+use crate::announce::Repeats;
 use crate::census::Census;
 use crate::limits::{
-    AFFINITY_SWEEP_BUDGET, ARP_KEEPER_BUDGET, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS, WALK_BUDGET,
-    WALK_BUDGET_IDLE,
+    AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS,
+    WALK_BUDGET, WALK_BUDGET_IDLE,
 };
+use crate::local::is_ours;
 use crate::rewrite::{Addressing, set_link};
 use crate::track::State;
 use crate::verdict::{Tally, Verdict};
@@ -27,9 +29,15 @@ pub(super) struct Upkeep {
     cleaning: Walk,
     census: Option<Arc<Census>>,
     counting: Walk,
+    announced: Repeats,
 }
 
 impl Upkeep {
+    /// Of worker 0 of a gateway that announces its addresses, or of any other.
+    pub(super) fn new(announces: bool) -> Self {
+        Self { announced: Repeats::new(announces), ..Self::default() }
+    }
+
     /// Begins a clean-up of UDP flows if the tables want one that was not begun yet. One that is under way starts anew from where it is.
     pub(super) const fn clean(&mut self, wanted: u64, slots: u32) {
         if self.cleaned != wanted {
@@ -82,6 +90,7 @@ impl<F: Frame> Worker<'_, F> {
             self.look_for_questions();
             if self.id == 0 {
                 self.keep_neighbours(ios);
+                self.announce(ios);
                 let Self { shared, upkeep, now_ms, .. } = self;
                 shared.affinities.sweep(&mut upkeep.affinities, AFFINITY_SWEEP_BUDGET, *now_ms);
             }
@@ -160,6 +169,30 @@ impl<F: Frame> Worker<'_, F> {
             }
         }
         self.upkeep.keeper = cursor;
+    }
+
+    /// Announces the next few addresses that are to be, and those that are due again.
+    fn announce<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        if !self.shared.announcements.are_wanted() {
+            return;
+        }
+        let shared = self.shared.clone();
+        for _ in 0..ANNOUNCE_BUDGET {
+            let new = shared.announcements.take();
+            let Some(address) = new.or_else(|| self.upkeep.announced.take(self.now_ms)) else { return };
+            // It may have been given up meanwhile.
+            if !is_ours(address, &self.tables, &shared) {
+                continue;
+            }
+            for port in shared.gateway.ports_of(address) {
+                if self.answer(port, &arp::announcement(self.ports[port].mac, address), ios) {
+                    self.counters.add(Tally::ArpAnnouncements, 1);
+                }
+            }
+            if new.is_some() {
+                self.upkeep.announced.add(address, self.now_ms);
+            }
+        }
     }
 
     /// Sends an ARP request for a next hop.

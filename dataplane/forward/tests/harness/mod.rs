@@ -52,6 +52,15 @@ impl Bed {
 
     /// Workers without tables.
     pub fn bare(workers: usize, spread: &Spread, flows: u32) -> Self {
+        Self::made(workers, spread, flows, false)
+    }
+
+    /// A worker without tables that announces the addresses it takes up.
+    pub fn announcing() -> Self {
+        Self::made(1, &Spread::Unknown, 64, true)
+    }
+
+    fn made(workers: usize, spread: &Spread, flows: u32, announces: bool) -> Self {
         let info = PortInfo { mac: MAC, mtu: 1500, spread: spread.clone() };
         let port = GatewayPort {
             mac: MAC,
@@ -60,7 +69,8 @@ impl Bed {
             routes: vec![],
             steering: Steering::of(spread, workers),
         };
-        let shared = Shared::new(Gateway::new(vec![port], &[SNAT.into()], workers).unwrap());
+        let gateway = Gateway::new(vec![port], &[SNAT.into()], workers).unwrap();
+        let shared = Shared::new(gateway.announcing(announces));
         let secret = Secret::new([11, 22, 33, 44]);
         let nic = MemoryNic::new(info, workers);
         let made = Handoff::mesh(workers).into_iter().enumerate().map(|(id, handoff)| {
