@@ -79,6 +79,9 @@ enum Verb {
         /// Of one namespace; without it, of all.
         #[arg(short, long)]
         namespace: Option<String>,
+        /// Of all namespaces, as without --namespace.
+        #[arg(short = 'A', long, conflicts_with = "namespace")]
+        all_namespaces: bool,
         /// Frontends as this client meets them, e.g. a pod of the cluster or somebody outside the source ranges.
         #[arg(long, value_name = "ADDRESS")]
         client: Option<IpAddr>,
@@ -257,7 +260,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Get { client: Some(_), resource, .. } if resource != Listing::Frontends => {
             usage("--client is only for get frontends")
         }
-        Verb::Get { resource, name, namespace, client, output } => {
+        Verb::Get { resource, name, namespace, client, output, .. } => {
             let request = Request::Get { resource: resource.into(), namespace, name: name.clone(), client };
             let Reply::Items { items } = ask(&path, &request)? else {
                 bail!("the control plane gave another answer than asked for")
