@@ -33,6 +33,8 @@ impl Socket {
     /// One exchange.
     pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         let talk = || format!("the control plane at {} went away while it was asked", self.path.display());
+        // As text: a pipe that broke here is a failure, one that broke behind standard output is not.
+        let lost = |error: std::io::Error| anyhow::anyhow!("{}: {error}; its log says why", talk());
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         ensure!(
@@ -40,10 +42,10 @@ impl Socket {
             "the request has {} bytes, over the limit of {LINE_BYTES_MAX}; send it in parts",
             line.len()
         );
-        self.stream.get_mut().write_all(&line).with_context(talk)?;
+        self.stream.get_mut().write_all(&line).map_err(lost)?;
         let mut answer = String::new();
         let limit = LINE_BYTES_MAX as u64 + 1;
-        self.stream.by_ref().take(limit).read_line(&mut answer).with_context(talk)?;
+        self.stream.by_ref().take(limit).read_line(&mut answer).map_err(lost)?;
         if answer.is_empty() {
             bail!("{}; its log says why", talk());
         }

@@ -88,6 +88,22 @@ fn a_wrong_command_line_is_2_a_failure_is_1_and_both_say_why() {
 }
 
 #[test]
+fn a_control_plane_that_hangs_up_is_a_failure_and_no_closed_pipe_of_the_reader() {
+    let bed = Bed::new();
+    let listener = UnixListener::bind(bed.folder.path().join("controlplane.sock")).unwrap();
+    let hangs_up = thread::spawn(move || drop(listener.accept().unwrap()));
+    // More than the socket holds, so that writing itself meets the end.
+    let pad = "x".repeat(4 << 20);
+    let manifest = json!({"kind": "Service", "metadata": {"name": "web", "annotations": {"pad": pad}}});
+    fs::write(bed.folder.path().join("large.json"), manifest.to_string()).unwrap();
+    let output = bed.run("apply -f DIR/large.json");
+    hangs_up.join().unwrap();
+    let said = told(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("went away while it was asked"), "{said}");
+}
+
+#[test]
 fn apply_prints_like_kubectl_and_says_when_it_was_a_dry_run() {
     let bed = Bed::new();
     let object =
