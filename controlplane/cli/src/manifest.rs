@@ -57,7 +57,15 @@ fn read(file: &Path, objects: &mut Vec<Value>) -> Result<()> {
 
 fn parse(text: &str, objects: &mut Vec<Value>) -> Result<()> {
     // Truth values are true and false alone: a pod may be called n, and a label may say yes.
-    let options = serde_saphyr::options! { strict_booleans: true };
+    // Limits grow with what was written out, so that only aliases can exceed them: a list of a whole cluster is no attack.
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_documents: usize::MAX,
+            max_nodes: text.len().max(250_000),
+            max_events: text.len().saturating_mul(4).max(1_000_000),
+        },
+    };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     for (number, document) in documents.into_iter().enumerate() {
@@ -148,6 +156,21 @@ mod tests {
             let error = format!("{:#}", parsed(text).unwrap_err());
             assert!(error.contains(needle), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_written_out_has_no_limit_and_what_aliases_unfold_has() {
+        let pod = |i| format!("---\nkind: Pod\nmetadata: {{name: p{i}}}\n");
+        assert_eq!(parsed(&(0..5000).map(pod).collect::<String>()).unwrap().len(), 5000);
+        let item = |i| format!("- {{kind: Pod, metadata: {{name: p{i}}}, a: [{}1]}}\n", "1,".repeat(40));
+        let list = format!("kind: List\nitems:\n{}", (0..6000).map(item).collect::<String>());
+        assert_eq!(parsed(&list).unwrap().len(), 6000, "more than 250,000 nodes");
+        let mut bomb = "kind: Pod\na0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for i in 1..9 {
+            bomb += &format!("a{i}: &a{i} [{}x]\n", format!("*a{},", i - 1).repeat(9));
+        }
+        let error = format!("{:#}", parsed(&bomb).unwrap_err());
+        assert!(error.contains("budget") || error.contains("limit"), "{error}");
     }
 
     #[test]
