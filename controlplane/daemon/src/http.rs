@@ -3,6 +3,7 @@
 //! Bounded against clients that are slow, many or broken: a time for the head of a request, a number of connections, a small buffer. A port
 //! that cannot be had is told once and tried again; it never ends the program.
 
+use crate::listen;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -14,11 +15,12 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use turnpike_wire::admin::ListenerStatus;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
 /// Most connections of one server at a time; more wait until one ends.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a client may take for the head of a request, also between two requests.
@@ -103,10 +105,10 @@ async fn run(
     answer: impl Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
 ) {
     let listener = loop {
-        match TcpListener::bind(address).await {
+        match listen::tcp(address, BACKLOG) {
             Ok(listener) => break listener,
             Err(error) => {
-                let text = format!("cannot listen: {error}; free the port or configure another");
+                let text = format!("cannot listen: {error}; {}", listen::mend(&error));
                 if listeners.note(address, &purpose, Some(text.clone())) {
                     warn!("{purpose} at {address}: {text}");
                 }

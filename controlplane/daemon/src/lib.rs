@@ -13,6 +13,7 @@ pub mod flow_census;
 pub mod health;
 mod http;
 pub mod kubernetes;
+pub mod listen;
 pub mod metrics;
 pub mod publish;
 pub mod run;

@@ -15,6 +15,9 @@ struct Arguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
+    /// Look whether everything the configuration names is there and can be used, and end.
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,12 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments) -> Result<()> {
     let config = Config::load(&arguments.config)?;
+    turnpike_controlplane::listen::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if arguments.check {
+        runtime.block_on(turnpike_controlplane::run::check(&config))?;
+        println!("{}: fine for the control plane", arguments.config.display());
+        return Ok(());
+    }
     runtime.block_on(turnpike_controlplane::run::run(config))
 }

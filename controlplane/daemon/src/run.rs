@@ -18,6 +18,17 @@ use turnpike_wire::config::{ClusterMode, Config};
 /// Wait between attempts to read or make the fleet's key.
 const FLEET_RETRY: Duration = Duration::from_millis(500);
 
+/// Reads the files that the configuration names: certificates and passwords of etcd, the kubeconfig. Asks nobody.
+pub async fn check(config: &Config) -> Result<()> {
+    if !config.etcd.endpoints.is_empty() {
+        Connector::new(&config.etcd)?;
+    }
+    if let Some(file) = &config.kubernetes.kubeconfig {
+        crate::kubernetes::status::client(file, config.kubernetes.context.as_deref()).await?;
+    }
+    Ok(())
+}
+
 /// Runs until SIGINT or SIGTERM. Errors are those of the start; later ones are logged, shown in the status, and tried again.
 pub async fn run(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;

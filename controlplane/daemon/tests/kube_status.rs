@@ -167,3 +167,29 @@ fn a_kubeconfig_that_is_not_there_ends_the_start() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("kubernetes.kubeconfig: ") && said.contains("/missing"), "{said}");
 }
+
+#[test]
+fn a_check_reads_the_kubeconfig_and_starts_nothing() {
+    let lab = Lab::new();
+    let folder = tempfile::tempdir().unwrap();
+    let check = |settings: &str| {
+        let file = folder.path().join("turnpike.toml");
+        std::fs::write(&file, settings).unwrap();
+        let program = env!("CARGO_BIN_EXE_turnpike-controlplane");
+        let output =
+            std::process::Command::new(program).arg("--check").arg("--config").arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = check(&lab.settings);
+    assert!(code == Some(0) && said.contains("fine"), "{said}");
+    let (code, said) = check(&lab.settings.replacen("/kubeconfig\"", "/missing\"", 1));
+    assert!(code == Some(1) && said.contains("/missing"), "{said}");
+    let broken = folder.path().join("broken");
+    std::fs::write(&broken, "apiVersion: v1\nkind: Config\ncontexts: []\n").unwrap();
+    let config = lab.settings.lines().map(|line| match line.strip_prefix("kubeconfig = ") {
+        Some(_) => format!("kubeconfig = {broken:?}\n"),
+        None => format!("{line}\n"),
+    });
+    let (code, said) = check(&config.collect::<String>());
+    assert!(code == Some(1) && said.contains("kubernetes.kubeconfig: "), "{said}");
+}

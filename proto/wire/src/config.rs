@@ -1,7 +1,8 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
 use ipnet::{IpNet, Ipv4Net};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -147,7 +148,8 @@ pub struct Dns {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
-    /// Address and port of `/healthz` and `/livez`; none: no such server.
+    /// Address and port of `/healthz` and `/livez`; none, or `""`: no such server.
+    #[serde(deserialize_with = "address_or_none")]
     pub listen: Option<SocketAddr>,
     /// Addresses of the host on which `healthCheckNodePort`s answer; empty: none do.
     pub node_port_addresses: Vec<IpAddr>,
@@ -157,8 +159,23 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// Address and port of `/metrics`; none: no such server.
+    /// Address and port of `/metrics`; none, or `""`: no such server.
+    #[serde(deserialize_with = "address_or_none")]
     pub listen: Option<SocketAddr>,
+}
+
+/// TOML has no word for nothing: an empty text says so.
+fn address_or_none<'de, D: Deserializer<'de>>(input: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(input)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mend = |_| {
+        D::Error::custom(format!(
+            "{text:?} is no address with a port, such as \"127.0.0.1:9464\"; \"\" for none"
+        ))
+    };
+    text.parse().map(Some).map_err(mend)
 }
 
 /// `[dataplane]`

@@ -478,6 +478,16 @@ mod tests {
     }
 
     #[test]
+    fn servers_can_be_switched_off() {
+        let parse = |text: &str| Config::parse(text, Path::new("t.toml"));
+        let off = parse("[health]\nlisten = \"\"\n[metrics]\nlisten = \"\"\n").unwrap();
+        assert_eq!((off.health.listen, off.metrics.listen), (None, None));
+        assert_eq!(off.health.node_port_addresses, Config::default().health.node_port_addresses);
+        let error = parse("[metrics]\nlisten = \"9464\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("127.0.0.1:9464"), "{error}");
+    }
+
+    #[test]
     fn the_example_shows_every_setting() {
         let mut full = Config::parse(GOOD, Path::new("example")).unwrap();
         full.etcd.ca_file = Some("x".into());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -78,18 +78,6 @@ fn bind_udp(address: SocketAddr) -> Result<Datagrams> {
     Ok(Datagrams::new(UdpSocket::from_std(std::net::UdpSocket::from(socket))?)?)
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
-    let socket =
-        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.context("no socket")?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    // Connections of a process before this one may still be resting.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).context(MEND)?;
-    Ok(socket.listen(BACKLOG)?)
-}
-
 /// Whether an answer may be sent there.
 fn is_answerable(client: SocketAddr) -> bool {
     let is_one_host = match client.ip() {
@@ -147,7 +135,7 @@ async fn datagrams(server: &Arc<Server>, address: SocketAddr) -> Result<()> {
 }
 
 async fn streams(server: &Arc<Server>, address: SocketAddr, connections: &Arc<Semaphore>) -> Result<()> {
-    let listener = bind_tcp(address)?;
+    let listener = crate::listen::tcp(address, BACKLOG).context(MEND)?;
     heard(server, address, Transport::Tcp);
     let mut failures = 0;
     loop {
