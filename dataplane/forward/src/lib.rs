@@ -25,6 +25,7 @@ pub mod association;
 pub mod census;
 #[allow(unsafe_code)]
 pub mod cpu;
+pub mod exception;
 pub mod flow_key;
 pub mod flow_table;
 pub mod gateway;

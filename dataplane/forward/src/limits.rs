@@ -57,3 +57,15 @@ pub const WALK_BUDGET_IDLE: usize = 1_024;
 pub const CENSUS_PAIRS_MAX: usize = 1 << 14;
 /// Places looked at for one pair.
 pub const CENSUS_PROBES_MAX: usize = 32;
+
+/// Frames that can be on their way from one worker to the host's kernel, and from the kernel to the port's worker.
+pub const EXCEPTION_FRAMES: usize = 1_024;
+/// Frames a second for the host's kernel, of each [`crate::exception::Class`] but the first, shared by the workers: 600 Mbit/s of whole
+/// frames, and what one thread writes into a tap in a fifth of its time.
+pub const EXCEPTION_FRAMES_PER_SECOND: u32 = 50_000;
+/// The same of frames to groups and of other Ethernet types.
+pub const EXCEPTION_LINK_FRAMES_PER_SECOND: u32 = 2_000;
+/// Senders to the kernel that are told apart by a worker; those beyond share.
+pub const EXCEPTION_SENDERS: usize = 256;
+/// Time whose frames may come at once, in milliseconds.
+pub const EXCEPTION_BURST_MS: u32 = 64;

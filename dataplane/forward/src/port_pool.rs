@@ -16,9 +16,17 @@ pub struct PortPool {
     random: Random,
     worker: usize,
     workers: usize,
-    /// Ports that are NodePorts on addresses of the gateway, never chosen.
-    reserved: (u16, u16),
+    /// Ports that are NodePorts on addresses of the gateway, first and last.
+    node_ports: (u16, u16),
+    /// SNAT addresses that the host's kernel has too, and the ports of its own connections from them.
+    kernel: (Box<[u32]>, (u16, u16)),
+    /// What may be chosen, and what on the kernel's addresses.
+    usual: Ports,
+    beside_kernel: Ports,
 }
+
+/// A range without a port.
+const NO_PORTS: (u16, u16) = (1, 0);
 
 /// Ports looked at for one that steers its replies here, before a probe counts as failed.
 const STEERING_STEPS: u16 = 1_024;
@@ -26,13 +34,23 @@ const STEERING_STEPS: u16 = 1_024;
 impl PortPool {
     /// The pool of `worker` out of `workers`.
     #[must_use]
-    pub const fn new(random: Random, worker: usize, workers: usize) -> Self {
-        Self { random, worker, workers, reserved: (1, 0) }
+    pub fn new(random: Random, worker: usize, workers: usize) -> Self {
+        let (usual, beside_kernel) = (Ports::without([NO_PORTS; 2]), Ports::without([NO_PORTS; 2]));
+        let kernel = (Box::default(), NO_PORTS);
+        Self { random, worker, workers, node_ports: NO_PORTS, kernel, usual, beside_kernel }
     }
 
     /// Leaves out the NodePort range, first and last port.
-    pub const fn reserve(&mut self, node_ports: (u16, u16)) {
-        self.reserved = node_ports;
+    pub fn reserve(&mut self, node_ports: (u16, u16)) {
+        self.node_ports = node_ports;
+        self.usual = Ports::without([node_ports, NO_PORTS]);
+        self.beside_kernel = Ports::without([node_ports, self.kernel.1]);
+    }
+
+    /// Leaves these ports of these addresses, first and last, to the host's kernel.
+    pub fn leave_to_kernel(&mut self, addresses: Box<[u32]>, ports: (u16, u16)) {
+        self.kernel = (addresses, ports);
+        self.reserve(self.node_ports);
     }
 
     /// The reply key of a new flow towards `backend` (address and port), from one of the `snat` addresses on a free port.
@@ -51,7 +69,9 @@ impl PortPool {
             let reply = |port| FlowKey::new(protocol, backend.0, address, backend.1, port);
             let steers_here = steering.port_test(reply(0), self.worker, self.workers);
             for _ in 0..PORT_PROBES_MAX {
-                let Some(port) = self.candidate(&steers_here) else { break };
+                let is_kernels = self.kernel.0.contains(&address);
+                let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
+                let Some(port) = ports.candidate(&mut self.random, &steers_here) else { break };
                 if !is_taken(reply(port)) {
                     return Some(reply(port));
                 }
@@ -76,50 +96,63 @@ impl PortPool {
             return Some(own);
         }
         for _ in 0..PORT_PROBES_MAX {
-            let port = self.candidate(&|port| comes_here(reply(port)))?;
+            let port = self.usual.candidate(&mut self.random, &|port| comes_here(reply(port)))?;
             if !is_taken(reply(port)) {
                 return Some(reply(port));
             }
         }
         None
     }
+}
 
-    /// A random port that may be used and whose replies come here: every such port is as likely as any other.
-    fn candidate(&mut self, steers_here: &impl Fn(u16) -> bool) -> Option<u16> {
-        let usable = Usable::without(self.reserved);
-        let mut place = scale(self.random.next(), usable.count);
-        for _ in 0..STEERING_STEPS {
-            let port = usable.port(place)?;
-            if steers_here(port) {
-                return Some(port);
+/// The ports that may be chosen, as ranges in ascending order.
+#[derive(Debug)]
+struct Ports {
+    ranges: Vec<(u16, u16)>,
+    count: u32,
+}
+
+impl Ports {
+    /// All from [`SNAT_PORT_MIN`] on but these.
+    fn without(mut left_out: [(u16, u16); 2]) -> Self {
+        left_out.sort_unstable();
+        let (mut ranges, mut next) = (Vec::new(), u32::from(SNAT_PORT_MIN));
+        for (first, last) in left_out.into_iter().filter(|(first, last)| first <= last) {
+            if next < u32::from(first) {
+                ranges.push((next as u16, first - 1));
             }
-            place = if place + 1 == usable.count { 0 } else { place + 1 };
+            next = next.max(u32::from(last) + 1);
+        }
+        if let Ok(next) = u16::try_from(next) {
+            ranges.push((next, u16::MAX));
+        }
+        let count = ranges.iter().map(|(first, last)| u32::from(last - first) + 1).sum();
+        Self { ranges, count }
+    }
+
+    /// The port at a place among them.
+    fn at(&self, mut place: u32) -> Option<u16> {
+        for &(first, last) in &self.ranges {
+            let count = u32::from(last - first) + 1;
+            if place < count {
+                return Some(first + place as u16);
+            }
+            place -= count;
         }
         None
     }
-}
 
-/// The ports that may be chosen, in order and without a gap.
-#[derive(Clone, Copy, Debug)]
-struct Usable {
-    count: u32,
-    /// The first port of the gap and how many ports it leaves out.
-    gap: (u32, u32),
-}
-
-impl Usable {
-    /// All but those below [`SNAT_PORT_MIN`] and those from the first to the last of a range, which is empty if the last comes first.
-    const fn without((first, last): (u16, u16)) -> Self {
-        let first = if first < SNAT_PORT_MIN { SNAT_PORT_MIN } else { first };
-        let gap = if last < first { 0 } else { (last - first) as u32 + 1 };
-        Self { count: (u16::MAX - SNAT_PORT_MIN) as u32 + 1 - gap, gap: (first as u32, gap) }
-    }
-
-    /// The port at a place below `count`.
-    fn port(self, place: u32) -> Option<u16> {
-        let port = u32::from(SNAT_PORT_MIN) + place;
-        let port = if port >= self.gap.0 { port + self.gap.1 } else { port };
-        u16::try_from(port).ok()
+    /// A random one whose replies come here; every one is as likely as any other.
+    fn candidate(&self, random: &mut Random, steers_here: &impl Fn(u16) -> bool) -> Option<u16> {
+        let mut place = scale(random.next(), self.count);
+        for _ in 0..STEERING_STEPS {
+            let port = self.at(place)?;
+            if steers_here(port) {
+                return Some(port);
+            }
+            place = if place + 1 >= self.count { 0 } else { place + 1 };
+        }
+        None
     }
 }
 
@@ -160,31 +193,6 @@ mod tests {
     }
 
     #[test]
-    fn usable_ports_have_no_gap_and_no_port_comes_twice() {
-        for reserved in
-            [(1, 0), (30_000, 32_767), (1, 2_000), (60_000, u16::MAX), (1, 1_023), (1_024, u16::MAX - 1)]
-        {
-            let usable = Usable::without(reserved);
-            let ports: Vec<u16> = (0..usable.count).map(|place| usable.port(place).unwrap()).collect();
-            let wanted: Vec<u16> =
-                (SNAT_PORT_MIN..=u16::MAX).filter(|p| !(reserved.0..=reserved.1).contains(p)).collect();
-            assert_eq!(ports, wanted, "without {reserved:?}");
-        }
-        let none = Usable::without((1, u16::MAX));
-        assert_eq!((none.count, none.port(0)), (0, None));
-    }
-
-    #[test]
-    fn the_port_behind_the_reserved_range_is_as_likely_as_any_other() {
-        let mut pool = pool(0, 1);
-        let chosen = |pool: &mut PortPool| {
-            pool.choose(&[1], (9, 80), 6, &Steering::Owner, |_| false).map(|k| k.destination_port())
-        };
-        let hits = (0..20_000).filter(|_| chosen(&mut pool) == Some(32_768)).count();
-        assert!(hits < 10, "{hits} of 20000 flows got port 32768");
-    }
-
-    #[test]
     fn a_client_keeps_its_port_where_that_will_do() {
         let mut pool = pool(0, 1);
         let (client, backend) = ((0xc633_6407, 443), (0x0af4_0001, 80));
@@ -207,6 +215,56 @@ mod tests {
         assert_ne!(keep(0, &|_| true, &|_| false), Some(0), "no port");
         assert_eq!(keep(443, &|_| false, &|_| false), None, "nothing comes here");
         assert_eq!(keep(443, &|_| true, &|_| true), None, "everything is taken");
+    }
+
+    #[test]
+    fn ports_that_are_left_out_are_left_out_wherever_they_lie() {
+        let rows: [([(u16, u16); 2], &[(u16, u16)]); 7] = [
+            ([NO_PORTS, NO_PORTS], &[(1_024, u16::MAX)]),
+            ([(30_000, 32_767), (32_768, 60_999)], &[(1_024, 29_999), (61_000, u16::MAX)]),
+            ([(32_768, 60_999), (30_000, 40_000)], &[(1_024, 29_999), (61_000, u16::MAX)]),
+            ([(1_024, 2_000), (1, 1_500)], &[(2_001, u16::MAX)]),
+            ([(60_000, u16::MAX), NO_PORTS], &[(1_024, 59_999)]),
+            ([(1_024, u16::MAX), NO_PORTS], &[]),
+            ([(2_000, 50_000), (3_000, 4_000)], &[(1_024, 1_999), (50_001, u16::MAX)]),
+        ];
+        for (left_out, wanted) in rows {
+            let ports = Ports::without(left_out);
+            assert_eq!(ports.ranges, wanted, "{left_out:?}");
+            let all: Vec<u16> = (0..ports.count).map(|place| ports.at(place).unwrap()).collect();
+            let expected: Vec<u16> = wanted.iter().flat_map(|&(first, last)| first..=last).collect();
+            assert_eq!(all, expected);
+            assert_eq!(ports.at(ports.count), None);
+        }
+        let none = Ports::without([(1_024, u16::MAX), NO_PORTS]);
+        assert_eq!(none.candidate(&mut Random::new(&Secret::new([1; 4]), 0), &|_| true), None);
+    }
+
+    #[test]
+    fn the_port_behind_the_reserved_range_is_as_likely_as_any_other() {
+        let mut pool = pool(0, 1);
+        let chosen = |pool: &mut PortPool| {
+            pool.choose(&[1], (9, 80), 6, &Steering::Owner, |_| false).map(|k| k.destination_port())
+        };
+        let hits = (0..20_000).filter(|_| chosen(&mut pool) == Some(32_768)).count();
+        assert!(hits < 10, "{hits} of 20000 flows got port 32768");
+    }
+
+    #[test]
+    fn the_kernels_ports_are_left_to_it_on_its_addresses_alone() {
+        let mut pool = pool(0, 1);
+        pool.leave_to_kernel([7].into(), (32_768, 60_999));
+        let mut highest = [0, 0];
+        for _ in 0..2_000 {
+            for (at, address) in [7, 8].into_iter().enumerate() {
+                let reply = pool.choose(&[address], (9, 80), 6, &Steering::Owner, |_| false).unwrap();
+                let port = reply.destination_port();
+                assert!(at == 1 || !(32_768..=60_999).contains(&port), "{port}");
+                assert!(!(30_000..=32_767).contains(&port), "{port}");
+                highest[at] += u32::from((32_768..=60_999).contains(&port));
+            }
+        }
+        assert!(highest[1] > 800, "the other address has them: {highest:?}");
     }
 
     #[test]

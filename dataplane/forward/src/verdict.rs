@@ -60,6 +60,12 @@ verdicts! {
     SnatNoFlow = "snat_no_flow",
     /// For an address of the gateway itself, on no frontend.
     OwnAddress = "own_address",
+    /// Given to the host's kernel through the tap of its port: for an address of the gateway, or no IPv4 to one host.
+    ToKernel = "to_kernel",
+    /// For the host's kernel, but its share of frames a second is used up.
+    KernelLimited = "kernel_limited",
+    /// For the host's kernel, but the ring to its tap was full.
+    KernelFull = "kernel_full",
     /// For no address that is answered here.
     NotOurs = "not_ours",
     /// The Ethernet destination is another host.
@@ -140,6 +146,12 @@ pub enum Tally {
     ResetsSent,
     /// Frames that are held now for a next hop.
     HeldFrames,
+    /// Frames of the host's kernel that were sent.
+    FromKernel,
+    /// Frames of the host's kernel that must not leave: from a VIP or a SNAT address, or longer than the MTU.
+    FromKernelRefused,
+    /// Frames of the host's kernel that found the transmit queue full.
+    FromKernelLost,
     /// Turns that found packets.
     BusyTurns,
     /// Turns that found none.
@@ -163,6 +175,9 @@ impl Tally {
         Self::IcmpSent,
         Self::ResetsSent,
         Self::HeldFrames,
+        Self::FromKernel,
+        Self::FromKernelRefused,
+        Self::FromKernelLost,
         Self::BusyTurns,
         Self::IdleTurns,
     ];
@@ -185,6 +200,9 @@ impl Tally {
             Self::IcmpSent => "icmp_sent",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",
+            Self::FromKernel => "from_kernel",
+            Self::FromKernelRefused => "from_kernel_refused",
+            Self::FromKernelLost => "from_kernel_lost",
             Self::BusyTurns => "busy_turns",
             Self::IdleTurns => "idle_turns",
         }

@@ -4,10 +4,12 @@
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
 //! `burst` and `steady`; everything else goes through `slow`.
 
+mod exceptional;
 mod upkeep;
 
 use crate::association;
 use crate::cpu;
+use crate::exception::Exception;
 use crate::flow_key::FlowKey;
 use crate::flow_table::{Candidate, FlowTable, Place, Session};
 use crate::handoff::Handoff;
@@ -42,6 +44,8 @@ pub struct Worker<'m, F: Frame> {
     secret: Secret,
     pool: PortPool,
     handoff: Handoff<F>,
+    /// The way to the host's kernel, if a port has a tap.
+    exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
     held: VecDeque<Held<F>>,
     answers: Allowance,
@@ -126,6 +130,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             pool: PortPool::new(Random::new(&secret, id as u64), id, workers),
             secret,
             handoff,
+            exception: None,
             ports: ports.collect(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
             answers: Allowance { left: ANSWERS_PER_SECOND, since_ms: 0 },
@@ -175,6 +180,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         }
         handled += self.take_handed_over(ios);
+        handled += self.take_from_kernel(ios);
         self.keep_up(ios, handled);
         for (port, io) in ios.iter_mut().enumerate() {
             self.flush(port, io);
@@ -299,8 +305,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         match packet.kind() {
-            Kind::Bad(verdict) => self.counters.count(verdict),
-            Kind::Arp => self.arp(port, &frame, ios),
+            Kind::Bad(verdict) => self.except(port, frame, verdict),
+            Kind::Arp => self.arp(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
@@ -335,6 +341,9 @@ impl<'m, F: Frame> Worker<'m, F> {
                 }
                 match self.open(key, packet) {
                     Ok(slot) => Candidate::from_client(slot),
+                    Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
+                        return self.except(port, frame, verdict);
+                    }
                     Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
                 }
             }
@@ -571,6 +580,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         packet: Packet,
         ios: &mut [I],
     ) {
+        if self.is_kernels(port, key.destination()) {
+            return self.except(port, frame, Verdict::OwnAddress);
+        }
         if !local::is_ours(key.destination(), &self.tables, &self.shared) {
             let verdict = self.chooser().unanswered(key);
             return self.counters.count(verdict);
@@ -587,14 +599,14 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// An ARP packet: requests for our addresses are answered, senders that somebody asked for are learned.
-    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: &F, ios: &mut [I]) {
+    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
         let seen =
             local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
         let verdict = match seen {
             local::ArpOutcome::Answer(reply) if self.answer(port, &reply, ios) => Verdict::ArpHandled,
             local::ArpOutcome::Answer(_) => Verdict::NoMemory,
-            local::ArpOutcome::Learned => Verdict::ArpHandled,
-            local::ArpOutcome::Ignored => Verdict::ArpIgnored,
+            local::ArpOutcome::Learned => return self.share_arp(port, frame, Verdict::ArpHandled),
+            local::ArpOutcome::Ignored => return self.share_arp(port, frame, Verdict::ArpIgnored),
             local::ArpOutcome::Bad => Verdict::ArpBad,
         };
         self.counters.count(verdict);

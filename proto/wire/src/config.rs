@@ -241,6 +241,9 @@ pub struct Port {
     /// Networks behind neighbours of this port other than `gateway`. The longest prefix of all ports wins.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,
+    /// Name of the tap through which the host's kernel has this port's addresses; none: the kernel has no way to this port.
+    #[serde(default)]
+    pub exception: Option<String>,
 }
 
 /// `[[dataplane.ports.routes]]`

@@ -350,6 +350,7 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
     let mut names = BTreeSet::new();
     let mut devices = BTreeSet::new();
     let mut addresses = BTreeSet::new();
+    let mut taps = BTreeSet::new();
     for port in &dataplane.ports {
         if port.name.is_empty() || !names.insert(&port.name) {
             return Err(Broken::new(
@@ -364,6 +365,12 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             return Err(Broken::new(
                 setting(),
                 format!("device {device} is another port's already; give each port a device of its own"),
+            ));
+        }
+        if let Some(tap) = port.exception.as_ref().filter(|tap| !taps.insert(*tap)) {
+            return Err(Broken::new(
+                setting(),
+                format!("exception {tap:?} is another port's already; give each tap a name of its own"),
             ));
         }
         if let Some(twice) = port.addresses.iter().find(|network| !addresses.insert(network.addr())) {
@@ -387,6 +394,15 @@ fn port_rules(port: &Port) -> Result<(), Broken> {
             format!(
                 "device {:?} is neither a DPDK device such as \"net_af_packet0,iface=eth1\" nor a PCI address such as \"0000:01:00.0\"",
                 port.device
+            ),
+        ));
+    }
+    if let Some(tap) = port.exception.as_ref().filter(|tap| !is_interface_name(tap)) {
+        return Err(Broken::new(
+            setting,
+            format!(
+                "exception {tap:?} cannot name a network interface; use up to 15 letters, digits, '-', '_' and '.', e.g. \"tp-{}\"",
+                port.name
             ),
         ));
     }
@@ -443,6 +459,12 @@ fn routes(setting: &str, port: &Port) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+/// What the kernel takes for a name (IFNAMSIZ is 16 with the closing zero), without the characters that have a meaning to it or to shells.
+fn is_interface_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=15).contains(&name.len()) && name.chars().all(plain) && !name.starts_with(['.', '-'])
 }
 
 fn is_host(address: Ipv4Addr) -> bool {
@@ -554,6 +576,16 @@ mod tests {
             (change("[\"10.1.0.1\"]", "[\"10.1.0.1\", \"10.1.0.1\"]"), "10.1.0.1 is there twice"),
             (change("addresses = [\"10.1.0.1\"]", "addresses = [\"10.96.0.1\"]"), "10.96.0.1"),
             (change("device = \"net_af_packet0", "device = \"eth0"), "eth0"),
+            (change("exception = \"tp-wan\"", "exception = \"\""), "exception \"\" cannot name"),
+            (change("\"tp-wan\"", "\"sixteen-letters-\""), "\"sixteen-letters-\" cannot name"),
+            (change("\"tp-wan\"", "\"a/b\""), "\"a/b\" cannot name a network interface"),
+            (
+                change(
+                    "[dataplane.snat]",
+                    &second_port("net_af_packet1,iface=gw1", "198.51.100.1/24\"]\nexception = \"tp-wan\"\n#"),
+                ),
+                "\"lan\": exception \"tp-wan\" is another port's",
+            ),
             (
                 change("registry_prefix = \"/registry\"", "registry_prefix = \"registry/\""),
                 "cluster.registry_prefix",

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 16] = [
+pub const WORKER_TALLIES: [&str; 19] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -19,6 +19,9 @@ pub const WORKER_TALLIES: [&str; 16] = [
     "icmp_sent",
     "resets_sent",
     "held_frames",
+    "from_kernel",
+    "from_kernel_refused",
+    "from_kernel_lost",
     "busy_turns",
     "idle_turns",
 ];
@@ -32,8 +35,9 @@ pub fn is_verdict(name: &str) -> bool {
 /// Counters of a worker's page behind those of the packet path.
 pub const WORKER_COUNTERS: [&str; 3] = ["core", "generation", "flows_max"];
 
-/// Counters of a port's page. Frames lost before a worker saw them are in the last four; `link_up` is 0 or 1.
-pub const PORT_COUNTERS: [&str; 9] = [
+/// Counters of a port's page. `link_up` is 0 or 1; frames lost before a worker saw them are in the four from `nic_rx_missed` on; the last three
+/// are of the port's tap: frames that the kernel took, that it sent, and that were lost between it and the workers.
+pub const PORT_COUNTERS: [&str; 12] = [
     "link_up",
     "nic_rx_frames",
     "nic_rx_bytes",
@@ -43,6 +47,9 @@ pub const PORT_COUNTERS: [&str; 9] = [
     "nic_rx_errors",
     "nic_tx_errors",
     "nic_rx_no_memory",
+    "tap_to_kernel",
+    "tap_from_kernel",
+    "tap_lost",
 ];
 
 /// Counters of the gateway's page. `control_alive` is 0 or 1.
