@@ -120,6 +120,26 @@ impl Mbuf {
         }
     }
 
+    /// The bytes of all segments one after the other at the start of `into`, and how many they are; none when there is no room for them.
+    pub fn copy_into(&self, into: &mut [u8]) -> Option<usize> {
+        let mut copied = 0;
+        let mut next = Some(self.0);
+        while let Some(segment) = next {
+            // SAFETY: `segment` is one of our chain, which is not changed through &self; offsets and types are those of rte_mbuf, and the
+            // bytes from its data offset on, as many as its length says, are initialised memory of its buffer.
+            let data = unsafe {
+                let buffer = field::<*mut u8>(segment, sys::SHIM_MBUF_BUF_ADDR).read();
+                let offset = usize::from(field::<u16>(segment, sys::SHIM_MBUF_DATA_OFF).read());
+                let len = usize::from(field::<u16>(segment, sys::SHIM_MBUF_DATA_LEN).read());
+                next = NonNull::new(field::<*mut sys::rte_mbuf>(segment, sys::SHIM_MBUF_NEXT).read());
+                std::slice::from_raw_parts(buffer.add(offset), len)
+            };
+            into.get_mut(copied..copied + data.len())?.copy_from_slice(data);
+            copied += data.len();
+        }
+        Some(copied)
+    }
+
     /// Puts the segments of `tail` behind this frame's own, without copying; gives `tail` back if the frame would get too long for its fields.
     pub fn append(&mut self, tail: Self) -> Result<(), Self> {
         let lengths = (

@@ -116,6 +116,17 @@ impl Mempool {
         frame.fill(data).then_some(frame)
     }
 
+    /// The same of as many segments as `data` needs, each of at most [`Mempool::DATA_ROOM`] bytes.
+    #[must_use]
+    pub fn alloc_long(self, data: &[u8]) -> Option<Mbuf> {
+        let mut parts = data.chunks(usize::from(Self::DATA_ROOM));
+        let mut frame = self.alloc(parts.next().unwrap_or_default())?;
+        for part in parts {
+            frame.append(self.alloc(part)?).ok()?;
+        }
+        Some(frame)
+    }
+
     pub(crate) fn as_ptr(self) -> *mut sys::rte_mempool {
         self.0.as_ptr()
     }

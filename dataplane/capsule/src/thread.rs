@@ -52,6 +52,17 @@ pub fn pin_to_core(core: u16) -> Result<(), ThreadError> {
     }
 }
 
+/// Keeps the calling thread off these cores, if there are others that it may use.
+pub fn leave_cores(cores: &[u16]) -> Result<(), ThreadError> {
+    let mut set = CpuSet::new();
+    available_cores()
+        .iter()
+        .filter(|core| !cores.contains(core))
+        .for_each(|core| set.set(usize::from(*core)));
+    let Some(&core) = cores.first().filter(|_| set.count() > 0) else { return Ok(()) };
+    sched_setaffinity(None, &set).map_err(|e| ThreadError::Pin { core, reason: e.to_string() })
+}
+
 fn no_core(core: u16) -> ThreadError {
     let cores: Vec<String> = available_cores().iter().map(u16::to_string).collect();
     ThreadError::NoCore { core, available: format!("cores {}", cores.join(", ")) }
@@ -88,6 +99,21 @@ mod tests {
         std::thread::spawn(move || {
             pin_to_core(core).unwrap();
             assert_eq!(available_cores(), vec![core]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_thread_leaves_cores_to_others_unless_there_are_no_others() {
+        let all = available_cores();
+        let left = all[0];
+        std::thread::spawn(move || {
+            leave_cores(&[left]).unwrap();
+            let rest = available_cores();
+            assert_eq!(rest, if all.len() > 1 { all[1..].to_vec() } else { all.clone() });
+            leave_cores(&all).unwrap();
+            assert_eq!(available_cores(), rest, "there is no other");
         })
         .join()
         .unwrap();

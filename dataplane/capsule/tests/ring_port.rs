@@ -271,3 +271,21 @@ fn too_many_queues_and_strange_sizes_are_refused_with_the_numbers() {
     let message = Mempool::new(eal(), 4_000_000, 2048).unwrap_err().to_string();
     assert!(message.contains("memory_mb") && message.contains("15625 MiB"), "{message}");
 }
+
+#[test]
+fn frames_longer_than_a_buffer_have_segments_and_come_back_whole() {
+    let pool = pool(511);
+    let before = pool.available();
+    let room = usize::from(Mempool::DATA_ROOM);
+    for (len, segments) in [(0, 1), (60, 1), (room, 1), (room + 1, 2), (9_014, 5)] {
+        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        let frame = pool.alloc_long(&bytes).unwrap();
+        assert_eq!((frame.frame_len(), frame.segments()), (len, segments));
+        let mut copy = [0xa5; 10_000];
+        assert_eq!(frame.copy_into(&mut copy), Some(len));
+        assert!(copy[..len] == bytes && copy[len..].iter().all(|byte| *byte == 0xa5));
+        assert_eq!(frame.copy_into(&mut copy[..len.saturating_sub(1)]), (len == 0).then_some(0), "no room");
+    }
+    assert!(pool.alloc_long(&vec![0; room * 600]).is_none(), "more than the pool has");
+    assert_eq!(pool.available(), before, "everything is given back");
+}

@@ -1,8 +1,10 @@
 //! `turnpike-dataplane`: takes packets from NIC queues through DPDK, and Services from the control plane through shared memory.
 //!
-//! This program only puts parts together. Its threads are the control thread (the main one) and one worker for each core:
+//! This program only puts parts together. Its threads are the control thread (the main one), one worker for each core, and the exception
+//! thread if a port has a tap:
 //!
 //! - [`open_io`]: what the configuration names → open queues; one clear error for each thing a host may lack
+//! - [`exception`] with [`tap`]: the exception thread, between the workers and the host's kernel
 //! - [`workers`] with [`idle`]: the worker threads, around `forward`'s worker
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
 //! - [`pages`]: the counter pages
@@ -14,15 +16,19 @@
 
 mod control;
 mod conversation;
+mod exception;
 mod idle;
 mod open_io;
 mod outbox;
 mod pages;
+mod tap;
 mod workers;
 
 use anyhow::{Result, anyhow};
+use capsule::{Mbuf, Port};
 use clap::Parser;
 use control::Control;
+use exception::{ExceptionThread, Taps};
 use open_io::Io;
 use std::io::{IsTerminal, Read};
 use std::net::Ipv4Addr;
@@ -31,6 +37,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use tap::TapPlan;
+use turnpike_forward::exception::Exception;
 use turnpike_forward::gateway::{Gateway, GatewayPort, StaticRoute};
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
@@ -96,9 +104,14 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         idle: config.dataplane.idle,
         started,
     };
+    let taps = Taps::make(tap_plans(&config, &io))?;
+    let tallies = taps.tallies.clone();
+    let (ends, exception) = exception_path(&config, &io, &common, taps)?;
+    let mut ends = ends.into_iter();
     let cores = config.dataplane.workers.iter().copied();
     let queues = std::mem::take(&mut io.queues).into_iter();
-    let own = cores.zip(queues).zip(pages.workers).map(|((core, queues), page)| Own { core, queues, page });
+    let own = cores.zip(queues).zip(pages.workers);
+    let own = own.map(|((core, queues), page)| Own { core, queues, page, exception: ends.next() });
     let workers = Workers::start(&common, own.collect())?;
     tracing::info!(
         gateway = config.gateway_name(),
@@ -109,10 +122,12 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         took_ms = started.elapsed().as_millis() as u64,
         "forwarding; waiting for the control plane"
     );
-    let ports = io.ports.into_iter().zip(pages.ports).collect();
-    let mut control = Control::new(side, shared, ports, pages.gateway, started);
+    let pages_of_ports = pages.ports.into_iter().zip(tallies).map(|(page, tally)| page.with_tap(tally));
+    let ports = io.ports.into_iter().zip(pages_of_ports);
+    let mut control = Control::new(side, shared, ports.collect(), pages.gateway, started);
     let outcome = control.run(&workers, &stop);
     drop(workers);
+    drop(exception);
     drop(control);
     outcome?;
     tracing::info!("stopped");
@@ -141,6 +156,35 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     });
     let snat: Vec<Ipv4Addr> = config.snat_addresses();
     Ok(Gateway::new(ports.collect(), &snat, workers)?.announcing(config.dataplane.announce))
+}
+
+/// The taps of the configuration with what its NICs turned out to be.
+fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
+    let plan = |(named, port): (&config::Port, &Port)| {
+        Some(TapPlan {
+            name: named.exception.clone()?,
+            mac: port.info().mac,
+            mtu: port.info().mtu,
+            addresses: named.addresses.clone(),
+            gateway: named.gateway,
+        })
+    };
+    config.dataplane.ports.iter().zip(&io.ports).map(plan).collect()
+}
+
+/// Starts the exception thread, if there is a tap; gives each worker's end of the way to it.
+fn exception_path(
+    config: &Config,
+    io: &Io,
+    common: &Common,
+    taps: Taps,
+) -> Result<(Vec<Exception<Mbuf>>, Option<ExceptionThread>)> {
+    let (range, workers) = (config.cluster.node_port_range, &config.dataplane.workers);
+    let Some(plan) = taps.plan((range.first, range.last)) else { return Ok((Vec::new(), None)) };
+    let (ends, kernel) = turnpike_forward::exception::rings(plan, workers.len(), common.secret);
+    let thread = ExceptionThread::start(taps, kernel, (io.eal, io.pool), workers)
+        .map_err(|why| anyhow!("cannot make the exception thread: {why}"))?;
+    Ok((ends, Some(thread)))
 }
 
 /// Nobody outside can guess it, so nobody can choose packets that collide.

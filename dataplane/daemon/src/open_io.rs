@@ -5,6 +5,7 @@ use capsule::{
     Device, Eal, EalConfig, Memory, Mempool, Port, PortConfig, Queue, available_cores, free_hugepages_mb,
 };
 use std::collections::BTreeSet;
+use turnpike_forward::limits::EXCEPTION_FRAMES;
 use turnpike_wire::config::{self, Dataplane, Hugepages};
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
@@ -58,6 +59,7 @@ pub(crate) struct Io {
     pub(crate) eal: Eal,
     pub(crate) ports: Vec<Port>,
     pub(crate) queues: Vec<Vec<Queue>>,
+    pub(crate) pool: Mempool,
     pub(crate) huge: bool,
 }
 
@@ -95,7 +97,8 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
     let workers = dataplane.workers.len();
     let config = PortConfig { queues: workers as u16, ..PortConfig::default() };
-    let mut io = Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), huge };
+    let mut io =
+        Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), pool, huge };
     for (named, device) in dataplane.ports.iter().zip(&devices) {
         let (port, queues) = Port::open(eal, device, &config, pool)
             .map_err(|source| OpenError::Port { port: named.name.clone(), source })?;
@@ -138,7 +141,7 @@ fn check_device(port: &config::Port, workers: usize) -> Result<Device, OpenError
     let named = |source| OpenError::Device { port: port.name.clone(), source };
     let device = with_queues(port.device.parse().map_err(named)?, workers);
     device.check().map_err(named)?;
-    if needs_root(&device) && !may_use_raw_sockets() {
+    if (needs_root(&device) || port.exception.is_some()) && !may_use_raw_sockets() {
         return Err(OpenError::NoRoot { port: port.name.clone(), device: device.to_string() });
     }
     Ok(device)
@@ -188,7 +191,9 @@ fn memory_with(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
 fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
     let queues = workers * dataplane.ports.len() as u32;
-    let buffers = queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER;
+    let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
+    let buffers =
+        queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER + rings * EXCEPTION_FRAMES as u32;
     let least_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
     if least_mb > u64::from(dataplane.memory_mb) {
         return Err(OpenError::TooLittleMemory { memory_mb: dataplane.memory_mb, queues, workers, least_mb });
@@ -212,6 +217,7 @@ mod tests {
             addresses: vec![],
             gateway: None,
             routes: vec![],
+            exception: None,
         };
         Dataplane {
             workers: workers.to_vec(),
@@ -252,7 +258,11 @@ mod tests {
                 panic!("1 MiB is enough?")
             };
             small.memory_mb = least_mb as u32;
-            assert_eq!(buffers(&small, memory).unwrap(), 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER);
+            let without = 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER;
+            assert_eq!(buffers(&small, memory).unwrap(), without);
+            small.memory_mb *= 2;
+            small.ports[0].exception = Some("tp-wan".into());
+            assert_eq!(buffers(&small, memory).unwrap(), without + 4 * EXCEPTION_FRAMES as u32);
         }
     }
 

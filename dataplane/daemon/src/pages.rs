@@ -1,9 +1,12 @@
 //! The counter pages other processes read: one a worker, one a port, one for the gateway. Each has one writer, which overwrites whole words.
 
 use crate::conversation::ConversationTally;
+use crate::exception::TapTally;
 use crate::open_io::{Io, mac_text};
 use capsule::Port;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use turnpike_forward::gateway::Gateway;
 use turnpike_forward::verdict::Counters;
 use turnpike_shm::{CounterFile, CounterPage, KIND_GATEWAY, KIND_PORT, KIND_WORKER, PageSpec, ShmError};
@@ -25,7 +28,11 @@ pub(crate) struct WorkerPage {
 }
 
 /// A port's page.
-pub(crate) struct PortPage(CounterPage);
+pub(crate) struct PortPage {
+    page: CounterPage,
+    /// What has crossed its tap, if it has one.
+    tap: Option<Arc<TapTally>>,
+}
 
 /// The gateway's page.
 pub(crate) struct GatewayPage(CounterPage);
@@ -81,7 +88,7 @@ pub(crate) fn create(
     let flows_max = dataplane.flows_per_worker;
     let workers = dataplane.workers.iter().zip(&mut pages);
     let workers = workers.map(|(&core, page)| WorkerPage { page, core, flows_max }).collect();
-    let ports = io.ports.iter().zip(&mut pages).map(|(_, page)| PortPage(page)).collect();
+    let ports = io.ports.iter().zip(&mut pages).map(|(_, page)| PortPage { page, tap: None }).collect();
     let gateway = pages.next().map(GatewayPage).ok_or(ShmError::Counters { reason: "a page is missing" })?;
     Ok(Pages { workers, ports, gateway })
 }
@@ -98,10 +105,20 @@ impl WorkerPage {
 }
 
 impl PortPage {
-    /// Shows what the driver counts; returns whether the link is up.
+    /// The same page, on which is also shown what crosses the port's tap.
+    pub(crate) fn with_tap(self, tap: Option<Arc<TapTally>>) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Shows what the driver counts, and what has crossed the tap; returns whether the link is up.
     pub(crate) fn show(&mut self, port: &Port) -> bool {
         let (stats, up) = (port.stats(), port.link().up);
-        self.0.set_all(&[
+        let tap = |counter: fn(&TapTally) -> &AtomicU64| {
+            self.tap.as_ref().map_or(0, |tap| counter(tap).load(Ordering::Relaxed))
+        };
+        let (to_kernel, from_kernel, lost) =
+            (tap(|t| &t.to_kernel), tap(|t| &t.from_kernel), tap(|t| &t.lost));
+        self.page.set_all(&[
             u64::from(up),
             stats.rx_frames,
             stats.rx_bytes,
@@ -111,6 +128,9 @@ impl PortPage {
             stats.rx_errors,
             stats.tx_errors,
             stats.rx_no_memory,
+            to_kernel,
+            from_kernel,
+            lost,
         ]);
         up
     }

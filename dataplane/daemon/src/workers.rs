@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use turnpike_forward::exception::Exception;
 use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
@@ -42,6 +43,7 @@ pub(crate) struct Own {
     pub(crate) core: u16,
     pub(crate) queues: Vec<Queue>,
     pub(crate) page: WorkerPage,
+    pub(crate) exception: Option<Exception<Mbuf>>,
 }
 
 /// Why a worker does not run.
@@ -116,7 +118,7 @@ fn work(
     stop: &AtomicBool,
     ready: &Sender<Result<(), WorkerError>>,
 ) -> Result<(), WorkerError> {
-    let Own { core, mut queues, mut page } = own;
+    let Own { core, mut queues, mut page, exception } = own;
     let thread_error = |source| WorkerError::Thread { worker: id, source };
     capsule::pin_to_core(core).map_err(thread_error)?;
     let _registered = capsule::register_thread(common.eal).map_err(thread_error)?;
@@ -135,6 +137,9 @@ fn work(
     let table = FlowTable::new(memory.bytes_mut(), flows, common.secret)
         .map_err(|source| WorkerError::FlowTable { worker: id, source })?;
     let mut worker = Worker::new(id, Arc::clone(&common.shared), table, handoff, common.secret);
+    if let Some(exception) = exception {
+        worker = worker.with_exception(exception);
+    }
     let _ = ready.send(Ok(()));
     run(&mut worker, &mut queues, &mut page, common, stop);
     page.show(worker.counters(), worker.tables().generation);

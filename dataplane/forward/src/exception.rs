@@ -237,8 +237,7 @@ const _: () = assert!((EXCEPTION_FRAMES_PER_SECOND as u64 * EXCEPTION_BURST_MS a
 impl Meter {
     fn new(workers: usize, secret: Secret) -> Self {
         // However many workers share it, one transfer comes to one of them.
-        let rate =
-            (EXCEPTION_FRAMES_PER_SECOND / workers.max(1) as u32).max(EXCEPTION_FRAMES_PER_SECOND / 8);
+        let rate = (EXCEPTION_FRAMES_PER_SECOND / workers.max(1) as u32).max(EXCEPTION_FRAMES_PER_SECOND / 8);
         Self {
             secret,
             rate,

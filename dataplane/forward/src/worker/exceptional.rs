@@ -7,8 +7,8 @@ use crate::select::is_bad_source;
 use crate::service_table::Tables;
 use crate::verdict::{Tally, Verdict};
 use turnpike_packet::arp::{Arp, Operation};
-use turnpike_packet::io::{BURST, Frame, PacketIo};
 use turnpike_packet::icmpv4::UNREACHABLE;
+use turnpike_packet::io::{BURST, Frame, PacketIo};
 use turnpike_packet::{ethernet, ipv4};
 
 /// EtherType of IPv6.
@@ -43,11 +43,11 @@ impl<F: Frame> Worker<'_, F> {
     /// A frame that Turnpike does nothing with, for the reason that `verdict` says: the kernel's, if it is for the kernel.
     pub(super) fn except(&mut self, port: usize, frame: F, verdict: Verdict) {
         let Some(exception) = &mut self.exception else { return self.counters.count(verdict) };
-        let passenger = match passenger(frame.data(), port, verdict, exception.plan(), &self.tables, &self.shared)
-        {
-            Ok(passenger) => passenger,
-            Err(verdict) => return self.counters.count(verdict),
-        };
+        let passenger =
+            match passenger(frame.data(), port, verdict, exception.plan(), &self.tables, &self.shared) {
+                Ok(passenger) => passenger,
+                Err(verdict) => return self.counters.count(verdict),
+            };
         let Passenger { class, sender } = passenger;
         let verdict = match exception.pass(port as u8, frame, class, sender, self.now_ms) {
             Ok(()) => Verdict::ToKernel,

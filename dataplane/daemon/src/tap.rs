@@ -1,0 +1,197 @@
+//! The kernel's side of the exception path: taps, and what the kernel is told about them through rtnetlink.
+//!
+//! A tap is made for this process alone: it is gone, with its addresses and routes, when the process ends in whatever way.
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
+use std::io;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// Where the kernel says which ports it gives its own connections.
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// What they are where it does not say.
+const USUAL_LOCAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+/// How little the tap's way to the port's gateway is preferred: any other default route of the host comes first.
+const ROUTE_METRIC: u32 = 4_096;
+
+/// One tap as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TapPlan {
+    /// Name of the network interface.
+    pub(crate) name: String,
+    /// The port's Ethernet address.
+    pub(crate) mac: [u8; 6],
+    /// The port's largest IP packet, in bytes.
+    pub(crate) mtu: u16,
+    /// The gateway's addresses on the port.
+    pub(crate) addresses: Vec<Ipv4Net>,
+    /// Next hop for what is on no connected network.
+    pub(crate) gateway: Option<Ipv4Addr>,
+}
+
+/// Why there is no tap.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TapError {
+    #[error("tap {name} cannot be made: {}", mend(source))]
+    Make { name: String, source: io::Error },
+    #[error("tap {name}: cannot {step}: {source}")]
+    Step { name: String, step: String, source: io::Error },
+}
+
+/// What the system says to the making of a tap, and what to do.
+fn mend(error: &io::Error) -> String {
+    let mend = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::PERM | Errno::ACCESS) => "run turnpike-dataplane as root (CAP_NET_ADMIN)",
+        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => "there is no /dev/net/tun; try: modprobe tun",
+        Some(Errno::BUSY) => "another program has a tap of this name; stop it, or set another exception",
+        Some(Errno::INVAL) => {
+            "is there another interface of this name? `ip link` lists those there are; set another exception"
+        }
+        _ => "leave exception out to do without",
+    };
+    format!("{error}; {mend}")
+}
+
+/// Makes a tap with addresses and routes, up, whose reads and writes never wait.
+pub(crate) fn make(plan: &TapPlan) -> Result<SyncDevice, TapError> {
+    let name = &plan.name;
+    let made = DeviceBuilder::new().name(name.clone()).layer(Layer::L2).inherit_enable_state().build_sync();
+    let tap = made.map_err(|source| TapError::Make { name: name.clone(), source })?;
+    let step = |step: String, outcome: io::Result<()>| {
+        outcome.map_err(|source| TapError::Step { name: name.clone(), step, source })
+    };
+    step("make it never wait".into(), rustix::io::ioctl_fionbio(&tap, true).map_err(io::Error::from))?;
+    // Before it is up, so that nothing is said with another address, and no packet of far hosts is dropped for coming from here (strict
+    // reverse path filters), nor next hops asked for from a VIP that the host has on another interface.
+    step("set its Ethernet address".into(), tap.set_mac_address(plan.mac))?;
+    step(format!("set its MTU to {}", plan.mtu), tap.set_mtu(plan.mtu))?;
+    for (setting, value) in [("rp_filter", "2"), ("arp_announce", "2")] {
+        let file = format!("/proc/sys/net/ipv4/conf/{name}/{setting}");
+        step(format!("set {setting} = {value}"), std::fs::write(file, value))?;
+    }
+    step("bring it up".into(), tap.enabled(true))?;
+    let index = tap.if_index();
+    let index = index.map_err(|source| TapError::Step {
+        name: name.clone(),
+        step: "ask for its number".into(),
+        source,
+    })?;
+    for network in &plan.addresses {
+        step(format!("give it the address {network}"), add_address(index, *network))?;
+    }
+    if let Some(gateway) = plan.gateway {
+        step(format!("route to the gateway {gateway} through it"), add_default_route(index, gateway))?;
+    }
+    Ok(tap)
+}
+
+/// The ports that the kernel gives its own connections.
+pub(crate) fn local_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string(LOCAL_PORTS).unwrap_or_default();
+    parse_range(&text).unwrap_or(USUAL_LOCAL_PORTS)
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (first <= last).then_some(first..=last)
+}
+
+fn add_address(index: u32, network: Ipv4Net) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = network.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(network.addr().into()),
+        AddressAttribute::Address(network.addr().into()),
+    ];
+    if network.prefix_len() < 31 {
+        message.attributes.push(AddressAttribute::Broadcast(network.broadcast()));
+    }
+    ask_kernel(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn add_default_route(index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Priority(ROUTE_METRIC),
+    ];
+    match ask_kernel(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL) {
+        // Another port's tap has it, or the host's own configuration.
+        Err(error) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// One request of rtnetlink and the kernel's answer.
+fn ask_kernel(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+    match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+        NetlinkPayload::Error(_) => Ok(()),
+        other => Err(io::Error::other(format!("rtnetlink answers {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_port_range_is_read_or_the_usual_one() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+        assert_eq!(parse_range("1024 1024"), Some(1_024..=1_024));
+        for bad in ["", "1", "a b", "2 1", "1 70000"] {
+            assert_eq!(parse_range(bad), None, "{bad:?}");
+        }
+        assert!(local_ports().contains(local_ports().start()));
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_said_with_the_mend() {
+        let rows = [
+            (Errno::PERM, "root"),
+            (Errno::NOENT, "modprobe tun"),
+            (Errno::BUSY, "another program"),
+            (Errno::INVAL, "ip link"),
+            (Errno::NOMEM, "leave exception out"),
+        ];
+        for (errno, wanted) in rows {
+            let error = TapError::Make { name: "tp-wan".into(), source: errno.into() }.to_string();
+            assert!(error.starts_with("tap tp-wan cannot be made: ") && error.contains(wanted), "{error}");
+        }
+    }
+}
