@@ -19,6 +19,8 @@ pub fn workspace() -> PathBuf {
 pub struct Lab {
     name: String,
     workers: String,
+    /// Name of the tap through which the gateway's kernel is reached; empty: it has a NIC of its own.
+    exception: String,
 }
 
 impl Lab {
@@ -29,7 +31,17 @@ impl Lab {
 
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
-        let lab = Self { name: name.to_owned(), workers: workers.to_owned() };
+        Self::laid_out(name, workers, "")
+    }
+
+    /// The same with a gateway whose kernel has this tap and no NIC of its own.
+    pub fn with_exception(name: &str, workers: &str, tap: &str) -> Result<Self> {
+        Self::laid_out(name, workers, tap)
+    }
+
+    fn laid_out(name: &str, workers: &str, exception: &str) -> Result<Self> {
+        let lab =
+            Self { name: name.to_owned(), workers: workers.to_owned(), exception: exception.to_owned() };
         lab.lab(["up"])?;
         for (pod, address) in [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12"), ("web-3", "10.244.0.13")] {
             lab.lab(["pod-add", pod, address])?;
@@ -56,6 +68,7 @@ impl Lab {
     pub fn lab<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
         command.args(arguments).env("TURNPIKE_LAB", &self.name).env("TURNPIKE_LAB_WORKERS", &self.workers);
+        command.env("TURNPIKE_LAB_EXCEPTION", &self.exception);
         run(command.stdin(Stdio::null()))
     }
 
