@@ -18,7 +18,7 @@ use turnpike_packet::ethernet;
 use turnpike_packet::io::{BURST, Frame};
 
 /// Shortest and longest nap, in microseconds: what a frame for the kernel waits at most.
-const NAP_US: std::ops::RangeInclusive<u64> = 20..=500;
+const NAP_US: std::ops::RangeInclusive<u64> = 20..=1_000;
 /// Time between two tries to make a tap again that somebody took away.
 const REMAKE_PERIOD: Duration = Duration::from_secs(5);
 /// Longest frame: an IPv4 packet of any length, its Ethernet header and two VLAN tags.

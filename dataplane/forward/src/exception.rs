@@ -287,7 +287,7 @@ mod tests {
     fn passed(end: &mut Exception<u32>, kernel: &mut KernelEnd<u32>, class: Class, sender: u128) -> u32 {
         let mut passed = 0;
         for now_ms in 10_000..11_000 {
-            for frame in 0..200 {
+            for frame in 0..400 {
                 passed += u32::from(end.pass(1, frame, class, sender, now_ms).is_ok());
             }
             while kernel.receive().is_some() {}
@@ -364,7 +364,7 @@ mod tests {
         let (mut workers, mut kernel) = ends(1);
         let (mut passed, end) = (0, &mut workers[0]);
         for now_ms in 10_000..11_000 {
-            for sender in 0..200 {
+            for sender in 0..400 {
                 passed += u32::from(end.pass(1, 0, Class::Far, sender, now_ms).is_ok());
             }
             while kernel.receive().is_some() {}

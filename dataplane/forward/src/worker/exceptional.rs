@@ -87,8 +87,7 @@ impl<F: Frame> Worker<'_, F> {
         {
             taken += 1;
             let port = usize::from(handed.port);
-            let longest = exception.plan().tap(port).map_or(0, |tap| tap.frame_bytes_max);
-            let tally = if !may_leave(&handed.frame, longest, &self.tables, &self.shared) {
+            let tally = if !may_leave(&handed.frame, port, exception.plan(), &self.tables, &self.shared) {
                 Tally::FromKernelRefused
             } else if self.queue(port, handed.frame, ios) {
                 Tally::FromKernel
@@ -197,12 +196,14 @@ fn is_about_kernel(frame: &[u8], plan: &Plan) -> bool {
 }
 
 /// Whether a frame of the kernel may leave: not longer than the link takes, and not from an address that Turnpike alone speaks for.
-fn may_leave<F: Frame>(frame: &F, longest: usize, tables: &Tables, shared: &Shared) -> bool {
+fn may_leave<F: Frame>(frame: &F, port: usize, plan: &Plan, tables: &Tables, shared: &Shared) -> bool {
     let data = frame.data();
-    let Some(header) = data.first_chunk::<{ ethernet::HEADER }>() else { return false };
+    let (Some(tap), Some(header)) = (plan.tap(port), data.first_chunk::<{ ethernet::HEADER }>()) else {
+        return false;
+    };
     let ethertype = u16::from_be_bytes([header[12], header[13]]);
     let tag = if matches!(ethertype, 0x8100 | 0x88a8) { VLAN_TAG } else { 0 };
-    if frame.frame_len() > longest + tag {
+    if frame.frame_len() > tap.frame_bytes_max + tag {
         return false;
     }
     let at = ethernet::HEADER
@@ -214,6 +215,5 @@ fn may_leave<F: Frame>(frame: &F, longest: usize, tables: &Tables, shared: &Shar
     let Some(source) = data.get(at..).and_then(|d| d.first_chunk()).copied().map(u32::from_be_bytes) else {
         return false;
     };
-    let gateway = &shared.gateway;
-    gateway.is_own(source) || !gateway.is_snat(source) && tables.address(source).is_none()
+    plan.has(source) || !shared.gateway.is_snat(source) && tables.address(source).is_none()
 }
