@@ -191,6 +191,7 @@ impl Taps {
     pub(crate) fn make(plans: Vec<Option<TapPlan>>) -> Result<Self, TapError> {
         let make = |plan: TapPlan| {
             let tap = tap::make(&plan)?;
+            tap::warn_of_two_ways(&plan);
             tracing::info!(tap = plan.name, mtu = plan.mtu, addresses = ?plan.addresses, "the kernel has a tap");
             Ok((tap, plan))
         };

@@ -25,7 +25,7 @@ mod tap;
 mod workers;
 
 use anyhow::{Result, anyhow};
-use capsule::{Mbuf, Port};
+use capsule::{Device, Mbuf, Port};
 use clap::Parser;
 use control::Control;
 use exception::{ExceptionThread, Taps};
@@ -167,6 +167,13 @@ fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
             mtu: port.info().mtu,
             addresses: named.addresses.clone(),
             gateway: named.gateway,
+            // af_packet takes copies; what other drivers take the kernel never sees.
+            below: named
+                .device
+                .parse::<Device>()
+                .ok()
+                .filter(|_| port.driver() == "net_af_packet")
+                .and_then(|device| device.kernel_interface().map(str::to_owned)),
         })
     };
     config.dataplane.ports.iter().zip(&io.ports).map(plan).collect()

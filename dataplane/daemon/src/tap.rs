@@ -40,6 +40,8 @@ pub(crate) struct TapPlan {
     pub(crate) addresses: Vec<Ipv4Net>,
     /// Next hop for what is on no connected network.
     pub(crate) gateway: Option<Ipv4Addr>,
+    /// The kernel's own interface under the port, from which the kernel gets the same frames a second time.
+    pub(crate) below: Option<String>,
 }
 
 /// Why there is no tap.
@@ -96,6 +98,32 @@ pub(crate) fn make(plan: &TapPlan) -> Result<SyncDevice, TapError> {
         step(format!("route to the gateway {gateway} through it"), add_default_route(index, gateway))?;
     }
     Ok(tap)
+}
+
+/// Says how to keep the kernel from taking a port's frames twice, if nobody has done so: as itself, and through the tap.
+pub(crate) fn warn_of_two_ways(plan: &TapPlan) {
+    let Some(below) = &plan.below else { return };
+    // The stricter of the two counts.
+    let setting = |name: &str| -> Option<u8> {
+        let read = |interface: &str| -> Option<u8> {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/{name}"));
+            text.ok()?.trim().parse().ok()
+        };
+        read("all").max(read(below))
+    };
+    if takes_for_others(setting("rp_filter"), setting("arp_ignore")) {
+        tracing::warn!(
+            interface = below,
+            tap = plan.name,
+            "the kernel gets the port's frames from the interface too and would answer twice; set: sysctl net.ipv4.conf.{below}.rp_filter=1 net.ipv4.conf.{below}.arp_ignore=1"
+        );
+    }
+}
+
+/// Whether an interface without addresses takes packets, or answers ARP, for addresses of others. A strict reverse path filter drops what
+/// comes from a host that is reached through another interface, and to the hosts of a port every route is through its tap.
+const fn takes_for_others(rp_filter: Option<u8>, arp_ignore: Option<u8>) -> bool {
+    !matches!((rp_filter, arp_ignore), (Some(1), Some(1..)))
 }
 
 /// The ports that the kernel gives its own connections.
@@ -178,6 +206,78 @@ mod tests {
             assert_eq!(parse_range(bad), None, "{bad:?}");
         }
         assert!(local_ports().contains(local_ports().start()));
+    }
+
+    #[test]
+    fn a_kernel_that_would_answer_twice_is_noticed() {
+        let rows = [
+            ((Some(1), Some(1)), false),
+            ((Some(1), Some(8)), false),
+            ((Some(0), Some(1)), true),
+            ((Some(2), Some(1)), true),
+            ((Some(1), Some(0)), true),
+            ((None, None), true),
+        ];
+        for ((rp_filter, arp_ignore), twice) in rows {
+            assert_eq!(takes_for_others(rp_filter, arp_ignore), twice, "{rp_filter:?} {arp_ignore:?}");
+        }
+    }
+
+    /// With a kernel of its own, since it leaves nothing behind there.
+    #[test]
+    fn a_tap_is_made_whole_and_made_anew() {
+        const INSIDE: &str = "TURNPIKE_TEST_NAMESPACE";
+        if std::env::var_os(INSIDE).is_none() {
+            let name = "tap::tests::a_tap_is_made_whole_and_made_anew";
+            let again = std::env::current_exe().unwrap();
+            let output = std::process::Command::new("unshare")
+                .args(["--net", "--kill-child"])
+                .arg(again)
+                .args(["--exact", name, "--nocapture"])
+                .env(INSIDE, "1")
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "root is needed: {}", String::from_utf8_lossy(&output.stderr));
+            return;
+        }
+        let shown = |words: &str| {
+            let output = std::process::Command::new("ip").args(words.split(' ')).output().unwrap();
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        };
+        let plan = TapPlan {
+            name: "tp-test".into(),
+            mac: [2, 0, 0, 0, 0, 7],
+            mtu: 1_400,
+            addresses: vec!["192.0.2.1/24".parse().unwrap(), "10.9.0.1/31".parse().unwrap()],
+            gateway: Some([192, 0, 2, 254].into()),
+            below: None,
+        };
+        for _ in 0..2 {
+            let tap = make(&plan).unwrap();
+            let link = shown("-o link show tp-test").unwrap();
+            assert!(link.contains("mtu 1400") && link.contains("02:00:00:00:00:07"), "{link}");
+            assert!(link.contains(",UP"), "{link}");
+            let addresses = shown("-o -4 address show tp-test").unwrap();
+            assert!(addresses.contains("192.0.2.1/24 brd 192.0.2.255"), "{addresses}");
+            assert!(addresses.contains("10.9.0.1/31"), "{addresses}");
+            let routes = shown("route show default").unwrap();
+            assert!(
+                routes.contains("via 192.0.2.254 dev tp-test") && routes.contains("metric 4096"),
+                "{routes}"
+            );
+            let busy = make(&plan).err().unwrap().to_string();
+            assert!(busy.contains("another program has a tap of this name"), "{busy}");
+            // What its kernel has said by itself, and then nothing.
+            let read = || rustix::io::read(&tap, &mut [0; 2_000]).err();
+            assert_eq!(std::iter::repeat_with(read).find_map(|e| e), Some(Errno::AGAIN), "it never waits");
+            drop(tap);
+            assert_eq!(shown("-o link show tp-test"), None, "gone with its process");
+        }
+        let taken = make(&TapPlan { name: "lo".into(), ..plan.clone() }).err().unwrap().to_string();
+        assert!(taken.contains("another interface of this name"), "{taken}");
+        let nowhere = TapPlan { gateway: Some([198, 51, 100, 1].into()), ..plan };
+        let error = make(&nowhere).err().unwrap().to_string();
+        assert!(error.contains("tap tp-test: cannot route to the gateway 198.51.100.1"), "{error}");
     }
 
     #[test]
