@@ -6,14 +6,14 @@
 use crate::flow_census::Census;
 use crate::state::{State, held};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::{info, warn};
 use turnpike_desired::desired::Desired;
 use turnpike_wire::admin::{BackendFill, FillStatus, WorkerStatus};
-use turnpike_wire::config::Config;
+use turnpike_wire::config::{Config, PortRange, local_ports};
 use turnpike_wire::limits::SNAT_PORT_MIN;
 use turnpike_wire::update::{Mode, Protocol};
 
@@ -104,11 +104,17 @@ fn tell(told: u64, used: &Used) -> u64 {
     level
 }
 
-/// SNAT ports towards each backend and protocol: those that are neither well-known nor NodePorts, on every SNAT address.
+/// SNAT ports towards each backend and protocol: those that are neither well-known nor NodePorts, on every SNAT address; where the host's
+/// kernel has the address too, not those of its own connections.
 fn snat_ports(config: &Config) -> u64 {
     let range = config.cluster.node_port_range;
-    let usable = (SNAT_PORT_MIN..=u16::MAX).filter(|port| !(range.first..=range.last).contains(port)).count();
-    usable as u64 * config.snat_addresses().len() as u64
+    let within = |range: PortRange, port: u16| range.first <= port && port <= range.last;
+    let usable = |address: &Ipv4Addr| {
+        let kernel = config.is_kernels(*address).then(local_ports);
+        let ports = (SNAT_PORT_MIN..=u16::MAX).filter(|&port| !within(range, port));
+        ports.filter(|&port| !kernel.is_some_and(|kernel| within(kernel, port))).count() as u64
+    };
+    config.snat_addresses().iter().map(usable).sum()
 }
 
 /// Adds the flows up by backend. Those whose clients keep their addresses take no SNAT port.
@@ -184,6 +190,19 @@ mod tests {
         let mut config = Config::default();
         config.dataplane.snat.addresses = vec!["10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap()];
         assert_eq!(snat_ports(&config), 2 * PORTS);
+        // Where the kernel has one of them too, it has ports of its own.
+        config.dataplane.ports = vec![turnpike_wire::config::Port {
+            name: "wan".into(),
+            device: "net_null0".into(),
+            addresses: vec!["10.1.0.1/24".parse().unwrap()],
+            gateway: None,
+            exception: Some("tp-wan".into()),
+        }];
+        let kernel = local_ports();
+        let node_ports = config.cluster.node_port_range;
+        let shared = (kernel.first.max(SNAT_PORT_MIN)..=kernel.last)
+            .filter(|port| !(node_ports.first..=node_ports.last).contains(port));
+        assert_eq!(snat_ports(&config), 2 * PORTS - shared.count() as u64);
     }
 
     #[test]

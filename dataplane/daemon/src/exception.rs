@@ -16,6 +16,7 @@ use tun_rs::SyncDevice;
 use turnpike_forward::exception::{KernelEnd, Plan, Tap};
 use turnpike_packet::ethernet;
 use turnpike_packet::io::{BURST, Frame};
+use turnpike_wire::config::local_ports;
 
 /// Shortest and longest nap, in microseconds: what a frame for the kernel waits at most.
 const NAP_US: std::ops::RangeInclusive<u64> = 20..=1_000;
@@ -208,8 +209,8 @@ impl Taps {
             addresses: plan.addresses.iter().map(|network| network.addr().into()).collect(),
         };
         let taps = self.taps.iter().map(|made| made.as_ref().map(|(_, plan)| tap(plan))).collect();
-        let local = tap::local_ports();
-        let plan = Plan { taps, local_ports: (*local.start(), *local.end()) };
+        let local = local_ports();
+        let plan = Plan { taps, local_ports: (local.first, local.last) };
         if plan.is_empty() {
             return None;
         }

@@ -17,13 +17,8 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use std::io;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// Where the kernel says which ports it gives its own connections.
-const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-/// What they are where it does not say.
-const USUAL_LOCAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 /// How little the tap's way to the port's gateway is preferred: any other default route of the host comes first.
 const ROUTE_METRIC: u32 = 4_096;
 
@@ -126,18 +121,6 @@ const fn takes_for_others(rp_filter: Option<u8>, arp_ignore: Option<u8>) -> bool
     !matches!((rp_filter, arp_ignore), (Some(1), Some(1..)))
 }
 
-/// The ports that the kernel gives its own connections.
-pub(crate) fn local_ports() -> RangeInclusive<u16> {
-    let text = std::fs::read_to_string(LOCAL_PORTS).unwrap_or_default();
-    parse_range(&text).unwrap_or(USUAL_LOCAL_PORTS)
-}
-
-fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let mut numbers = text.split_whitespace().map(str::parse);
-    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    (first <= last).then_some(first..=last)
-}
-
 fn add_address(index: u32, network: Ipv4Net) -> io::Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -197,16 +180,6 @@ fn ask_kernel(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernels_port_range_is_read_or_the_usual_one() {
-        assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
-        assert_eq!(parse_range("1024 1024"), Some(1_024..=1_024));
-        for bad in ["", "1", "a b", "2 1", "1 70000"] {
-            assert_eq!(parse_range(bad), None, "{bad:?}");
-        }
-        assert!(local_ports().contains(local_ports().start()));
-    }
 
     #[test]
     fn a_kernel_that_would_answer_twice_is_noticed() {

@@ -6,7 +6,8 @@
 //! # A flood harms nobody else
 //! What a worker passes on is bounded for each [`Class`], and within a class one sender gets half at most, so that a flood from one host
 //! leaves room for a BGP session with another, and a flood from far away none of the room of neighbours. Of the ring itself far senders may
-//! fill one half, neighbours three quarters, the link's own protocols all.
+//! fill one half, neighbours three quarters, the link's own protocols all; and those who send much a quarter less than others of their class,
+//! so that a thread that cannot keep up with a flood still gets what comes beside it.
 //!
 //! # Which ports of an address are the kernel's
 //! An address may be both the gateway's own and a SNAT address. Then a packet belongs to the flow that it is of, and to the kernel when it is
@@ -149,7 +150,8 @@ impl<F> Exception<F> {
         sender: u128,
         now_ms: u32,
     ) -> Result<(), (F, Refusal)> {
-        if self.to_kernel.slots() <= class.spared() {
+        let much = if self.meter.sends_much(class, sender) { EXCEPTION_FRAMES / 4 } else { 0 };
+        if self.to_kernel.slots() <= class.spared() + much {
             return Err((frame, Refusal::Full));
         }
         if !self.meter.admits(class, sender, now_ms) {
@@ -228,7 +230,7 @@ struct Meter {
     rate: u32,
     link: Bucket,
     classes: [Bucket; 2],
-    /// By a keyed hash, so that nobody can choose an address that shares another's bucket.
+    /// By a keyed hash, so that nobody can choose an address that shares another's.
     senders: Box<[[Bucket; 2]]>,
 }
 
@@ -247,6 +249,22 @@ impl Meter {
         }
     }
 
+    /// The place of a sender, by a keyed hash.
+    const fn slot(&self, sender: u128) -> usize {
+        let hash = self.secret.words(sender as u64, (sender >> 64) as u64);
+        scale((hash >> 32) as u32, EXCEPTION_SENDERS as u32) as usize
+    }
+
+    /// Whether a sender has used up a quarter of what may come at once.
+    fn sends_much(&self, class: Class, sender: u128) -> bool {
+        let at = match class {
+            Class::Link => return false,
+            Class::Neighbour => 0,
+            Class::Far => 1,
+        };
+        self.senders[self.slot(sender)][at].left < self.rate / 2 * EXCEPTION_BURST_MS / 4 * 3
+    }
+
     fn admits(&mut self, class: Class, sender: u128, now_ms: u32) -> bool {
         let at = match class {
             Class::Link => {
@@ -257,8 +275,7 @@ impl Meter {
             Class::Neighbour => 0,
             Class::Far => 1,
         };
-        let hash = self.secret.words(sender as u64, (sender >> 64) as u64);
-        let slot = scale((hash >> 32) as u32, EXCEPTION_SENDERS as u32) as usize;
+        let slot = self.slot(sender);
         let (class, sender) = (&mut self.classes[at], &mut self.senders[slot][at]);
         // Both are asked, so that both let time pass; neither is charged for what the other refuses.
         let admitted = class.has_one(self.rate, now_ms) & sender.has_one(self.rate / 2, now_ms);
@@ -340,6 +357,20 @@ mod tests {
         assert_eq!(fill(Class::Link), EXCEPTION_FRAMES / 4);
         let full = workers[0].pass(1, 7, Class::Link, 0, 9_000);
         assert_eq!(full, Err((7, Refusal::Full)));
+    }
+
+    #[test]
+    fn who_sends_much_leaves_room_in_the_ring_to_others_of_its_class() {
+        for (class, room) in [(Class::Far, 256), (Class::Neighbour, 512)] {
+            let (mut workers, mut kernel) = ends(1);
+            let end = &mut workers[0];
+            // A flood that the thread at first keeps up with.
+            passed(end, &mut kernel, class, 1);
+            let flood = (0..2_000).filter(|&n| end.pass(1, n, class, 1, 11_000 + n / 20).is_ok()).count();
+            assert_eq!(flood, room, "{class:?}");
+            let others = (2..2_000).filter(|&sender| end.pass(1, 0, class, sender, 11_100).is_ok()).count();
+            assert_eq!(others, EXCEPTION_FRAMES / 4, "{class:?}");
+        }
     }
 
     #[test]

@@ -256,6 +256,21 @@ pub struct StaticRoute {
     pub via: Ipv4Addr,
 }
 
+/// The ports that this host's kernel gives its own connections (`net.ipv4.ip_local_port_range`). SNAT leaves them to it on the addresses of
+/// taps.
+#[must_use]
+pub fn local_ports() -> PortRange {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    // What it is where nothing can be read: Linux's own default.
+    local_ports_of(&text).unwrap_or(PortRange { first: 32_768, last: 60_999 })
+}
+
+fn local_ports_of(text: &str) -> Option<PortRange> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (first <= last).then_some(PortRange { first, last })
+}
+
 /// `[dataplane.snat]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -465,6 +480,13 @@ impl Config {
         self.dataplane.ports.iter().flat_map(|p| p.addresses.iter().map(|n| IpAddr::V4(n.addr()))).collect()
     }
 
+    /// Whether the host's kernel has this address through a tap.
+    #[must_use]
+    pub fn is_kernels(&self, address: Ipv4Addr) -> bool {
+        let behind_taps = self.dataplane.ports.iter().filter(|port| port.exception.is_some());
+        behind_taps.flat_map(|port| &port.addresses).any(|network| network.addr() == address)
+    }
+
     /// SNAT addresses: as set, else the first address of the first port.
     #[must_use]
     pub fn snat_addresses(&self) -> Vec<Ipv4Addr> {
@@ -479,5 +501,29 @@ impl Config {
         } else {
             self.dataplane.snat.addresses.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_port_range_is_read() {
+        assert_eq!(local_ports_of("32768\t60999\n"), Some(PortRange { first: 32_768, last: 60_999 }));
+        assert_eq!(local_ports_of("1024 1024"), Some(PortRange { first: 1_024, last: 1_024 }));
+        for bad in ["", "1", "a b", "2 1", "1 70000"] {
+            assert_eq!(local_ports_of(bad), None, "{bad:?}");
+        }
+        assert!(local_ports().first <= local_ports().last);
+    }
+
+    #[test]
+    fn the_kernel_has_the_addresses_of_ports_with_a_tap() {
+        let text = "[[dataplane.ports]]\nname = \"a\"\ndevice = \"net_null0\"\naddresses = [\"192.0.2.1/24\"]\nexception = \"tp-a\"\n\
+                    [[dataplane.ports]]\nname = \"b\"\ndevice = \"net_null1\"\naddresses = [\"10.0.0.1/24\"]\n";
+        let config = Config::parse(text, Path::new("t.toml")).unwrap();
+        assert!(config.is_kernels([192, 0, 2, 1].into()));
+        assert!(!config.is_kernels([192, 0, 2, 2].into()) && !config.is_kernels([10, 0, 0, 1].into()));
     }
 }
