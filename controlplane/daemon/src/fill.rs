@@ -196,6 +196,7 @@ mod tests {
             device: "net_null0".into(),
             addresses: vec!["10.1.0.1/24".parse().unwrap()],
             gateway: None,
+            routes: vec![],
             exception: Some("tp-wan".into()),
         }];
         let kernel = local_ports();

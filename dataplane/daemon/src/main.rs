@@ -29,6 +29,7 @@ use capsule::{Device, Mbuf, Port};
 use clap::Parser;
 use control::Control;
 use exception::{ExceptionThread, Taps};
+use ipnet::Ipv4Net;
 use open_io::Io;
 use std::io::{IsTerminal, Read};
 use std::net::Ipv4Addr;
@@ -166,7 +167,12 @@ fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
             mac: port.info().mac,
             mtu: port.info().mtu,
             addresses: named.addresses.clone(),
-            gateway: named.gateway,
+            routes: named
+                .routes
+                .iter()
+                .map(|route| (route.to, route.via))
+                .chain(named.gateway.map(|gateway| (Ipv4Net::default(), gateway)))
+                .collect(),
             // af_packet takes copies; what other drivers take the kernel never sees.
             below: named
                 .device

@@ -19,7 +19,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// How little the tap's way to the port's gateway is preferred: any other default route of the host comes first.
+/// How little the tap's routes are preferred: those that the host has by itself to the same network come first.
 const ROUTE_METRIC: u32 = 4_096;
 
 /// One tap as it shall be.
@@ -33,8 +33,8 @@ pub(crate) struct TapPlan {
     pub(crate) mtu: u16,
     /// The gateway's addresses on the port.
     pub(crate) addresses: Vec<Ipv4Net>,
-    /// Next hop for what is on no connected network.
-    pub(crate) gateway: Option<Ipv4Addr>,
+    /// Networks behind neighbours of the port, and who leads there; all else among them.
+    pub(crate) routes: Vec<(Ipv4Net, Ipv4Addr)>,
     /// The kernel's own interface under the port, from which the kernel gets the same frames a second time.
     pub(crate) below: Option<String>,
 }
@@ -89,8 +89,8 @@ pub(crate) fn make(plan: &TapPlan) -> Result<SyncDevice, TapError> {
     for network in &plan.addresses {
         step(format!("give it the address {network}"), add_address(index, *network))?;
     }
-    if let Some(gateway) = plan.gateway {
-        step(format!("route to the gateway {gateway} through it"), add_default_route(index, gateway))?;
+    for (to, via) in &plan.routes {
+        step(format!("route {to} via {via} through it"), add_route(index, *to, *via))?;
     }
     Ok(tap)
 }
@@ -137,15 +137,17 @@ fn add_address(index: u32, network: Ipv4Net) -> io::Result<()> {
     ask_kernel(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn add_default_route(index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+fn add_route(index: u32, to: Ipv4Net, via: Ipv4Addr) -> io::Result<()> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = to.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Destination(RouteAddress::Inet(to.network())),
+        RouteAttribute::Gateway(RouteAddress::Inet(via)),
         RouteAttribute::Oif(index),
         RouteAttribute::Priority(ROUTE_METRIC),
     ];
@@ -222,7 +224,10 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 7],
             mtu: 1_400,
             addresses: vec!["192.0.2.1/24".parse().unwrap(), "10.9.0.1/31".parse().unwrap()],
-            gateway: Some([192, 0, 2, 254].into()),
+            routes: vec![
+                ("0.0.0.0/0".parse().unwrap(), [192, 0, 2, 254].into()),
+                ("10.244.1.0/24".parse().unwrap(), [192, 0, 2, 7].into()),
+            ],
             below: None,
         };
         for _ in 0..2 {
@@ -238,6 +243,8 @@ mod tests {
                 routes.contains("via 192.0.2.254 dev tp-test") && routes.contains("metric 4096"),
                 "{routes}"
             );
+            let routes = shown("route show 10.244.1.0/24").unwrap();
+            assert!(routes.contains("via 192.0.2.7 dev tp-test"), "{routes}");
             let busy = make(&plan).err().unwrap().to_string();
             assert!(busy.contains("another program has a tap of this name"), "{busy}");
             // What its kernel has said by itself, and then nothing.
@@ -248,9 +255,10 @@ mod tests {
         }
         let taken = make(&TapPlan { name: "lo".into(), ..plan.clone() }).err().unwrap().to_string();
         assert!(taken.contains("another interface of this name"), "{taken}");
-        let nowhere = TapPlan { gateway: Some([198, 51, 100, 1].into()), ..plan };
+        let nowhere =
+            TapPlan { routes: vec![("0.0.0.0/0".parse().unwrap(), [198, 51, 100, 1].into())], ..plan };
         let error = make(&nowhere).err().unwrap().to_string();
-        assert!(error.contains("tap tp-test: cannot route to the gateway 198.51.100.1"), "{error}");
+        assert!(error.contains("tap tp-test: cannot route 0.0.0.0/0 via 198.51.100.1"), "{error}");
     }
 
     #[test]
