@@ -111,7 +111,7 @@ mod tests {
         std::thread::spawn(move || {
             leave_cores(&[left]).unwrap();
             let rest = available_cores();
-            assert_eq!(rest, if all.len() > 1 { all[1..].to_vec() } else { all.clone() });
+            assert_eq!(rest, if all.len() > 1 { &all[1..] } else { &all[..] });
             leave_cores(&all).unwrap();
             assert_eq!(available_cores(), rest, "there is no other");
         })
