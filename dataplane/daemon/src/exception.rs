@@ -86,10 +86,10 @@ impl<D: AsFd, M: FrameMemory> Crossing<D, M> {
 
     /// A burst each way; how many frames there were.
     fn turn(&mut self) -> usize {
-        self.to_kernel() + self.from_kernel()
+        self.give_to_kernel() + self.take_from_kernel()
     }
 
-    fn to_kernel(&mut self) -> usize {
+    fn give_to_kernel(&mut self) -> usize {
         for taken in 0..BURST {
             let Some(handed) = self.workers.receive() else { return taken };
             let Some(Some(way)) = self.ways.get_mut(usize::from(handed.port)) else { continue };
@@ -105,7 +105,7 @@ impl<D: AsFd, M: FrameMemory> Crossing<D, M> {
         BURST
     }
 
-    fn from_kernel(&mut self) -> usize {
+    fn take_from_kernel(&mut self) -> usize {
         let mut taken = 0;
         for (port, way) in (0u8..).zip(&mut self.ways) {
             let Some(way) = way else { continue };

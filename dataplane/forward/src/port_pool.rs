@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn ports_that_are_left_out_are_left_out_wherever_they_lie() {
-        let rows: [([(u16, u16); 2], &[(u16, u16)]); 7] = [
+        type Ranges<'a> = &'a [(u16, u16)];
+        let rows: [([(u16, u16); 2], Ranges<'_>); 7] = [
             ([NO_PORTS, NO_PORTS], &[(1_024, u16::MAX)]),
             ([(30_000, 32_767), (32_768, 60_999)], &[(1_024, 29_999), (61_000, u16::MAX)]),
             ([(32_768, 60_999), (30_000, 40_000)], &[(1_024, 29_999), (61_000, u16::MAX)]),
