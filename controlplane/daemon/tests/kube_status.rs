@@ -8,6 +8,7 @@ use bed::api_server::{ApiServer, Mood, delete, edit, load_balancer, stored};
 use bed::etcd::Etcd;
 use bed::{ControlPlane, wait};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -83,6 +84,25 @@ fn rule_c2_a_service_that_becomes_another_type_is_cleared() {
     });
     wait("a clear status", || lab.ingress("web").is_null());
     wait("no finalizer of ours", || lab.finalizers("web") == json!(["example.com/own"]));
+    wait("the end of its record", || !lab.is_recorded());
+}
+
+#[test]
+fn rule_c2_the_finalizer_goes_also_when_the_api_was_away_for_longer_than_the_grace() {
+    let lab = Lab::new();
+    let gateway = ControlPlane::connected(&lab.settings);
+    lab.make("web");
+    lab.wait_written("web");
+    lab.api.set_mood(Mood::Forbidding);
+    // The API server clears the status itself when it takes the type.
+    edit(&lab.etcd, "web", |service| {
+        service["spec"]["type"] = "ClusterIP".into();
+        service["status"] = json!({"loadBalancer": {}});
+    });
+    wait("the refusal", || gateway.status().kubernetes.state == "failing");
+    std::thread::sleep(Duration::from_secs(7));
+    lab.api.set_mood(Mood::Well);
+    wait("no finalizer", || lab.finalizers("web").as_array().is_none_or(Vec::is_empty));
     wait("the end of its record", || !lab.is_recorded());
 }
 

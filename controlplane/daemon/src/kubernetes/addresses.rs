@@ -119,9 +119,12 @@ async fn round(
         }
         let services = core.tracker.services().map(|(_, tracked)| tracked.object.as_ref());
         let plan = plan(services, known, &state.rules);
+        let none = BTreeSet::new();
         let is_clean = |address: &IpAddr, key: &ObjectKey| {
             let service = core.tracker.service(key).map(|tracked| tracked.object.as_ref());
-            state.config.kubernetes.kubeconfig.is_none() || service.is_none_or(|s| is_clean(s, *address))
+            let assigned = plan.served.get(key).unwrap_or(&none);
+            state.config.kubernetes.kubeconfig.is_none()
+                || service.is_none_or(|service| is_clean(service, *address, assigned, &state.rules))
         };
         let released =
             plan.release.iter().flat_map(|(a, keys)| keys.iter().map(move |key| (*a, key.clone())));

@@ -280,10 +280,9 @@ fn job(
         patch["metadata"]["resourceVersion"] = revision.to_string().into();
         Some(Job { service: ObjectKey::of(meta), revision, is_status, patch })
     };
-    let has_finalizer = meta.finalizers.iter().any(|finalizer| finalizer == FINALIZER);
     let ingress = &service.status.load_balancer.ingress;
     if !assigned.is_empty() && !is_ending(service) {
-        if !has_finalizer {
+        if !has_finalizer(service) {
             let mut finalizers = meta.finalizers.clone();
             finalizers.push(FINALIZER.into());
             return write(false, json!({"metadata": {"finalizers": finalizers}}));
@@ -307,22 +306,30 @@ fn job(
     if foreign.len() != ingress.len() {
         return write(true, json!({"status": {"loadBalancer": {"ingress": foreign}}}));
     }
-    // Every implementation has the same finalizer: on a Service of another class it is not ours.
-    let is_of_others = service.spec.r#type == "LoadBalancer" && !rules.load_balancer_class.is_ours(service);
-    if has_finalizer && !is_of_others {
+    if has_finalizer(service) && !is_of_others(service, rules) {
         let others: Vec<_> = meta.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
         return write(false, json!({"metadata": {"finalizers": others}}));
     }
     None
 }
 
-/// Whether nothing of an address is left on a Service that does not have it any more.
+/// Whether nothing of an address is left on a Service that does not have it any more, and is `assigned` these. The finalizer goes last, and
+/// only the record says that it is ours: without, nobody would take it off, and the Service could never be deleted.
 #[must_use]
-pub fn is_clean(service: &Service, address: IpAddr) -> bool {
+pub fn is_clean(service: &Service, address: IpAddr, assigned: &BTreeSet<IpAddr>, rules: &Rules) -> bool {
     let ingress = &service.status.load_balancer.ingress;
     let is_told = ingress.iter().any(|i| i.ip.parse() == Ok(address));
-    let has_finalizer = service.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-    !(is_told || has_finalizer && is_ending(service))
+    let keeps_finalizer = !assigned.is_empty() && !is_ending(service);
+    !is_told && (keeps_finalizer || !has_finalizer(service) || is_of_others(service, rules))
+}
+
+fn has_finalizer(service: &Service) -> bool {
+    service.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Whether another load balancer looks after a Service: every implementation has the same finalizer, and there it is not ours.
+fn is_of_others(service: &Service, rules: &Rules) -> bool {
+    service.spec.r#type == "LoadBalancer" && !rules.load_balancer_class.is_ours(service)
 }
 
 #[cfg(test)]

@@ -20,11 +20,20 @@ fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// The patch for a Service: `finalizers […]` or `ingress […]`.
-fn next(service: &Service, assigned: &[&str], recorded: &[&str]) -> Option<String> {
+fn rules() -> Rules {
     let config =
         Config::parse("[cluster]\nmode = \"standalone\"", std::path::Path::new("test.toml")).unwrap();
-    let job = job(service, 77, &addresses(assigned), &addresses(recorded), &Rules::from_config(&config))?;
+    Rules::from_config(&config)
+}
+
+/// Whether a Service with these addresses has nothing left of [`VIP`].
+fn clean(service: &Service, assigned: &[&str]) -> bool {
+    is_clean(service, VIP.parse().unwrap(), &addresses(assigned), &rules())
+}
+
+/// The patch for a Service: `finalizers […]` or `ingress […]`.
+fn next(service: &Service, assigned: &[&str], recorded: &[&str]) -> Option<String> {
+    let job = job(service, 77, &addresses(assigned), &addresses(recorded), &rules())?;
     assert_eq!(job.patch["metadata"]["resourceVersion"], "77");
     Some(if job.is_status {
         let ips: Vec<_> = job.patch["status"]["loadBalancer"]["ingress"]
@@ -65,13 +74,28 @@ fn rule_c2_a_service_on_its_way_out_is_cleaned() {
     let mut ending = service(&[VIP], &[FINALIZER]);
     ending.metadata.deletion_timestamp = Some(Time::from_unix_seconds(9));
     assert_eq!(next(&ending, &[VIP], &[VIP]), Some("ingress []".into()));
-    assert!(!is_clean(&ending, VIP.parse().unwrap()));
+    assert!(!clean(&ending, &[VIP]));
     ending.status.load_balancer.ingress.clear();
     assert_eq!(next(&ending, &[VIP], &[VIP]), Some("finalizers []".into()));
-    assert!(!is_clean(&ending, VIP.parse().unwrap()), "it waits for its finalizer");
+    assert!(!clean(&ending, &[VIP]), "it waits for its finalizer");
     ending.metadata.finalizers.clear();
     assert_eq!(next(&ending, &[VIP], &[VIP]), None);
-    assert!(is_clean(&ending, VIP.parse().unwrap()));
+    assert!(clean(&ending, &[VIP]));
+}
+
+#[test]
+fn rule_c2_a_record_stays_as_long_as_a_finalizer_is_left_to_take_off() {
+    let mut left = service(&[], &[FINALIZER]);
+    assert!(
+        !clean(&left, &[]),
+        "the API server cleared the status with the type, the finalizer is ours still"
+    );
+    assert!(clean(&left, &["203.0.113.6"]), "it goes on with another address, and keeps the finalizer");
+    assert!(!clean(&service(&[VIP], &[FINALIZER]), &["203.0.113.6"]));
+    left.spec.r#type = "LoadBalancer".into();
+    left.spec.load_balancer_class = Some("example.com/edge".into());
+    assert!(clean(&left, &[]), "it is another's");
+    assert!(clean(&service(&[], &["example.com/x"]), &[]));
 }
 
 #[test]
