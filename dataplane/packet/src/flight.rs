@@ -134,7 +134,7 @@ mod tests {
         icmpv4::echo_reply(&mut reply, 34, [2, 0, 0, 0, 0, 1]);
         let syn = tcp::segment(&flight(), 7, 0, tcp::flags::SYN, b"");
         let mut unreachable = [0xa5; 590];
-        let len = icmpv4::unreachable(&syn, icmpv4::PORT_UNREACHABLE, &mut unreachable).unwrap();
+        let len = icmpv4::unreachable(&syn, &mut unreachable).unwrap();
         vec![
             echo,
             reply,

@@ -64,12 +64,38 @@ pub fn reset(frame: &[u8], tcp: usize) -> Option<ResetFrame> {
 /// A frame with a segment.
 #[must_use]
 pub fn segment(flight: &Flight, sequence: u32, acknowledgement: u32, bits: u8, payload: &[u8]) -> Vec<u8> {
-    let mut segment = Vec::with_capacity(HEADER + payload.len());
+    build(flight, sequence, acknowledgement, bits, &[], payload)
+}
+
+/// A frame with a segment without data but with options, of which only the first 40 bytes fit, padded to whole words.
+#[must_use]
+pub fn with_options(
+    flight: &Flight,
+    sequence: u32,
+    acknowledgement: u32,
+    bits: u8,
+    options: &[u8],
+) -> Vec<u8> {
+    build(flight, sequence, acknowledgement, bits, &options[..options.len().min(40)], &[])
+}
+
+fn build(
+    flight: &Flight,
+    sequence: u32,
+    acknowledgement: u32,
+    bits: u8,
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
+    let words = (HEADER + options.len()).div_ceil(4);
+    let mut segment = Vec::with_capacity(words * 4 + payload.len());
     segment.extend(flight.source.port().to_be_bytes());
     segment.extend(flight.destination.port().to_be_bytes());
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledgement.to_be_bytes());
-    segment.extend([5 << 4, bits, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([(words as u8) << 4, bits, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(options);
+    segment.resize(words * 4, 0);
     segment.extend(payload);
     let sum =
         !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
