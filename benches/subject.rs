@@ -232,6 +232,7 @@ impl<'m> Bed<'m> {
             gateway: Some(ROUTER),
             routes: vec![],
             steering: Steering::of(&Spread::Unknown, 1),
+            mtu: 1500,
         };
         let snat: Vec<Ipv4Addr> = (1..=SNAT_ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
         let shared = Shared::new(Gateway::new(vec![port], &snat, 1)?);

@@ -4,6 +4,7 @@ use crate::neighbour::NextHop;
 use crate::steering::Steering;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use turnpike_packet::mss;
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
 /// One NIC.
@@ -19,6 +20,8 @@ pub struct GatewayPort {
     pub routes: Vec<StaticRoute>,
     /// How its packets find their worker.
     pub steering: Steering,
+    /// Longest IP packet that is sent through it, in bytes.
+    pub mtu: u16,
 }
 
 /// A network behind a neighbour.
@@ -47,6 +50,19 @@ struct Prefixes {
     mask: u32,
     /// In the order of their networks, each once.
     routes: Vec<Route>,
+    mss_clamp: MssClamp,
+}
+
+/// What is done to the segment sizes that SYNs announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// They pass as they are.
+    Off,
+    /// None is larger than what both ports of a flow take.
+    #[default]
+    Auto,
+    /// None is larger than this many bytes.
+    Bytes(u16),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +126,33 @@ impl Gateway {
             Prefixes { mask, routes }
         });
         let routes = prefixes.collect();
-        Ok(Self { ports, snat: snat.iter().map(|&a| a.into()).collect(), workers, announces: false, routes })
+        let snat = snat.iter().map(|&a| a.into()).collect();
+        Ok(Self { ports, snat, workers, announces: false, routes, mss_clamp: MssClamp::default() })
+    }
+
+    /// The same with another rule for segment sizes.
+    #[must_use]
+    pub fn with_mss_clamp(self, mss_clamp: MssClamp) -> Self {
+        Self { mss_clamp, ..self }
+    }
+
+    /// The largest segment that a SYN may announce which came in on one of these ports and leaves through the other.
+    #[must_use]
+    pub fn largest_segment(&self, ports: [usize; 2]) -> Option<u16> {
+        match self.mss_clamp {
+            MssClamp::Off => None,
+            MssClamp::Auto => {
+                let mtu = ports.iter().filter_map(|&p| self.ports.get(p)).map(|p| p.mtu).min()?;
+                Some(mtu.saturating_sub(mss::HEADERS))
+            }
+            MssClamp::Bytes(bytes) => Some(bytes),
+        }
+    }
+
+    /// Longest IP packet that every port takes, in bytes.
+    #[must_use]
+    pub fn least_mtu(&self) -> u16 {
+        self.ports.iter().map(|p| p.mtu).min().unwrap_or(u16::MAX)
     }
 
     /// Its NICs.
@@ -212,6 +254,7 @@ mod tests {
             gateway: gateway.map(|g| g.parse().unwrap()),
             routes: vec![],
             steering: Steering::Owner,
+            mtu: 1500,
         }
     }
 
@@ -239,6 +282,7 @@ mod tests {
     }
 
     #[test]
+<<<<<<< HEAD
     fn networks_behind_neighbours_are_reached_through_them() {
         let route = |to: &str, length, via: &str| StaticRoute {
             to: (to.parse().unwrap(), length),
@@ -266,6 +310,19 @@ mod tests {
             let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
             assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
         }
+=======
+    fn rfc6691_a_segment_fits_both_ports() {
+        let ports = vec![GatewayPort { mtu: 9_000, ..port(&[], None) }, port(&[], None)];
+        let gateway = Gateway::new(ports, &["10.1.0.1".parse().unwrap()], 1).unwrap();
+        let with = |clamp| {
+            let gateway = gateway.clone().with_mss_clamp(clamp);
+            [[0, 0], [0, 1], [1, 0]].map(|ports| gateway.largest_segment(ports))
+        };
+        assert_eq!(with(MssClamp::Off), [None; 3]);
+        assert_eq!(with(MssClamp::Auto), [Some(8_960), Some(1_460), Some(1_460)]);
+        assert_eq!(with(MssClamp::Bytes(1_200)), [Some(1_200); 3]);
+        assert_eq!(gateway.least_mtu(), 1_500);
+>>>>>>> ccf06bf (forward/icmp: ICMP errors through the NAT both ways, own errors about sizes and lives, segment sizes lowered)
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! # What stands beside the walks
 //! [`maglev`] chooses backends, [`affinity`] remembers them, [`port_pool`] chooses source ports, [`steering`] and [`handoff`] the worker,
 //! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
-//! [`track`] knows the states of a flow, [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
+//! [`icmp_error`] has the errors of others about packets that were translated; [`track`] knows the states of a flow, [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
 //! bound. [`gateway`] is what stays the same while a dataplane runs.
 //!
 //! # Invariants
@@ -31,6 +31,7 @@ pub mod flow_table;
 pub mod gateway;
 pub mod handoff;
 pub mod hash;
+pub mod icmp_error;
 pub mod limits;
 pub mod local;
 pub mod maglev;

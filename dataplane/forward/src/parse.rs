@@ -3,6 +3,7 @@
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
 use crate::flow_key::FlowKey;
+use crate::icmp_error;
 use crate::limits::SCTP_CHUNKS_MAX;
 use crate::verdict::Verdict;
 use turnpike_packet::sctp::{self, chunk};
@@ -22,6 +23,8 @@ pub enum Kind {
     Flow,
     /// An ICMP echo request over IPv4, with its IPv4 header checked.
     Echo,
+    /// An ICMP error over IPv4, with all its checksums checked, about a packet of TCP, UDP or SCTP.
+    IcmpError,
     /// ARP, not yet checked.
     Arp,
     /// Nothing that goes on.
@@ -38,8 +41,11 @@ const ECHO: u32 = 1;
 const ARP: u32 = 2;
 /// SCTP is a flow too, but never a steady one: its checksum needs more than a sum, and its tags are looked at.
 const ASSOCIATION: u32 = 3;
+const ICMP_ERROR: u32 = 4;
 /// Verdicts start here.
-const BAD: u32 = 4;
+const BAD: u32 = 5;
+/// A flow's packet that is longer than some port takes.
+const LONG: u32 = 1 << 31;
 
 impl Packet {
     const fn bad(verdict: Verdict) -> Self {
@@ -62,16 +68,23 @@ impl Packet {
         match self.0 & 0xff {
             FLOW | ASSOCIATION => Kind::Flow,
             ECHO => Kind::Echo,
+            ICMP_ERROR => Kind::IcmpError,
             ARP => Kind::Arp,
             bad => Kind::Bad(Verdict::ALL.get((bad - BAD) as usize).copied().unwrap_or(Verdict::Truncated)),
         }
     }
 
-    /// Whether it is a [`Kind::Flow`] that opens, closes and resets nothing.
+    /// The same, if it is a [`Kind::Flow`] never a steady one: it may be too long for the port it leaves through.
+    #[must_use]
+    pub const fn long(self) -> Self {
+        if self.0 & 0xff == FLOW { Self(self.0 | LONG) } else { self }
+    }
+
+    /// Whether it is a [`Kind::Flow`] that opens, closes and resets nothing, and no [`Packet::long`] one.
     #[inline(always)]
     #[must_use]
     pub const fn is_steady(self) -> bool {
-        self.0 & (0xff | (flags::STATEFUL as u32) << 16) == FLOW
+        self.0 & (0xff | LONG | (flags::STATEFUL as u32) << 16) == FLOW
     }
 
     /// Where the transport header starts.
@@ -114,7 +127,8 @@ impl std::fmt::Debug for Packet {
     }
 }
 
-/// What was read from a frame: the five-tuple of a [`Kind::Flow`] (of an echo request protocol and addresses), and the rest.
+/// What was read from a frame: the five-tuple of a [`Kind::Flow`] (of an echo request protocol and addresses; of a [`Kind::IcmpError`] that of
+/// an answer to the packet it is about, which comes the same way), and the rest.
 pub type Parsed = (FlowKey, Packet);
 
 const fn bad(verdict: Verdict) -> Parsed {
@@ -207,6 +221,11 @@ fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
         return bad(Verdict::SourceRoute);
     }
     let l4 = ETHERNET + header_len;
+    if ip[9] == ICMP
+        && let Some(error) = icmp_error::read(head, l4, total_len - header_len)
+    {
+        return error.map_or_else(bad, |key| (key, Packet(ICMP_ERROR | (l4 as u32) << 8)));
+    }
     let ports = match head.get(l4..l4 + 4) {
         Some(&[a, b, c, d]) => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
         _ => (0, 0),

@@ -65,6 +65,17 @@ impl Steering {
         }
     }
 
+    /// The same for packets that a NIC spreads by their addresses alone, as it does with all but TCP and UDP.
+    #[must_use]
+    pub fn owner_by_addresses(&self, key: FlowKey, gateway: &Gateway, secret: &Secret) -> usize {
+        match self {
+            Self::Rss(rss) => {
+                rss.worker_of(rss.toeplitz.source(key.source()) ^ rss.toeplitz.destination(key.destination()))
+            }
+            Self::Owner => self.owner(key, gateway, secret),
+        }
+    }
+
     /// A test for ports: whether a reply to `reply`'s destination address on a given port comes to `worker`.
     pub fn port_test(&self, reply: FlowKey, worker: usize, workers: usize) -> impl Fn(u16) -> bool {
         let fixed = match self {

@@ -84,7 +84,9 @@ verdicts! {
     NextHopsFull = "next_hops_full",
     /// The transmit queue stayed full.
     TxFull = "tx_full",
-    /// Time to live would reach zero.
+    /// Longer than the next link takes; answered with ICMP fragmentation needed, within the limit on answers, where it must not be fragmented.
+    TooBig = "too_big",
+    /// Time to live would reach zero; answered with ICMP time exceeded within the limit on answers.
     TtlExpired = "ttl_expired",
     /// Passed to the worker that owns its flow, where it has a verdict of its own.
     HandedOff = "handed_off",
@@ -104,8 +106,12 @@ verdicts! {
     SourceRoute = "source_route",
     /// A fragment.
     Fragment = "fragment",
-    /// ICMP other than an echo request.
+    /// ICMP other than an echo request or an error about TCP, UDP or SCTP.
     Icmp = "icmp",
+    /// An ICMP error that contradicts itself: a checksum, a length, its destination, or an MTU that no link has.
+    IcmpBad = "icmp_bad",
+    /// An ICMP error about no live flow.
+    IcmpNoFlow = "icmp_no_flow",
     /// An IP protocol that is not forwarded.
     OtherProtocol = "other_protocol",
     /// An Ethernet type that is not handled.
@@ -142,6 +148,10 @@ pub enum Tally {
     ArpAnnouncements,
     /// ICMP errors sent.
     IcmpSent,
+    /// ICMP errors of others that were translated to be passed on.
+    IcmpTranslated,
+    /// TCP segments whose announced segment size was lowered.
+    MssClamped,
     /// TCP resets and SCTP aborts sent.
     ResetsSent,
     /// Frames that are held now for a next hop.
@@ -173,6 +183,8 @@ impl Tally {
         Self::ArpRequests,
         Self::ArpAnnouncements,
         Self::IcmpSent,
+        Self::IcmpTranslated,
+        Self::MssClamped,
         Self::ResetsSent,
         Self::HeldFrames,
         Self::FromKernel,
@@ -198,6 +210,8 @@ impl Tally {
             Self::ArpRequests => "arp_requests",
             Self::ArpAnnouncements => "arp_announcements",
             Self::IcmpSent => "icmp_sent",
+            Self::IcmpTranslated => "icmp_translated",
+            Self::MssClamped => "mss_clamped",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",
             Self::FromKernel => "from_kernel",

@@ -5,6 +5,7 @@
 //! `burst` and `steady`; everything else goes through `slow`.
 
 mod exceptional;
+mod icmp;
 mod upkeep;
 
 use crate::association;
@@ -52,6 +53,8 @@ pub struct Worker<'m, F: Frame> {
     counters: Counters,
     now_ms: u32,
     upkeep: Upkeep,
+    /// Longest frame that every port takes.
+    longest: usize,
 }
 
 /// What a worker keeps for one port.
@@ -137,6 +140,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             counters: Counters::default(),
             now_ms: 0,
             upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
+            longest: ethernet::HEADER + usize::from(shared.gateway.least_mtu()),
             shared,
         }
     }
@@ -217,6 +221,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut candidates = [Candidate::default(); BURST];
         let mut outs = [SLOW; BURST];
         let mut bytes = 0;
+        let mut longest = 0;
 
         for frame in burst.iter() {
             if let Some(first) = frame.data().first() {
@@ -227,6 +232,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         {
             let len = frame.frame_len();
             bytes += len as u64;
+            longest = longest.max(len);
             (*key, *packet) = parse(frame.data(), len, mac_bits);
             *place = self.table.place(*key);
         }
@@ -236,6 +242,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         if origin == Origin::Nic {
             self.counters.add(Tally::RxPackets, received as u64);
             self.counters.add(Tally::RxBytes, bytes);
+        }
+        if longest > self.longest {
+            self.mark_long(burst, &mut packets);
         }
         if !check_owner {
             self.steady(burst, &keys, &packets, &candidates, &mut outs);
@@ -308,6 +317,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
+            Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
             Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
     }
@@ -365,7 +375,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         if is_of_flow {
             session.last_seen = self.now_ms;
         }
-        self.forward(frame, packet, flow, ios);
+        self.forward(port, frame, packet, flow, ios);
     }
 
     /// The worker that must get a packet with this key from a port.
@@ -425,6 +435,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     #[inline(never)]
     fn forward<I: PacketIo<Frame = F>>(
         &mut self,
+        port: usize,
         mut frame: F,
         packet: Packet,
         flow: Candidate,
@@ -434,6 +445,11 @@ impl<'m, F: Frame> Worker<'m, F> {
         let translation = translation(session, flow.direction());
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
+        let out = usize::from(self.shared.neighbours.hop(next_hop).port);
+        if let Some(mtu) = self.exceeds(&frame, out) {
+            return self.too_big(port, &frame, mtu, ios);
+        }
+        self.clamp(&mut frame, packet, [port, out]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
         let (bytes, l4) = (frame.data_mut(), packet.l4());
@@ -442,8 +458,14 @@ impl<'m, F: Frame> Worker<'m, F> {
             None => translation.apply(bytes, l4, addressing),
         };
         if !lives {
-            return self.counters.count(Verdict::TtlExpired);
+            return self.expired(port, &frame, ios);
         }
+        self.send_or_hold(frame, next_hop, ios);
+    }
+
+    /// Sends a finished frame, or holds it until its next hop is known.
+    fn send_or_hold<I: PacketIo<Frame = F>>(&mut self, frame: F, next_hop: u16, ios: &mut [I]) {
+        let link = self.shared.neighbours.link(next_hop);
         if link.is_resolved() {
             return self.send(link.port(), frame, ios);
         }
@@ -535,7 +557,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Verdict::Rejected => {
                 self.counters.count(verdict);
                 let mut answer = [0; ethernet::HEADER + icmpv4::ERROR_MAX];
-                if let Some(len) = icmpv4::unreachable(frame.data(), icmpv4::PORT_UNREACHABLE, &mut answer)
+                if let Some(len) = icmpv4::unreachable(frame.data(), &mut answer)
                     && self.answer(port, &answer[..len], ios)
                 {
                     self.counters.add(Tally::IcmpSent, 1);

@@ -138,10 +138,11 @@ fn every_bad_packet_has_its_verdict_and_nothing_leaves() {
         let opened = u64::from(verdict == "ttl_expired");
         let mut want = BTreeMap::from([("rx_packets", 1), (verdict, 1)]);
         if opened == 1 {
-            want.extend([("flows_opened", 1), ("flows_live", 1)]);
+            want.extend([("flows_opened", 1), ("flows_live", 1), ("icmp_sent", 1), ("tx_packets", 1)]);
         }
         assert_eq!(moved, want, "{what}");
-        assert!(sent.is_empty(), "{what}: {sent:02x?}");
+        let told: Vec<_> = sent.iter().map(|f| (f[23], f[34])).collect();
+        assert_eq!(told, vec![(1, 11); usize::from(opened == 1)], "{what}: {sent:02x?}");
     }
 }
 

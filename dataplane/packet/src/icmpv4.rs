@@ -78,7 +78,11 @@ pub fn may_be_told(frame: &[u8]) -> bool {
     let icmp = ethernet::HEADER + usize::from(head[14] & 0x0f) * 4;
     let is_error = head[23] == ipv4::ICMP && frame.get(icmp) != Some(&ECHO_REQUEST);
     let is_later_fragment = (head[20] & 0x1f) | head[21] != 0;
-    head[0] & 1 == 0 && !is_error && !is_later_fragment && names_one_host(head[26]) && names_one_host(head[30])
+    head[0] & 1 == 0
+        && !is_error
+        && !is_later_fragment
+        && names_one_host(head[26])
+        && names_one_host(head[30])
 }
 
 /// Writes into `into` the frame of an error about the IPv4 packet in `frame`, from `source`, and returns its length. It quotes as much of the

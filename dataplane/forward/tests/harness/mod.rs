@@ -1,13 +1,14 @@
 //! A gateway in memory: workers on a [`MemoryNic`], a client, and backends that answer. Every frame that leaves is checked.
 #![allow(dead_code)]
 
+pub mod errors;
 pub mod services;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use turnpike_forward::flow_table::FlowTable;
-use turnpike_forward::gateway::{Gateway, GatewayPort};
+use turnpike_forward::gateway::{Gateway, GatewayPort, MssClamp};
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
@@ -52,25 +53,37 @@ impl Bed {
 
     /// Workers without tables.
     pub fn bare(workers: usize, spread: &Spread, flows: u32) -> Self {
-        Self::made(workers, spread, flows, false)
+        Self::made(workers, spread, flows, 1500, |gateway| gateway)
     }
 
     /// A worker without tables that announces the addresses it takes up.
     pub fn announcing() -> Self {
-        Self::made(1, &Spread::Unknown, 64, true)
+        Self::made(1, &Spread::Unknown, 64, 1500, |gateway| gateway.announcing(true))
     }
 
-    fn made(workers: usize, spread: &Spread, flows: u32, announces: bool) -> Self {
-        let info = PortInfo { mac: MAC, mtu: 1500, spread: spread.clone() };
+    /// Workers without tables behind a port with this MTU.
+    pub fn on_link(workers: usize, spread: &Spread, flows: u32, mtu: u16, clamp: MssClamp) -> Self {
+        Self::made(workers, spread, flows, mtu, |gateway| gateway.with_mss_clamp(clamp))
+    }
+
+    fn made(
+        workers: usize,
+        spread: &Spread,
+        flows: u32,
+        mtu: u16,
+        set: impl FnOnce(Gateway) -> Gateway,
+    ) -> Self {
+        let info = PortInfo { mac: MAC, mtu, spread: spread.clone() };
         let port = GatewayPort {
             mac: MAC,
             addresses: vec![([192, 0, 2, 1].into(), 24)],
             gateway: Some([192, 0, 2, 254].into()),
             routes: vec![],
             steering: Steering::of(spread, workers),
+            mtu,
         };
         let gateway = Gateway::new(vec![port], &[SNAT.into()], workers).unwrap();
-        let shared = Shared::new(gateway.announcing(announces));
+        let shared = Shared::new(set(gateway));
         let secret = Secret::new([11, 22, 33, 44]);
         let nic = MemoryNic::new(info, workers);
         let made = Handoff::mesh(workers).into_iter().enumerate().map(|(id, handoff)| {

@@ -49,7 +49,9 @@ fn packets(flight: &Flight) -> Vec<Vec<u8>> {
 #[test]
 fn rfc5508_req4_a_quoted_packet_is_as_its_sender_sent_it() {
     for (from, to) in packets(&FROM).iter().zip(&packets(&TO)) {
-        for complaint in [Complaint::TimeExceeded, Complaint::TooBig { mtu: 1_280 }, Complaint::PortUnreachable] {
+        for complaint in
+            [Complaint::TimeExceeded, Complaint::TooBig { mtu: 1_280 }, Complaint::PortUnreachable]
+        {
             let mut got = message(from, complaint);
             let quoted = Quoted::read(&got).unwrap();
             assert_eq!((quoted.protocol, quoted.ends), (from[23], ends(&FROM)));

@@ -1,0 +1,84 @@
+//! ICMP errors of others (RFC 5508): whose flow they are about, and how they go on to the sender of the packet they are about.
+//!
+//! A router or host that complains quotes a packet as it left the gateway. The entry of its flow is therefore found by the key of an
+//! answer to that packet, and the error goes where answers go: to the other end, quoting the packet as that end has sent it. Errors never open,
+//! refresh, change or end a flow (RFC 5508 REQ-6, RFC 5382 REQ-10, RFC 4787 REQ-12).
+
+use crate::flow_key::FlowKey;
+use crate::parse::ETHERNET;
+use crate::rewrite::{Addressing, set_link};
+use crate::verdict::Verdict;
+use turnpike_packet::icmpv4_error::{Ends, Quoted, Unusable, is_error};
+use turnpike_packet::{checksum, ipv4};
+
+/// Reads the ICMP message at `icmp` of `head`, `message_len` bytes long, behind a checked IPv4 header without source route. None when it is no
+/// error; else the key of an answer to the packet it is about, or the verdict on it.
+#[must_use]
+pub fn read(head: &[u8], icmp: usize, message_len: usize) -> Option<Result<FlowKey, Verdict>> {
+    let kind = *head.get(icmp)?;
+    if message_len == 0 || !is_error(kind) {
+        return None;
+    }
+    Some(key(head, icmp, message_len))
+}
+
+fn key(head: &[u8], icmp: usize, message_len: usize) -> Result<FlowKey, Verdict> {
+    let message = head.get(icmp..icmp + message_len).ok_or(Verdict::HeaderSplit)?;
+    let quoted = read_message(message)?;
+    let ends = quoted.ends;
+    // An error goes to the sender of the packet it is about, or somebody made it up.
+    if head.get(ETHERNET + 16..ETHERNET + 20) != Some(&ends.source.to_be_bytes()) {
+        return Err(Verdict::IcmpBad);
+    }
+    Ok(FlowKey::new(quoted.protocol, ends.destination, ends.source, ends.destination_port, ends.source_port))
+}
+
+fn read_message(message: &[u8]) -> Result<Quoted, Verdict> {
+    Quoted::read(message).map_err(|unusable| match unusable {
+        Unusable::Other => Verdict::Icmp,
+        Unusable::Bad => Verdict::IcmpBad,
+    })
+}
+
+/// Where a translated error goes and what it quotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Onward {
+    /// The key of the packet it is about, as its sender sent it.
+    pub sent: FlowKey,
+    /// The address it comes from; none: whoever made it (RFC 5508 REQ-4 and REQ-5).
+    pub source: Option<u32>,
+    /// On the link.
+    pub link: Addressing,
+}
+
+/// Translates the error in `frame` whose ICMP message starts at `icmp`, as [`read`] has found it in this very frame. `false`, and nothing is
+/// written, when its time to live has run out.
+pub fn translate(frame: &mut [u8], icmp: usize, onward: Onward) -> bool {
+    let Some(fixed) = frame.first_chunk::<{ ETHERNET + ipv4::HEADER }>() else { return false };
+    let end = ETHERNET + usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
+    if fixed[22] <= 1 {
+        return false;
+    }
+    let Some(message) = frame.get_mut(icmp..end) else { return false };
+    let Ok(quoted) = read_message(message) else { return false };
+    let Onward { sent, source, link } = onward;
+    let ends = Ends {
+        source: sent.source(),
+        destination: sent.destination(),
+        source_port: sent.source_port(),
+        destination_port: sent.destination_port(),
+    };
+    quoted.translate(message, ends);
+    set_link(frame, link);
+    let Some(header) = frame.get_mut(ETHERNET..icmp) else { return false };
+    header[8] -= 1;
+    if let Some(source) = source {
+        header[12..16].copy_from_slice(&source.to_be_bytes());
+    }
+    header[16..20].copy_from_slice(&sent.source().to_be_bytes());
+    header[10..12].fill(0);
+    // Its own checksum has been checked, options and all.
+    let sum = checksum::checksum(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    true
+}
