@@ -22,7 +22,7 @@ pub struct PortConfig {
     pub rx_descriptors: u16,
     /// Transmit descriptors of each queue; likewise.
     pub tx_descriptors: u16,
-    /// Largest IP packet, in bytes; none: what the device has.
+    /// Largest IP packet that it must take, in bytes; a device that takes larger ones is left as it is. None: what the device has.
     pub mtu: Option<u16>,
     /// Toeplitz key for drivers with receive-side scaling, repeated or cut to the length they want; none: a fixed well-known one.
     pub rss_key: Option<Vec<u8>>,
@@ -319,6 +319,7 @@ impl Opened {
         self.step("ask its MTU", unsafe { sys::rte_eth_dev_get_mtu(self.port, &raw mut current) })?;
         match config.mtu {
             None => Ok(current),
+            Some(wanted) if wanted <= current => Ok(current),
             Some(wanted) if (offer.min_mtu..=offer.max_mtu).contains(&wanted) => Ok(wanted),
             Some(wanted) => {
                 let device = self.device.clone();

@@ -154,9 +154,11 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
         gateway: named.gateway,
         routes: named.routes.iter().map(static_route).collect(),
         steering: Steering::of(&port.info().spread, workers),
+        mtu: named.mtu.unwrap_or(port.info().mtu),
     });
     let snat: Vec<Ipv4Addr> = config.snat_addresses();
-    Ok(Gateway::new(ports.collect(), &snat, workers)?.announcing(config.dataplane.announce))
+    let gateway = Gateway::new(ports.collect(), &snat, workers)?;
+    Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
 }
 
 /// The taps of the configuration with what its NICs turned out to be.
@@ -165,7 +167,7 @@ fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
         Some(TapPlan {
             name: named.exception.clone()?,
             mac: port.info().mac,
-            mtu: port.info().mtu,
+            mtu: named.mtu.unwrap_or(port.info().mtu),
             addresses: named.addresses.clone(),
             routes: named
                 .routes

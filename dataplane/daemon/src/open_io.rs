@@ -96,10 +96,10 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
     let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
     let workers = dataplane.workers.len();
-    let config = PortConfig { queues: workers as u16, ..PortConfig::default() };
     let mut io =
         Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), pool, huge };
     for (named, device) in dataplane.ports.iter().zip(&devices) {
+        let config = PortConfig { queues: workers as u16, mtu: named.mtu, ..PortConfig::default() };
         let (port, queues) = Port::open(eal, device, &config, pool)
             .map_err(|source| OpenError::Port { port: named.name.clone(), source })?;
         tracing::info!(
@@ -218,6 +218,7 @@ mod tests {
             gateway: None,
             routes: vec![],
             exception: None,
+            mtu: None,
         };
         Dataplane {
             workers: workers.to_vec(),

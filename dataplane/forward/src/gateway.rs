@@ -5,6 +5,7 @@ use crate::steering::Steering;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use turnpike_packet::mss;
+pub use turnpike_wire::config::MssClamp;
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
 /// One NIC.
@@ -51,18 +52,6 @@ struct Prefixes {
     /// In the order of their networks, each once.
     routes: Vec<Route>,
     mss_clamp: MssClamp,
-}
-
-/// What is done to the segment sizes that SYNs announce.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MssClamp {
-    /// They pass as they are.
-    Off,
-    /// None is larger than what both ports of a flow take.
-    #[default]
-    Auto,
-    /// None is larger than this many bytes.
-    Bytes(u16),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -282,7 +271,6 @@ mod tests {
     }
 
     #[test]
-<<<<<<< HEAD
     fn networks_behind_neighbours_are_reached_through_them() {
         let route = |to: &str, length, via: &str| StaticRoute {
             to: (to.parse().unwrap(), length),
@@ -310,7 +298,9 @@ mod tests {
             let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
             assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
         }
-=======
+    }
+
+    #[test]
     fn rfc6691_a_segment_fits_both_ports() {
         let ports = vec![GatewayPort { mtu: 9_000, ..port(&[], None) }, port(&[], None)];
         let gateway = Gateway::new(ports, &["10.1.0.1".parse().unwrap()], 1).unwrap();
@@ -322,7 +312,6 @@ mod tests {
         assert_eq!(with(MssClamp::Auto), [Some(8_960), Some(1_460), Some(1_460)]);
         assert_eq!(with(MssClamp::Bytes(1_200)), [Some(1_200); 3]);
         assert_eq!(gateway.least_mtu(), 1_500);
->>>>>>> ccf06bf (forward/icmp: ICMP errors through the NAT both ways, own errors about sizes and lives, segment sizes lowered)
     }
 
     #[test]

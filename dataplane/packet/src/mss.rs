@@ -72,9 +72,12 @@ mod tests {
         tcp::with_options(&flight, 7, 0, bits, options)
     }
 
+    /// What it is, TCP flags, options, the largest size allowed, options afterwards.
+    type Row<'a> = (&'a str, u8, &'a [u8], u16, &'a [u8]);
+
     #[test]
-    fn rows() {
-        let rows: &[(&str, u8, &[u8], u16, &[u8])] = &[
+    fn only_the_size_of_a_syn_is_lowered() {
+        let rows: &[Row] = &[
             ("lowered", SYN, &[2, 4, 5, 180], 1360, &[2, 4, 5, 80]),
             ("in the answer too", SYN | ACK, &[2, 4, 5, 180], 1360, &[2, 4, 5, 80]),
             ("never raised", SYN, &[2, 4, 2, 24], 1360, &[2, 4, 2, 24]),

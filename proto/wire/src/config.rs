@@ -1,5 +1,6 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
+pub use crate::config_mss::MssClamp;
 use ipnet::{IpNet, Ipv4Net};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -199,6 +200,8 @@ pub struct Dataplane {
     pub ports: Vec<Port>,
     /// Source addresses towards backends.
     pub snat: Snat,
+    /// What is done to the segment sizes that TCP SYNs announce: `"off"`, `"auto"`, or a number of bytes.
+    pub mss_clamp: MssClamp,
 }
 
 /// `dataplane.hugepages`
@@ -244,6 +247,9 @@ pub struct Port {
     /// Name of the tap through which the host's kernel has this port's addresses; none: the kernel has no way to this port.
     #[serde(default)]
     pub exception: Option<String>,
+    /// Longest IP packet that is sent through this port, in bytes; none: the device's MTU.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// `[[dataplane.ports.routes]]`
@@ -385,6 +391,7 @@ impl Default for Dataplane {
             announce: true,
             ports: Vec::new(),
             snat: Snat::default(),
+            mss_clamp: MssClamp::default(),
         }
     }
 }

@@ -53,6 +53,19 @@ pub(crate) fn broken_dataplane(config: &Config) -> Option<Broken> {
     None
 }
 
+/// Longest packet that every host takes (RFC 791 section 3.1), in bytes: a port takes as much.
+const MTU_LEAST: u16 = 576;
+
+fn mtu(port: &Port) -> Result<(), Broken> {
+    match port.mtu {
+        Some(mtu) if mtu < MTU_LEAST => Err(Broken::new(
+            format!("dataplane.ports {:?}", port.name),
+            format!("mtu = {mtu} is below {MTU_LEAST}; write what the link takes, e.g. 1500"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Flow slots a worker can have.
 const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=67_108_864;
 
@@ -359,6 +372,7 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             ));
         }
         port_rules(port)?;
+        mtu(port)?;
         let setting = || format!("dataplane.ports {:?}", port.name);
         let device = port.device.split(',').next().unwrap_or_default();
         if !devices.insert(device) {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 19] = [
+pub const WORKER_TALLIES: [&str; 21] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -17,6 +17,8 @@ pub const WORKER_TALLIES: [&str; 19] = [
     "arp_requests",
     "arp_announcements",
     "icmp_sent",
+    "icmp_translated",
+    "mss_clamped",
     "resets_sent",
     "held_frames",
     "from_kernel",

@@ -119,6 +119,7 @@ fn passenger(
         | Verdict::SnatNoFlow
         | Verdict::Fragment
         | Verdict::Icmp
+        | Verdict::IcmpNoFlow
         | Verdict::OtherProtocol => to_own_address(frame, port, verdict, plan, tables, shared),
         _ => Err(verdict),
     }
@@ -164,7 +165,7 @@ fn to_own_address(
     let may_be_of_flow = match verdict {
         // Which port it is for only the first one of them says.
         Verdict::Fragment => has_flows || tables.address(destination).is_some(),
-        Verdict::Icmp => has_flows && !is_about_kernel(frame, plan),
+        Verdict::Icmp | Verdict::IcmpNoFlow => has_flows && !is_about_kernel(frame, plan),
         _ => false,
     };
     if may_be_of_flow {

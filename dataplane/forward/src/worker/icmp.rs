@@ -27,7 +27,7 @@ impl<F: Frame> Worker<'_, F> {
         let Some(found) = self.table.find(key) else {
             return match self.owner_of_quoted(key, origin) {
                 Some(owner) => self.hand_over(owner, port, frame),
-                None => self.counters.count(self.unanswered_error(key)),
+                None => self.except(port, frame, self.unanswered_error(key)),
             };
         };
         let outer_source = frame
