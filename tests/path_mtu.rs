@@ -59,8 +59,7 @@ fn bytes_pass_both_ways(lab: &Lab) {
     }
     let received = lab.dir().join("received").to_string_lossy().into_owned();
     let to_file = format!("OPEN:{received},creat,trunc");
-    let mut sink =
-        lab.spawn("pod-web-1", "socat", &["-u", "TCP4-LISTEN:9001,reuseaddr", &to_file]).unwrap();
+    let mut sink = lab.spawn("pod-web-1", "socat", &["-u", "TCP4-LISTEN:9001,reuseaddr", &to_file]).unwrap();
     wait("the sink", Duration::from_secs(5), || {
         Ok(lab.run_in("pod-web-1", "ss", &["-Hltn", "sport = :9001"])?.contains("9001"))
     })

@@ -43,6 +43,7 @@ pub struct Gateway {
     announces: bool,
     /// Longest prefixes first.
     routes: Vec<Prefixes>,
+    mss_clamp: MssClamp,
 }
 
 /// The routes whose prefixes have one length.
@@ -51,7 +52,6 @@ struct Prefixes {
     mask: u32,
     /// In the order of their networks, each once.
     routes: Vec<Route>,
-    mss_clamp: MssClamp,
 }
 
 #[derive(Clone, Copy, Debug)]
