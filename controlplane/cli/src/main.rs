@@ -369,7 +369,8 @@ fn changed(reply: &Reply, dry_run: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for change in results {
         for warning in &change.warnings {
-            eprintln!("warning: {}: {warning}", print::object(&change.object));
+            // Nobody may be reading; what was done is done all the same.
+            let _ = writeln!(std::io::stderr(), "warning: {}: {warning}", print::object(&change.object));
         }
         let suffix = if dry_run { " (dry run)" } else { "" };
         let object = print::object(&change.object);
