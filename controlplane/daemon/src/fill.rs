@@ -197,6 +197,7 @@ mod tests {
             addresses: vec!["10.1.0.1/24".parse().unwrap()],
             gateway: None,
             routes: vec![],
+            mtu: None,
             exception: Some("tp-wan".into()),
         }];
         let kernel = local_ports();
