@@ -12,6 +12,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,14 +40,25 @@ pub type Answer = Response<Full<Bytes>>;
 type Place = (SocketAddr, String);
 
 /// How the servers are: where each listens, or why it does not.
-#[derive(Clone, Debug, Default)]
-pub struct Listeners(Arc<Mutex<BTreeMap<Place, Option<String>>>>);
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    known: Arc<Mutex<BTreeMap<Place, Option<String>>>>,
+    /// Connections that all of them may have, so that etcd, the dataplane and the CLI never lack a file.
+    connections: Arc<Semaphore>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        let connections = (listen::open_files() / 4).clamp(CONNECTIONS_MAX, Semaphore::MAX_PERMITS);
+        Self { known: Arc::default(), connections: Arc::new(Semaphore::new(connections)) }
+    }
+}
 
 impl Listeners {
     /// All of them, by address.
     #[must_use]
     pub fn status(&self) -> Vec<ListenerStatus> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let status = |((address, purpose), error): (&Place, &Option<String>)| ListenerStatus {
             address: *address,
             purpose: purpose.clone(),
@@ -57,13 +69,14 @@ impl Listeners {
     }
 
     /// Notes how one is; says whether that is news.
-    fn note(&self, address: SocketAddr, purpose: &str, error: Option<String>) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn note(&self, address: SocketAddr, purpose: &str, error: Option<String>) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert((address, purpose.to_owned()), error.clone()) != Some(error)
     }
 
-    fn forget(&self, address: SocketAddr, purpose: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes that one is not there any more.
+    pub fn forget(&self, address: SocketAddr, purpose: &str) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&(address, purpose.to_owned()));
     }
 }
@@ -124,14 +137,21 @@ async fn run(
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, say: waiting frees some.
-            tokio::time::sleep(RETRY).await;
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // The client has gone already; anything else may need time.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                warn!("{purpose} at {address}: cannot accept connections: {error}; {}", listen::mend(&error));
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
         };
+        // Not before: a server that waits for a client must keep none from the others.
+        let Ok(common_place) = listeners.connections.clone().acquire_owned().await else { return };
         let answer = answer.clone();
         connections.spawn(async move {
-            let _place = place;
+            let _places = (place, common_place);
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = answer(&request);
                 async move { Ok::<_, Infallible>(response) }

@@ -31,6 +31,12 @@ pub fn mend(error: &io::Error) -> &'static str {
     }
 }
 
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> usize {
+    getrlimit(Resource::Nofile).current.and_then(|files| files.try_into().ok()).unwrap_or(usize::MAX)
+}
+
 /// Takes as many open files as this process may: every health check port is one, and every connection.
 pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);

@@ -18,7 +18,7 @@ struct Lab {
     etcd: Etcd,
     api: ApiServer,
     settings: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Lab {
@@ -31,7 +31,7 @@ impl Lab {
             api.settings(folder.path()),
             etcd.settings()
         );
-        Self { etcd, api, settings, _folder: folder }
+        Self { etcd, api, settings, folder }
     }
 
     fn make(&self, name: &str) {
@@ -177,6 +177,20 @@ fn one_gateway_writes_and_the_other_goes_on_when_it_is_killed() {
     lab.api.set_mood(Mood::Well);
     lab.wait_written("web");
     wait("the other to write", || state(&gateways[1 - leader]) == "writing");
+}
+
+#[test]
+fn a_token_that_has_changed_is_read_again() {
+    let lab = Lab::new();
+    let gateway = ControlPlane::connected(&lab.settings);
+    wait("it to write", || gateway.status().kubernetes.state == "writing");
+    lab.api.set_token("another-token");
+    lab.make("web");
+    wait("its complaint", || gateway.status().kubernetes.last_error.is_some_and(|e| e.contains("401")));
+    assert!(lab.ingress("web").is_null());
+    lab.api.settings(lab.folder.path());
+    lab.wait_written("web");
+    wait("no complaint", || gateway.status().kubernetes.last_error.is_none());
 }
 
 #[test]

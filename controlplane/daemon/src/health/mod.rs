@@ -3,7 +3,8 @@
 
 pub mod pulse;
 
-use crate::http::{Answer, Server};
+use crate::http::{Answer, Listeners, Server};
+use crate::listen;
 use crate::state::State;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -12,8 +13,9 @@ use jiff::Timestamp;
 use pulse::Health;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tracing::warn;
 use turnpike_desired::health::HealthCheck;
 
 /// How many local endpoints a Service has, for load balancers that weigh by it.
@@ -44,8 +46,24 @@ async fn keep_node_server(address: SocketAddr, state: Arc<State>) {
     std::future::pending::<()>().await;
 }
 
-/// One server for each port and address, as the cluster wants them.
+/// Says how many health check ports have no server, for want of open files.
+fn tell_refused(listeners: &Listeners, refused: usize, room: usize) {
+    const PLACE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    const PURPOSE: &str = "further healthCheckNodePorts";
+    if refused == 0 {
+        return listeners.forget(PLACE, PURPOSE);
+    }
+    let text = format!(
+        "{refused} have no server: this process may open files for {room}; raise its limit (ulimit -Hn, LimitNOFILE=)"
+    );
+    if listeners.note(PLACE, PURPOSE, Some(text.clone())) {
+        warn!("health checks: {text}");
+    }
+}
+
+/// One server for each port and address, as the cluster wants them, and as many as there are files for: half of those that may be open.
 async fn keep_service_servers(state: Arc<State>) {
+    let room = listen::open_files() / 2;
     let mut wanted = state.wanted();
     let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
     loop {
@@ -55,9 +73,15 @@ async fn keep_service_servers(state: Arc<State>) {
         };
         servers.retain(|address, _| ports.contains(&address.port()));
         let listeners = &state.listeners;
+        let addresses = &state.config.health.node_port_addresses;
+        let refused = (ports.len() * addresses.len()).saturating_sub(room);
         for port in ports {
-            for address in &state.config.health.node_port_addresses {
-                servers.entry(SocketAddr::new(*address, port)).or_insert_with_key(|address| {
+            for address in addresses {
+                let place = SocketAddr::new(*address, port);
+                if servers.len() >= room && !servers.contains_key(&place) {
+                    continue;
+                }
+                servers.entry(place).or_insert_with_key(|address| {
                     let state = state.clone();
                     Server::start(*address, "healthCheckNodePort", listeners, move |_| {
                         let wanted = state.wanted();
@@ -70,6 +94,7 @@ async fn keep_service_servers(state: Arc<State>) {
                 });
             }
         }
+        tell_refused(listeners, refused, room);
         if wanted.changed().await.is_err() {
             return;
         }

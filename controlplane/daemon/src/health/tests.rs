@@ -62,3 +62,21 @@ async fn rule_h6_healthz_heeds_the_node_and_livez_does_not() {
         r#"{"lastUpdated":null,"currentTime":"2023-11-14T22:13:20Z"}"#
     );
 }
+
+#[test]
+fn ports_without_a_server_are_told_in_one_line() {
+    let listeners = Listeners::default();
+    tell_refused(&listeners, 0, 500);
+    assert!(listeners.status().is_empty());
+    for refused in [7, 9] {
+        tell_refused(&listeners, refused, 500);
+        let [told] = &listeners.status()[..] else { panic!("{:?}", listeners.status()) };
+        let text = told.last_error.as_ref().unwrap();
+        assert!(
+            text.starts_with(&format!("{refused} have no server")) && text.contains("LimitNOFILE"),
+            "{text}"
+        );
+    }
+    tell_refused(&listeners, 0, 500);
+    assert!(listeners.status().is_empty());
+}

@@ -65,8 +65,8 @@ impl Shared {
 /// Starts both tasks. An error is one of the kubeconfig.
 pub async fn start(state: &Arc<State>, connector: &Connector) -> Result<()> {
     if let Some(file) = &state.config.kubernetes.kubeconfig {
-        let client = status::client(file, state.config.kubernetes.context.as_deref()).await?;
-        tokio::spawn(status::control(state.clone(), connector.clone(), client));
+        status::client(file, state.config.kubernetes.context.as_deref()).await?;
+        tokio::spawn(status::control(state.clone(), connector.clone(), file.clone()));
     }
     tokio::spawn(addresses::control(state.clone(), connector.clone()));
     Ok(())

@@ -17,7 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -44,7 +44,7 @@ const WRITES_MAX: usize = 50;
 /// How long the version after a write may take to come to us; after that it is written again.
 const ON_THE_WAY_MAX: Duration = Duration::from_secs(10);
 
-/// A client by a kubeconfig, which is read once to find mistakes.
+/// A client by a kubeconfig.
 pub async fn client(file: &Path, context: Option<&str>) -> Result<(kube::Client, String)> {
     let what = || format!("kubernetes.kubeconfig: {}", file.display());
     let kubeconfig = Kubeconfig::read_from(file).with_context(what)?;
@@ -57,13 +57,17 @@ pub async fn client(file: &Path, context: Option<&str>) -> Result<(kube::Client,
     Ok((kube::Client::try_from(config).with_context(what)?, server))
 }
 
-/// Writes for as long as this gateway is elected, for ever.
-pub async fn control(state: Arc<State>, connector: Connector, (api, server): (kube::Client, String)) {
-    state.kubernetes.status(|status| status.server = server);
+/// Writes for as long as this gateway is elected, for ever. The kubeconfig is read again before each election: tokens and certificates change.
+pub async fn control(state: Arc<State>, connector: Connector, file: PathBuf) {
     let mut said = String::new();
     loop {
         state.kubernetes.status(|status| status.state = "waiting".into());
-        if let Err(error) = lead(&state, &connector, &api).await {
+        let led = async {
+            let (api, server) = client(&file, state.config.kubernetes.context.as_deref()).await?;
+            state.kubernetes.status(|status| status.server = server);
+            lead(&state, &connector, &api).await
+        };
+        if let Err(error) = led.await {
             let text = format!("status of Services is not written: {error:#}");
             state.kubernetes.status(|status| status.last_error = Some(text.clone()));
             if text != said {
@@ -120,6 +124,10 @@ async fn write(state: &State, api: &kube::Client) -> Result<()> {
         revisions.borrow_and_update();
         let known = tenancies.borrow_and_update().clone();
         let is_all = writer.round(state, &known, api).await;
+        ensure!(
+            !writer.is_stranger,
+            "the API server does not know this gateway (401); the kubeconfig is read again"
+        );
         tokio::time::sleep(ROUND).await;
         if !is_all {
             continue;
@@ -159,6 +167,8 @@ struct Writer {
     written: BTreeMap<ObjectKey, (i64, Instant)>,
     /// When to try again after a failure, and how long to wait after the next.
     failed: BTreeMap<ObjectKey, (Instant, Duration)>,
+    /// The server knows neither token nor certificate (401).
+    is_stranger: bool,
 }
 
 impl Writer {
@@ -225,7 +235,10 @@ impl Writer {
             Ok(Err(kube::Error::Api(said))) if matches!(said.code, 404 | 409) => {
                 self.written.insert(job.service, (job.revision, Instant::now()));
             }
-            Ok(Err(error)) => self.fail(state, job.service, &tell(error)),
+            Ok(Err(error)) => {
+                self.is_stranger = matches!(&error, kube::Error::Api(said) if said.code == 401);
+                self.fail(state, job.service, &tell(error));
+            }
             Err(_) => self.fail(state, job.service, &format!("no answer within {REQUEST_MAX:?}")),
         }
         has_answered
@@ -247,7 +260,10 @@ impl Writer {
 
 fn tell(error: kube::Error) -> String {
     match error {
-        kube::Error::Api(said) if matches!(said.code, 401 | 403) => format!(
+        kube::Error::Api(said) if said.code == 401 => {
+            format!("{} (401); is the token or certificate of the kubeconfig still good?", said.message)
+        }
+        kube::Error::Api(said) if said.code == 403 => format!(
             "{}; the user of the kubeconfig needs a ClusterRole with the verb patch on services and services/status",
             said.message
         ),

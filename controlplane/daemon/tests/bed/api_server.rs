@@ -42,6 +42,8 @@ pub struct ApiServer {
 struct Shared {
     etcd: String,
     mood: Mutex<Mood>,
+    /// The one that is taken.
+    token: Mutex<String>,
     /// `CODE METHOD PATH`, in order.
     calls: Mutex<Vec<String>>,
 }
@@ -51,6 +53,7 @@ impl ApiServer {
         let shared = Arc::new(Shared {
             etcd: format!("http://{}", etcd.address()),
             mood: Mutex::new(Mood::Well),
+            token: Mutex::new("lab-token".into()),
             calls: Mutex::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,6 +78,10 @@ impl ApiServer {
         *self.shared.mood.lock().unwrap() = mood;
     }
 
+    pub fn set_token(&self, token: &str) {
+        *self.shared.token.lock().unwrap() = token.to_owned();
+    }
+
     pub fn calls(&self) -> Vec<String> {
         self.shared.calls.lock().unwrap().clone()
     }
@@ -82,9 +89,10 @@ impl ApiServer {
     /// Writes a kubeconfig that leads here, and gives the `[kubernetes]` section with it.
     pub fn settings(&self, folder: &Path) -> String {
         let file: PathBuf = folder.join("kubeconfig");
+        let token = self.shared.token.lock().unwrap();
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: lab\nclusters:\n- name: lab\n  cluster: {{server: \"http://{}\"}}\n\
-             contexts:\n- name: lab\n  context: {{cluster: lab, user: turnpike}}\nusers:\n- name: turnpike\n  user: {{token: lab-token}}\n",
+             contexts:\n- name: lab\n  context: {{cluster: lab, user: turnpike}}\nusers:\n- name: turnpike\n  user: {{token: {token}}}\n",
             self.address
         );
         std::fs::write(&file, text).unwrap();
@@ -113,7 +121,8 @@ async fn answer(
 async fn patch(shared: &Shared, request: Request<Incoming>) -> Result<Value, (u16, String)> {
     let refuse = |code, text: &str| Err((code, text.to_owned()));
     let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-    if header("authorization").as_deref() != Some("Bearer lab-token") {
+    let token = format!("Bearer {}", shared.token.lock().unwrap());
+    if header("authorization") != Some(token) {
         return refuse(401, "Unauthorized");
     }
     let mood = *shared.mood.lock().unwrap();
