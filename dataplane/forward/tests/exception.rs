@@ -177,7 +177,7 @@ fn each_packet_goes_to_its_service_or_to_the_kernel_and_never_to_both() {
         ("ping of a VIP", echo(VIP, 8), "echo_replied", 1),
         ("ping of a SNAT address", echo("10.1.0.1:0", 8), "echo_replied", 1),
         ("a late answer to a flow", datagram("10.1.0.1:2000"), "snat_no_flow", 0),
-        ("an ICMP error about a VIP", error_about(VIP, 6, 80), "icmp", 0),
+        ("an ICMP error about a VIP", error_about(VIP, 6, 80), "icmp_no_flow", 0),
         ("a fragment for a VIP", with(datagram(VIP), |f| f[20] = 0x20), "fragment", 0),
         ("routed here in vain", datagram("192.0.2.9:53"), "not_ours", 0),
         ("another host's", to_mac(datagram("192.0.2.1:53"), [2, 0, 0, 0, 0, 7]), "other_mac", 0),
@@ -308,20 +308,24 @@ fn replies_to_flows_never_come_to_a_kernel_with_the_same_address() {
         ("of no flow", stray(&format!("10.1.0.1:{free}")), "to_kernel"),
         ("SSH", tcp::segment(&to("10.1.0.1:22"), 1, 0, SYN, b""), "to_kernel"),
         ("a fragment", with(stray(&kernel_port), |f| f[20] = 0x20), "fragment"),
-        ("an error about a flow", error_about(&format!("10.1.0.1:{}", ports[0]), 17, ports[0]), "icmp"),
-        ("an error about an unused SNAT port", error_about("10.1.0.1:1", 6, free), "icmp"),
+        (
+            "an error about a flow",
+            error_about(&format!("10.1.0.1:{}", ports[0]), 17, ports[0]),
+            "icmp_no_flow",
+        ),
+        ("an error about an unused SNAT port", error_about("10.1.0.1:1", 6, free), "icmp_no_flow"),
         ("an error about the kernel's", error_about("10.1.0.1:1", 6, LOCAL_PORTS.0), "to_kernel"),
         ("an error about SSH", error_about("10.1.0.1:1", 6, 22), "to_kernel"),
         ("an error about a ping", error_about("10.1.0.1:1", 1, 2_000), "to_kernel"),
         (
             "an error about a later fragment",
             with(error_about("10.1.0.1:1", 6, 22), |f| f[14 + 28 + 7] = 9),
-            "icmp",
+            "icmp_bad",
         ),
         (
             "an error that quotes nothing",
             from(CLIENT, "10.1.0.1:1").frame(1, &[3, 1, 0xfc, 0xfe, 0, 0, 0, 0]),
-            "icmp",
+            "icmp_bad",
         ),
     ];
     for (row, frame, verdict) in rows {
