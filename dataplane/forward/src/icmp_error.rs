@@ -3,6 +3,10 @@
 //! A router or host that complains quotes a packet as it left the gateway. The entry of its flow is therefore found by the key of an
 //! answer to that packet, and the error goes where answers go: to the other end, quoting the packet as that end has sent it. Errors never open,
 //! refresh, change or end a flow (RFC 5508 REQ-6, RFC 5382 REQ-10, RFC 4787 REQ-12).
+//!
+//! It comes from where answers come from, too: towards clients from the VIP (RFC 5508 REQ-5), towards backends from the address they know their
+//! client by. RFC 5508 REQ-4 would keep the address of whoever made it there; but where one router stands on both sides, it made the error
+//! itself, and no router takes a packet from its own address.
 
 use crate::flow_key::FlowKey;
 use crate::parse::ETHERNET;
@@ -45,8 +49,6 @@ fn read_message(message: &[u8]) -> Result<Quoted, Verdict> {
 pub struct Onward {
     /// The key of the packet it is about, as its sender sent it.
     pub sent: FlowKey,
-    /// The address it comes from; none: whoever made it (RFC 5508 REQ-4 and REQ-5).
-    pub source: Option<u32>,
     /// On the link.
     pub link: Addressing,
 }
@@ -61,7 +63,7 @@ pub fn translate(frame: &mut [u8], icmp: usize, onward: Onward) -> bool {
     }
     let Some(message) = frame.get_mut(icmp..end) else { return false };
     let Ok(quoted) = read_message(message) else { return false };
-    let Onward { sent, source, link } = onward;
+    let Onward { sent, link } = onward;
     let ends = Ends {
         source: sent.source(),
         destination: sent.destination(),
@@ -72,9 +74,7 @@ pub fn translate(frame: &mut [u8], icmp: usize, onward: Onward) -> bool {
     set_link(frame, link);
     let Some(header) = frame.get_mut(ETHERNET..icmp) else { return false };
     header[8] -= 1;
-    if let Some(source) = source {
-        header[12..16].copy_from_slice(&source.to_be_bytes());
-    }
+    header[12..16].copy_from_slice(&sent.destination().to_be_bytes());
     header[16..20].copy_from_slice(&sent.source().to_be_bytes());
     header[10..12].fill(0);
     // Its own checksum has been checked, options and all.

@@ -41,12 +41,7 @@ impl<F: Frame> Worker<'_, F> {
         let link = self.shared.neighbours.link(session.next_hop[direction]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let sent = session.keys[direction ^ 1];
-        let onward = Onward {
-            sent,
-            // Towards clients everything behind the gateway speaks with the Service's address.
-            source: (direction == 1).then_some(sent.destination()),
-            link: Addressing { destination: link.mac_bits(), source: mac_bits },
-        };
+        let onward = Onward { sent, link: Addressing { destination: link.mac_bits(), source: mac_bits } };
         if !icmp_error::translate(frame.data_mut(), packet.l4(), onward) {
             return self.counters.count(Verdict::TtlExpired);
         }
