@@ -224,6 +224,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut longest = 0;
 
         for frame in burst.iter() {
+            // Here and not where frames are parsed: that loop is short of registers.
+            longest = longest.max(frame.frame_len());
             if let Some(first) = frame.data().first() {
                 cpu::prefetch(first);
             }
@@ -232,7 +234,6 @@ impl<'m, F: Frame> Worker<'m, F> {
         {
             let len = frame.frame_len();
             bytes += len as u64;
-            longest = longest.max(len);
             (*key, *packet) = parse(frame.data(), len, mac_bits);
             *place = self.table.place(*key);
         }
