@@ -29,11 +29,14 @@ pub const fn flight(source: SocketAddrV4, destination: SocketAddrV4) -> Flight {
     Flight { source_mac: ROUTER_MAC, destination_mac: MAC, source, destination }
 }
 
+/// First sequence number of every sender.
+pub const INITIAL_SEQUENCE: u32 = 999;
+
 /// A data segment of an established connection, [`FRAME`] bytes long.
 #[must_use]
 pub fn data(flight: &Flight) -> Vec<u8> {
     const PAYLOAD: [u8; FRAME - 14 - 20 - 20] = *b"bench!";
-    tcp::segment(flight, 1_000, 2_000, flags::ACK | flags::PSH, &PAYLOAD)
+    tcp::segment(flight, INITIAL_SEQUENCE + 1, INITIAL_SEQUENCE + 1, flags::ACK | flags::PSH, &PAYLOAD)
 }
 
 /// Source and destination of a frame with IPv4 and TCP; none if it is too short.

@@ -4,7 +4,7 @@
 //! the receive ring; then, timed, the worker turns until the ring is drained; then it takes the frames off the transmit ring, counts them,
 //! and uses them again. The frames are few, so that their own cache lines do not hide those of the flow table.
 
-use crate::frames::{FRAME, MAC, ROUTER_MAC, Traffic, VIP, client, ends, flight};
+use crate::frames::{FRAME, INITIAL_SEQUENCE, MAC, ROUTER_MAC, Traffic, VIP, client, ends, flight};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use capsule::{
     Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig, Queue, RingConsumer, RingProducer, ring,
@@ -30,7 +30,7 @@ use turnpike_packet::tcp::{self, flags};
 use turnpike_shm::{HugeMemory, PageKind, Pages};
 use turnpike_wire::update::{
     Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
-    Treatment, Update,
+    Tracking, Treatment, Update,
 };
 
 /// Frames between two looks at the clock.
@@ -255,7 +255,7 @@ impl<'m> Bed<'m> {
         Ok(bed)
     }
 
-    /// Opens the flows as clients and backends do, SYN and SYN-ACK, and gives the flights of both directions of each.
+    /// Opens the flows as clients and backends do, by the three segments of a handshake, and gives the flights of both directions of each.
     fn open(&mut self, flows: u32, line: &mut Line) -> Result<Vec<Flight>> {
         let mut flights = Vec::with_capacity(flows as usize * 2);
         let all: Vec<u32> = (0..flows).collect();
@@ -267,6 +267,7 @@ impl<'m> Bed<'m> {
             for (forward, ends) in there.iter().zip(answered) {
                 ensure!(ends == (VIP, forward.source), "an answer went from {} to {}", ends.0, ends.1);
             }
+            self.exchange(line, &there, flags::ACK)?;
             flights.extend(there);
             flights.extend(back);
         }
@@ -282,7 +283,9 @@ impl<'m> Bed<'m> {
     ) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>> {
         let mut burst = Burst::new();
         for flight in flights {
-            let frame = tcp::segment(flight, 999, 0, tcp_flags, &[]);
+            let acknowledged = if tcp_flags & flags::ACK == 0 { 0 } else { INITIAL_SEQUENCE + 1 };
+            let sequence = if tcp_flags & flags::SYN == 0 { INITIAL_SEQUENCE + 1 } else { INITIAL_SEQUENCE };
+            let frame = tcp::segment(flight, sequence, acknowledged, tcp_flags, &[]);
             burst.push(line.pool.alloc(&frame).context("too few frame buffers")?);
         }
         self.know_router();
@@ -407,7 +410,12 @@ fn service() -> Vec<Update> {
     let mut updates = vec![
         Update::Reset,
         Update::PutFleet(Fleet { maglev_key: [5, 6], node_ports: (30_000, 32_767) }),
-        Update::PutService(Service { key: key.clone(), affinity_timeout_s: 0, source_ranges: vec![] }),
+        Update::PutService(Service {
+            key: key.clone(),
+            affinity_timeout_s: 0,
+            source_ranges: vec![],
+            tracking: Tracking::default(),
+        }),
     ];
     for n in 1..=BACKENDS {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, n), 8080).into();

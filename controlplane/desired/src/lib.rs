@@ -37,5 +37,6 @@ mod survey;
 mod test_world;
 mod topology;
 pub mod tracker;
+mod tracking;
 pub mod validate;
 pub mod words;

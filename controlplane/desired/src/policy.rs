@@ -4,12 +4,13 @@
 use crate::desired::{Family, ProblemKind};
 use crate::k8s::Service;
 use crate::settings::Settings;
+use crate::tracking;
 use crate::words::MODE_ANNOTATION;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use turnpike_wire::limits::{AFFINITY_TIMEOUT_S_MAX, SOURCE_RANGES_MAX};
-use turnpike_wire::update::{Action, BackendSet, FrontendKind, Mode, Treatment};
+use turnpike_wire::update::{Action, BackendSet, FrontendKind, Mode, Tracking, Treatment};
 
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`, three hours.
 const AFFINITY_TIMEOUT_S_DEFAULT: u32 = 10_800;
@@ -24,6 +25,8 @@ pub(crate) struct Policies {
     mode: Option<Mode>,
     /// Seconds; 0: no affinity.
     pub(crate) affinity_timeout_s: u32,
+    /// How its flows are followed.
+    pub(crate) tracking: Tracking,
 }
 
 /// What there is to choose from on a Service port.
@@ -48,6 +51,7 @@ impl Policies {
             external_local: has_outside && spec.external_traffic_policy == "Local",
             mode: mode(service, problems),
             affinity_timeout_s: affinity_timeout_s(service, problems),
+            tracking: tracking::of(service, problems),
         }
     }
 

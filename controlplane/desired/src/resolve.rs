@@ -372,6 +372,7 @@ impl Resolver {
                         Admitted::Ranges(ranges) => ranges.clone(),
                         Admitted::Everyone | Admitted::Nobody => Vec::new(),
                     },
+                    tracking: found.policies.tracking,
                 },
                 owner: key.clone(),
                 port_name: port.name.clone(),

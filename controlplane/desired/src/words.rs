@@ -14,6 +14,14 @@ pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Annotation of a Service: how its packets are carried.
 pub const MODE_ANNOTATION: &str = "turnpike.dev/mode";
+/// Annotation of a Service: how long its TCP flows may be idle once they are established, in seconds.
+pub const TCP_ESTABLISHED_TIMEOUT_ANNOTATION: &str = "turnpike.dev/tcp-established-timeout";
+/// Annotation of a Service: the same while they open or close.
+pub const TCP_TRANSITORY_TIMEOUT_ANNOTATION: &str = "turnpike.dev/tcp-transitory-timeout";
+/// Annotation of a Service: how long its UDP flows may be idle, in seconds.
+pub const UDP_TIMEOUT_ANNOTATION: &str = "turnpike.dev/udp-timeout";
+/// Annotation of a Service: what becomes of TCP segments in the middle of connections that the gateway does not know.
+pub const TCP_MIDSTREAM_ANNOTATION: &str = "turnpike.dev/tcp-midstream";
 /// Annotation of a Pod: its share of new flows, 0 to [`turnpike_wire::limits::WEIGHT_MAX`].
 pub const WEIGHT_ANNOTATION: &str = "turnpike.dev/weight";
 /// Annotation of a Service: the pool its load-balancer address comes from.

@@ -131,7 +131,7 @@ impl Conversation {
 mod tests {
     use super::*;
     use turnpike_wire::codec::encode_update;
-    use turnpike_wire::update::{Backend, BackendState, Commit, Service, ServiceKey};
+    use turnpike_wire::update::{Backend, BackendState, Commit, Service, ServiceKey, Tracking};
 
     fn bytes(update: &Update) -> Vec<u8> {
         let mut record = Vec::new();
@@ -144,6 +144,7 @@ mod tests {
             key: ServiceKey(name.into()),
             affinity_timeout_s: 0,
             source_ranges: vec![],
+            tracking: Tracking::default(),
         })
     }
 

@@ -14,7 +14,7 @@ use turnpike_wire::codec::{decode_event, encode_update};
 use turnpike_wire::event::Event;
 use turnpike_wire::update::{
     Backend, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Mode, Protocol,
-    Service, ServiceKey, Treatment, Update,
+    Service, ServiceKey, Tracking, Treatment, Update,
 };
 
 const VIP: &str = "203.0.113.10";
@@ -244,6 +244,7 @@ fn snapshot() -> Vec<Update> {
             key: service.clone(),
             affinity_timeout_s: 0,
             source_ranges: vec![],
+            tracking: Tracking::default(),
         }));
         updates.extend(["10.78.2.2:8080", "10.78.2.3:8080"].map(|address| backend(protocol, address)));
         updates.push(Update::PutFrontend(Frontend {
@@ -488,6 +489,7 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
                 key: service.clone(),
                 affinity_timeout_s: 0,
                 source_ranges: vec!["10.78.1.0/24".parse().unwrap()],
+                tracking: Tracking::default(),
             }),
             Update::PutBackend(
                 service.clone(),
@@ -532,8 +534,12 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
             .unwrap();
         assert_eq!(counter(&shm, "unallocated_cluster_ip"), 1);
 
-        let guarded =
-            Service { key: service.clone(), affinity_timeout_s: 0, source_ranges: networks("192.0.2.0/24") };
+        let guarded = Service {
+            key: service.clone(),
+            affinity_timeout_s: 0,
+            source_ranges: networks("192.0.2.0/24"),
+            tracking: Tracking::default(),
+        };
         control.transaction(3, &[Update::PutService(guarded)]);
         control.adopted(3);
         on("client", || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "203.0.113.12:9090").unwrap())

@@ -23,23 +23,23 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
     let state = session.state();
     match (state, kind) {
         (_, chunk::INIT) => {
-            if state == State::Opening && session.tags[there] == 0 {
-                session.tags[there] = sctp::initiate_tag(head).unwrap_or_default();
+            if state == State::Opening && session.expected[there] == 0 {
+                session.expected[there] = sctp::initiate_tag(head).unwrap_or_default();
             }
             if state.restarted() != state {
                 session.state = state.restarted() as u8;
-                session.echoed = 0;
+                session.detail = 0;
             }
             return false;
         }
-        (State::Opening | State::Restarting, chunk::COOKIE_ECHO) if tag != session.tags[here] => {
+        (State::Opening | State::Restarting, chunk::COOKIE_ECHO) if tag != session.expected[here] => {
             echo(session, here, tag);
             return false;
         }
         (State::Opening | State::Restarting, chunk::COOKIE_ACK) => {
             if let Some(echoed) = echoed(session, there) {
-                session.tags[here] = tag;
-                session.tags[there] = echoed;
+                session.expected[here] = tag;
+                session.expected[there] = echoed;
             }
         }
         _ => {}
@@ -47,7 +47,7 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
     // Section 8.5.1: these two may carry the tag of the other direction instead, and say so.
     let may_reflect = matches!(kind, chunk::ABORT | chunk::SHUTDOWN_COMPLETE);
     let side = if may_reflect && flags & chunk::REFLECTED != 0 { there } else { here };
-    let is_proven = tag != 0 && tag == session.tags[side];
+    let is_proven = tag != 0 && tag == session.expected[side];
     if is_proven {
         session.state = state.after_chunk(direction, kind) as u8;
     }
@@ -58,12 +58,12 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
 /// difference of their checksums.
 fn echoed(session: &Session, direction: usize) -> Option<u32> {
     let [high, low] = session.l4_delta;
-    (usize::from(session.echoed) == direction + 1).then_some(u32::from(high) << 16 | u32::from(low))
+    (usize::from(session.detail) == direction + 1).then_some(u32::from(high) << 16 | u32::from(low))
 }
 
 fn echo(session: &mut Session, direction: usize, tag: u32) {
     session.l4_delta = [(tag >> 16) as u16, tag as u16];
-    session.echoed = direction as u8 + 1;
+    session.detail = direction as u8 + 1;
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
                 plain(Reply, C, chunk::COOKIE_ACK, State::Established, true),
             ],
         );
-        assert_eq!(session.tags, [B, C]);
+        assert_eq!(session.expected, [B, C]);
         session
     }
 
@@ -242,7 +242,7 @@ mod tests {
                     plain(second, own, chunk::ABORT, State::Closed, true),
                 ],
             );
-            assert_eq!(session.tags, [NEW_B, NEW_C]);
+            assert_eq!(session.expected, [NEW_B, NEW_C]);
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
                 prop_assert!(!observe(&mut session, direction, packet, &frame[L4..]));
                 prop_assert!(matches!(session.state(), State::Established | State::Restarting));
             }
-            prop_assert_eq!(session.tags, [B, C]);
+            prop_assert_eq!(session.expected, [B, C]);
             walk(&mut session, &[plain(Forward, B, chunk::HEARTBEAT, State::Established, true)]);
         }
     }

@@ -11,7 +11,8 @@ use crate::cpu;
 use crate::flow_key::FlowKey;
 use crate::hash::{Secret, scale};
 use crate::limits::BUCKET_PROBES_MAX;
-use crate::track::State;
+use crate::track::{LEAST_TRACKING, State};
+use turnpike_wire::update::Tracking;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of a bucket.
@@ -22,6 +23,15 @@ const REPLY: u32 = 1 << 31;
 const NONE: u32 = u32::MAX;
 
 /// One live flow: 64 bytes for both directions.
+///
+/// What the last 15 bytes mean depends on the protocol; UDP has no use for them.
+///
+/// | field | TCP ([`crate::connection`]) | SCTP ([`crate::association`]) |
+/// |---|---|---|
+/// | `expected` | sequence number that the receiver of each direction wants next, as it said last | verification tag that packets of each direction carry, 0 while not known |
+/// | `windows` | how much it offered to take beyond that, as it stood in the header | |
+/// | `detail` | window scale of each of the two, four bits each | direction of a cookie echoed and not acknowledged, as its number and one; 0 for none |
+/// | `stray` | numbers of the last segment that did not fit, to 32 MiB | |
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Session {
@@ -35,16 +45,16 @@ pub struct Session {
     pub next_hop: [u16; 2],
     /// When a packet was last seen, in milliseconds of the worker's clock, modulo 2³².
     pub last_seen: u32,
-    /// Verification tags of SCTP that the packets of each direction carry, 0 while not known.
-    pub tags: [u32; 2],
-    /// Next free slot, while free.
-    next_free: u32,
+    /// What packets of each direction have to carry to be believed. The first is the next free slot, while free.
+    pub expected: [u32; 2],
+    /// How far from that they may be.
+    pub windows: [u16; 2],
     /// A [`State`] as a byte.
     pub state: u8,
-    /// The direction of an SCTP flow in which a cookie was echoed that is not acknowledged yet, as its number and one; 0 for none.
-    pub echoed: u8,
-    /// Not used; zero.
-    pub spare: [u8; 2],
+    /// What else has to be known about the protocol.
+    pub detail: u8,
+    /// What was seen last that did not fit.
+    pub stray: u16,
 }
 
 impl Session {
@@ -57,12 +67,25 @@ impl Session {
             l4_delta: [0; 2],
             next_hop: [0; 2],
             last_seen: 0,
-            tags: [0; 2],
-            next_free: NONE,
+            expected: [0; 2],
+            windows: [0; 2],
             state: State::opening(forward.protocol()) as u8,
-            echoed: 0,
-            spare: [0; 2],
+            detail: 0,
+            stray: 0,
         }
+    }
+
+    /// A slot without a flow, and the next one.
+    fn free(next: u32) -> Self {
+        let mut session = Self::new(FlowKey::default(), FlowKey::default());
+        session.state = State::Free as u8;
+        session.expected[0] = next;
+        session
+    }
+
+    /// The next free slot, while free.
+    const fn next_free(&self) -> u32 {
+        self.expected[0]
     }
 
     /// The state as a value.
@@ -185,9 +208,7 @@ impl<'m> FlowTable<'m> {
         buckets.fill(Bucket { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] });
         let last = flows - 1;
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
-            *session = Session::new(FlowKey::default(), FlowKey::default());
-            session.state = State::Free as u8;
-            session.next_free = if slot == last { NONE } else { slot + 1 };
+            *session = Session::free(if slot == last { NONE } else { slot + 1 });
         }
         Ok(Self { buckets, sessions, secret, free: 0, live: 0, cursor: 0 })
     }
@@ -296,8 +317,8 @@ impl<'m> FlowTable<'m> {
             return Err(Full);
         }
         let place = &mut self.sessions[slot as usize];
-        self.free = place.next_free;
-        *place = Session { next_free: NONE, ..session };
+        self.free = place.next_free();
+        *place = session;
         self.live += 1;
         Ok(slot as usize)
     }
@@ -310,25 +331,27 @@ impl<'m> FlowTable<'m> {
         }
         self.unlink(keys[0], slot as u32);
         self.unlink(keys[1], slot as u32 | REPLY);
-        let session = &mut self.sessions[slot];
-        *session = Session::new(FlowKey::default(), FlowKey::default());
-        session.state = State::Free as u8;
-        session.next_free = self.free;
+        self.sessions[slot] = Session::free(self.free);
         self.free = slot as u32;
         self.live -= 1;
     }
 
-    /// Looks at the next `budget` slots and removes the flows that were idle for too long at `now_ms`. Returns how many.
-    pub fn sweep(&mut self, now_ms: u32, budget: usize) -> u32 {
+    /// Looks at the next `budget` slots and removes the flows that were idle for too long at `now_ms`. Returns how many. `tracking` tells
+    /// how the Service that a client's key is for is followed; it is asked only about flows that were idle for the least time there is.
+    pub fn sweep(&mut self, now_ms: u32, budget: usize, tracking: impl Fn(FlowKey) -> Tracking) -> u32 {
         let mut removed = 0;
         for _ in 0..budget.min(self.sessions.len()) {
             let slot = self.cursor as usize;
             self.cursor = if slot + 1 == self.sessions.len() { 0 } else { self.cursor + 1 };
             let session = &self.sessions[slot];
-            let state = session.state();
+            let [client, _] = session.keys;
+            let (state, protocol) = (session.state(), client.protocol());
             let idle_ms = now_ms.wrapping_sub(session.last_seen);
             // A clock read before the flow's last packet shows as an age beyond any timeout; such a flow is young.
-            if state != State::Free && idle_ms > state.timeout_ms() && idle_ms < u32::MAX / 2 {
+            let may_end = state != State::Free
+                && idle_ms > state.timeout_ms(protocol, &LEAST_TRACKING)
+                && idle_ms < u32::MAX / 2;
+            if may_end && idle_ms > state.timeout_ms(protocol, &tracking(client)) {
                 self.remove(slot);
                 removed += 1;
             }
@@ -462,9 +485,13 @@ mod tests {
                 session.last_seen = if n % 2 == 0 { 0 } else { 200_000 };
                 table.insert(session).unwrap();
             }
-            assert_eq!(table.sweep(240_001, 64), 32);
+            assert_eq!(table.sweep(240_001, 64, |_| Tracking::default()), 32);
             assert_eq!(table.live(), 32);
-            assert_eq!(table.sweep(199_999, 64), 0, "a clock read a little earlier ends nothing");
+            assert_eq!(
+                table.sweep(199_999, 64, |_| Tracking::default()),
+                0,
+                "a clock read a little earlier ends nothing"
+            );
         });
     }
 

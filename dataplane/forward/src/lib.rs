@@ -9,7 +9,8 @@
 //! # What stands beside the walks
 //! [`maglev`] chooses backends, [`affinity`] remembers them, [`port_pool`] chooses source ports, [`steering`] and [`handoff`] the worker,
 //! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
-//! [`icmp_error`] has the errors of others about packets that were translated; [`track`] knows the states of a flow, [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
+//! [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
+//! others about packets that were translated; [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
 //! bound. [`gateway`] is what stays the same while a dataplane runs.
 //!
 //! # Invariants
@@ -23,6 +24,7 @@ pub mod affinity;
 pub mod announce;
 pub mod association;
 pub mod census;
+pub mod connection;
 #[allow(unsafe_code)]
 pub mod cpu;
 pub mod exception;

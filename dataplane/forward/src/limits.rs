@@ -33,15 +33,15 @@ pub const ANSWERS_PER_SECOND: u32 = 1_000;
 /// Frames one worker can have on their way to one other worker.
 pub const HANDOFF_FRAMES: usize = 1_024;
 
-/// UDP flows: RFC 4787 REQ-5 recommends five minutes.
-pub const UDP_TIMEOUT_MS: u32 = 300_000;
 /// Chunks of an SCTP packet that are looked at for one that opens or ends an association.
 pub const SCTP_CHUNKS_MAX: usize = 16;
-/// Established TCP flows and SCTP associations: RFC 5382 REQ-5, two hours and four minutes. An idle association is kept alive by heartbeats,
-/// every 30 s by default (RFC 9260 section 16).
-pub const TCP_ESTABLISHED_TIMEOUT_MS: u32 = 7_440_000;
-/// TCP flows and SCTP associations that open or close: RFC 5382 REQ-5, four minutes.
-pub const TCP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
+/// SCTP associations: as long as TCP flows by RFC 5382 REQ-5. An idle one is kept alive by heartbeats, every 30 s by default (RFC 9260
+/// section 16).
+pub const SCTP_ESTABLISHED_TIMEOUT_MS: u32 = 7_440_000;
+/// SCTP associations that open or close.
+pub const SCTP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
+/// How long a TCP flow is kept after a reset, if nothing contradicts it: RFC 7857 section 2.2.
+pub const TCP_RESET_HELD_MS: u32 = 240_000;
 
 /// Clients whose session affinity is remembered, over all Services: 24 bytes each.
 pub const AFFINITIES_MAX: usize = 1 << 19;

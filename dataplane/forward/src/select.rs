@@ -4,6 +4,7 @@
 //! anything is changed, session affinity aside; the worker then inserts it. Next: [`crate::rewrite`].
 
 use crate::affinity::{Client, Kept};
+use crate::connection::can_be_adopted;
 use crate::flow_key::FlowKey;
 use crate::flow_table::{FlowTable, Session};
 use crate::hash::Secret;
@@ -15,7 +16,7 @@ use crate::rewrite::Deltas;
 use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
 use crate::verdict::{Counters, Tally, Verdict};
 use turnpike_packet::ipv4;
-use turnpike_wire::update::{Action, BackendSet, FrontendKind, Mode, Treatment};
+use turnpike_wire::update::{Action, BackendSet, FrontendKind, Midstream, Mode, Treatment};
 
 /// What a choice is made by, and by whom.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,11 @@ impl Chooser<'_> {
             Action::Forward => {}
         }
         match key.protocol() {
-            ipv4::TCP if !packet.asks() => return Err(Verdict::TcpNoFlow),
+            ipv4::TCP if !packet.asks() => match service.tracking.midstream {
+                Midstream::Forward if can_be_adopted(packet.tcp_flags()) => {}
+                Midstream::Drop => return Err(Verdict::TcpNoFlowDrop),
+                Midstream::Forward | Midstream::Reset => return Err(Verdict::TcpNoFlow),
+            },
             ipv4::SCTP if !packet.asks() => return Err(Verdict::SctpNoFlow),
             _ => {}
         }

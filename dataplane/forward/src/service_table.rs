@@ -8,7 +8,8 @@ use crate::shared_map::{SharedList, SharedMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_wire::update::{
-    Action, Backend, BackendSet, BackendState, FrontendKey, FrontendKind, Service, ServiceKey, Treatment,
+    Action, Backend, BackendSet, BackendState, FrontendKey, FrontendKind, Service, ServiceKey, Tracking,
+    Treatment,
 };
 
 /// Everything that the control plane has committed, as of one generation.
@@ -86,6 +87,8 @@ pub struct ServiceTable {
     pub affinity_timeout_s: u32,
     /// Who may open flows to its load-balancer addresses; when empty, everyone (rules L1, L3).
     pub sources: Networks,
+    /// How its flows are followed.
+    pub tracking: Tracking,
     /// Its backends in order of address and port.
     pub backends: Box<[BackendEntry]>,
     /// For each set that its frontends use; equal sets share one.
@@ -179,6 +182,13 @@ impl Tables {
     #[must_use]
     pub fn service(&self, index: u32) -> Option<&Arc<ServiceTable>> {
         self.services.get(index)
+    }
+
+    /// How the flows of the Service that a client's packets are for are followed; as usual where there is none any more.
+    #[must_use]
+    pub fn tracking(&self, client_key: FlowKey) -> Tracking {
+        let service = self.frontend(client_key).and_then(|f| self.service(f.service));
+        service.map_or_else(Tracking::default, |s| s.tracking)
     }
 
     /// Every Service.
@@ -279,6 +289,7 @@ impl ServiceTable {
             id,
             affinity_timeout_s: service.affinity_timeout_s,
             sources: Networks::of(&service.source_ranges),
+            tracking: service.tracking,
             backends: entries.into(),
             choices,
         }
@@ -365,7 +376,12 @@ mod tests {
                 serving: how.contains('s'),
             })
             .collect();
-        let service = Service { key: ServiceKey("a".into()), affinity_timeout_s: 0, source_ranges: vec![] };
+        let service = Service {
+            key: ServiceKey("a".into()),
+            affinity_timeout_s: 0,
+            source_ranges: vec![],
+            tracking: Tracking::default(),
+        };
         ServiceTable::build(&service, 1, backends.iter(), used, &KEY, former)
     }
 

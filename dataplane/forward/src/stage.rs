@@ -400,14 +400,19 @@ mod tests {
     use crate::flow_key::FlowKey;
     use proptest::prelude::*;
     use std::net::SocketAddr;
-    use turnpike_wire::update::{Backend, BackendState, FrontendKind, Service, Treatment};
+    use turnpike_wire::update::{Backend, BackendState, FrontendKind, Service, Tracking, Treatment};
 
     fn key(name: &str) -> ServiceKey {
         ServiceKey(name.into())
     }
 
     fn service(name: &str) -> Update {
-        Update::PutService(Service { key: key(name), affinity_timeout_s: 0, source_ranges: vec![] })
+        Update::PutService(Service {
+            key: key(name),
+            affinity_timeout_s: 0,
+            source_ranges: vec![],
+            tracking: Tracking::default(),
+        })
     }
 
     fn backend(name: &str, address: &str) -> Update {

@@ -1,7 +1,17 @@
 //! What a flow lives through: a small state machine per protocol and how long each state may be idle.
 
-use crate::limits::{TCP_ESTABLISHED_TIMEOUT_MS, TCP_TRANSITORY_TIMEOUT_MS, UDP_TIMEOUT_MS};
-use turnpike_packet::{sctp::chunk, tcp::flags};
+use crate::limits::{SCTP_ESTABLISHED_TIMEOUT_MS, SCTP_TRANSITORY_TIMEOUT_MS, TCP_RESET_HELD_MS};
+use turnpike_packet::{ipv4, sctp::chunk};
+use turnpike_wire::limits::{TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN, UDP_TIMEOUT_S_MIN};
+use turnpike_wire::update::{Midstream, Tracking};
+
+/// The least times that any Service may set: who was idle for less needs no look at its Service.
+pub const LEAST_TRACKING: Tracking = Tracking {
+    tcp_established_s: TCP_ESTABLISHED_TIMEOUT_S_MIN,
+    tcp_transitory_s: TCP_TRANSITORY_TIMEOUT_S_MIN,
+    udp_s: UDP_TIMEOUT_S_MIN,
+    midstream: Midstream::Reset,
+};
 
 /// Which way a packet of a flow goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +42,22 @@ pub enum State {
     Udp = 1,
     /// TCP or SCTP, opened by the client; the backend has not answered the SYN, or not acknowledged the cookie.
     Opening = 2,
-    /// TCP or SCTP, the backend has.
+    /// TCP, the client has acknowledged the backend's SYN; SCTP, the backend has acknowledged the cookie.
     Established = 3,
     /// TCP or SCTP, the client has sent FIN or SHUTDOWN.
     ClientClosed = 4,
     /// TCP or SCTP, the backend has.
     BackendClosed = 5,
-    /// TCP or SCTP, both sides have, or one has sent a reset or ABORT.
+    /// TCP or SCTP, both sides have, or the opening was refused; SCTP, one has sent an ABORT.
     Closed = 6,
     /// SCTP, somebody has sent an INIT although there is an association.
     Restarting = 7,
+    /// TCP, the backend has sent a SYN, which the client has not acknowledged.
+    Answered = 8,
+    /// TCP, was open, one side has sent a reset, and nothing has contradicted it.
+    Reset = 9,
+    /// TCP, the beginning was not seen, and the backend has not confirmed that it is open.
+    Adopted = 10,
 }
 
 impl State {
@@ -56,6 +72,9 @@ impl State {
             5 => Self::BackendClosed,
             6 => Self::Closed,
             7 => Self::Restarting,
+            8 => Self::Answered,
+            9 => Self::Reset,
+            10 => Self::Adopted,
             _ => Self::Free,
         }
     }
@@ -66,28 +85,11 @@ impl State {
         if protocol == 17 { Self::Udp } else { Self::Opening }
     }
 
-    /// The state after a TCP segment with these flags.
-    #[must_use]
-    pub const fn after(self, direction: Direction, tcp_flags: u8) -> Self {
-        if matches!(self, Self::Free | Self::Udp) {
-            return self;
-        }
-        if tcp_flags & flags::RST != 0 {
-            return Self::Closed;
-        }
-        if tcp_flags & flags::SYN != 0 {
-            return match (self, direction, tcp_flags & flags::ACK != 0) {
-                (Self::Opening, Direction::Reply, true) => Self::Established,
-                (Self::Closed, Direction::Forward, false) => Self::Opening,
-                _ => self,
-            };
-        }
-        if tcp_flags & flags::FIN != 0 { self.closed_by(direction) } else { self }
-    }
-
     /// The state after one side has said that it closes.
-    const fn closed_by(self, direction: Direction) -> Self {
+    #[must_use]
+    pub const fn closed_by(self, direction: Direction) -> Self {
         match (self, direction) {
+            (Self::Adopted, _) => Self::Closed,
             (Self::Opening | Self::Established | Self::Restarting, Direction::Forward) => Self::ClientClosed,
             (Self::Opening | Self::Established | Self::Restarting, Direction::Reply) => Self::BackendClosed,
             (Self::ClientClosed, Direction::Reply) | (Self::BackendClosed, Direction::Forward) => {
@@ -119,15 +121,22 @@ impl State {
         }
     }
 
-    /// How long the flow may be idle, in milliseconds.
+    /// How long a flow of an IP protocol may be idle, in milliseconds. A TCP connection that one side has closed is open as long as it likes (RFC
+    /// 6146 section 3.5.2.2, RFC 5382 REQ-2); an SCTP association that is shut down is not.
     #[must_use]
-    pub const fn timeout_ms(self) -> u32 {
+    pub const fn timeout_ms(self, protocol: u8, tracking: &Tracking) -> u32 {
+        let is_sctp = protocol == ipv4::SCTP;
         match self {
             Self::Free => 0,
-            Self::Udp => UDP_TIMEOUT_MS,
-            Self::Established => TCP_ESTABLISHED_TIMEOUT_MS,
-            Self::Opening | Self::ClientClosed | Self::BackendClosed | Self::Closed | Self::Restarting => {
-                TCP_TRANSITORY_TIMEOUT_MS
+            Self::Udp => tracking.udp_s * 1_000,
+            Self::Established if is_sctp => SCTP_ESTABLISHED_TIMEOUT_MS,
+            _ if is_sctp => SCTP_TRANSITORY_TIMEOUT_MS,
+            Self::Established | Self::ClientClosed | Self::BackendClosed => {
+                tracking.tcp_established_s * 1_000
+            }
+            Self::Reset => TCP_RESET_HELD_MS,
+            Self::Opening | Self::Answered | Self::Adopted | Self::Closed | Self::Restarting => {
+                tracking.tcp_transitory_s * 1_000
             }
         }
     }
@@ -144,51 +153,34 @@ impl State {
             Self::BackendClosed => "backend_closed",
             Self::Closed => "closed",
             Self::Restarting => "restarting",
+            Self::Answered => "answered",
+            Self::Reset => "reset",
+            Self::Adopted => "adopted",
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Direction::{Forward, Reply};
     use super::*;
-    use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
-
-    #[test]
-    fn a_connection_is_opened_used_and_closed() {
-        let rows = [
-            (Forward, SYN, State::Opening),
-            (Forward, SYN, State::Opening),
-            (Reply, SYN | ACK, State::Established),
-            (Forward, ACK, State::Established),
-            (Reply, ACK, State::Established),
-            (Forward, FIN | ACK, State::ClientClosed),
-            (Reply, ACK, State::ClientClosed),
-            (Reply, FIN | ACK, State::Closed),
-            (Forward, ACK, State::Closed),
-            (Forward, SYN, State::Opening),
-        ];
-        let mut state = State::opening(6);
-        for (i, (direction, flags, want)) in rows.into_iter().enumerate() {
-            state = state.after(direction, flags);
-            assert_eq!(state, want, "row {i}");
-        }
-    }
-
-    #[test]
-    fn a_reset_closes_from_either_side() {
-        for direction in [Forward, Reply] {
-            for state in [State::Opening, State::Established, State::ClientClosed, State::BackendClosed] {
-                assert_eq!(state.after(direction, RST), State::Closed);
-            }
-        }
-    }
 
     #[test]
     fn bytes_that_are_no_state_are_free() {
         for byte in 0..=255 {
             let state = State::from_byte(byte);
             assert!(state as u8 == byte || state == State::Free);
+        }
+    }
+
+    #[test]
+    fn nothing_ends_before_the_least_time() {
+        let tracking = Tracking::default();
+        for protocol in [ipv4::TCP, ipv4::UDP, ipv4::SCTP] {
+            for state in (1..=10).map(State::from_byte) {
+                let (least, usual) =
+                    (state.timeout_ms(protocol, &LEAST_TRACKING), state.timeout_ms(protocol, &tracking));
+                assert!((120_000..=usual).contains(&least), "{state:?} of {protocol}: {least} ms");
+            }
         }
     }
 }

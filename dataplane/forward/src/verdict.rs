@@ -46,6 +46,8 @@ verdicts! {
     RejectLimited = "reject_limited",
     /// A TCP segment of no known flow that opens none; answered with a reset within the limit on answers.
     TcpNoFlow = "tcp_no_flow",
+    /// A TCP segment of no known flow that opens none, and whose Service wants such dropped in silence.
+    TcpNoFlowDrop = "tcp_no_flow_drop",
     /// An SCTP packet of no known flow that opens none; answered as RFC 9260 section 8.4 asks within the limit on answers.
     SctpNoFlow = "sctp_no_flow",
     /// Dropped because its frontend says so.
@@ -134,10 +136,14 @@ pub enum Tally {
     TxBytes,
     /// Flows made.
     FlowsOpened,
+    /// TCP flows made of connections whose beginning was not seen; among those made.
+    FlowsAdopted,
     /// Flows that ended or aged out.
     FlowsClosed,
     /// UDP flows that were ended because their backend serves no more.
     UdpFlowsCleaned,
+    /// TCP segments that were passed on without any effect on their flow: outside its window, a SYN though it is open, a reset again.
+    TcpIgnored,
     /// Session affinities that gave way to others, for lack of room.
     AffinitiesEvicted,
     /// Flows that are live now.
@@ -176,8 +182,10 @@ impl Tally {
         Self::TxPackets,
         Self::TxBytes,
         Self::FlowsOpened,
+        Self::FlowsAdopted,
         Self::FlowsClosed,
         Self::UdpFlowsCleaned,
+        Self::TcpIgnored,
         Self::AffinitiesEvicted,
         Self::FlowsLive,
         Self::ArpRequests,
@@ -203,8 +211,10 @@ impl Tally {
             Self::TxPackets => "tx_packets",
             Self::TxBytes => "tx_bytes",
             Self::FlowsOpened => "flows_opened",
+            Self::FlowsAdopted => "flows_adopted",
             Self::FlowsClosed => "flows_closed",
             Self::UdpFlowsCleaned => "udp_flows_cleaned",
+            Self::TcpIgnored => "tcp_ignored",
             Self::AffinitiesEvicted => "affinities_evicted",
             Self::FlowsLive => "flows_live",
             Self::ArpRequests => "arp_requests",

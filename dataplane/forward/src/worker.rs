@@ -9,6 +9,7 @@ mod icmp;
 mod upkeep;
 
 use crate::association;
+use crate::connection;
 use crate::cpu;
 use crate::exception::Exception;
 use crate::flow_key::FlowKey;
@@ -18,7 +19,7 @@ use crate::hash::{Random, Secret};
 use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX};
 use crate::local;
 use crate::mailbox::Shared;
-use crate::parse::{Kind, Packet, parse};
+use crate::parse::{Kind, L4, Packet, parse};
 use crate::port_pool::PortPool;
 use crate::rewrite::{Addressing, Deltas, Translation, mac_bits};
 use crate::select::{Chooser, is_bad_source};
@@ -31,7 +32,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{ethernet, icmpv4, sctp, tcp};
+use turnpike_packet::tcp_segment::Segment;
+use turnpike_packet::{ethernet, icmpv4, ipv4, sctp, tcp};
 use turnpike_wire::limits::PORTS_MAX;
 use upkeep::Upkeep;
 
@@ -292,6 +294,11 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
             let Some(session) = table.confirm(*candidate, *key) else { continue };
             let direction = candidate.direction();
+            if session.state != State::Udp as u8
+                && (packet.l4() != L4 || !connection::passes(session, direction, frame.data()))
+            {
+                continue;
+            }
             let link = shared.neighbours.link(session.next_hop[direction]);
             let Some(port) = ports.get(link.port()).filter(|_| link.is_resolved()) else { continue };
             let addressing = Addressing { destination: link.mac_bits(), source: port.mac_bits };
@@ -350,7 +357,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                         return self.hand_over(owner, port, frame);
                     }
                 }
-                match self.open(key, packet) {
+                match self.open(key, packet, &frame) {
                     Ok(slot) => Candidate::from_client(slot),
                     Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
                         return self.except(port, frame, verdict);
@@ -368,13 +375,16 @@ impl<'m, F: Frame> Worker<'m, F> {
                 packet,
                 frame.data().get(packet.l4()..).unwrap_or_default(),
             ),
-            None => {
-                session.state = session.state().after(direction, packet.tcp_flags()) as u8;
-                true
+            None if key.protocol() == ipv4::TCP => {
+                let segment = frame.data().get(packet.l4()..).and_then(Segment::read);
+                segment.is_some_and(|segment| connection::observe(session, direction, &segment))
             }
+            None => true,
         };
         if is_of_flow {
             session.last_seen = self.now_ms;
+        } else if key.protocol() == ipv4::TCP {
+            self.counters.add(Tally::TcpIgnored, 1);
         }
         self.forward(port, frame, packet, flow, ios);
     }
@@ -400,8 +410,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
     }
 
-    /// Whether a SYN or INIT from the client starts anew on an old flow: it was closed, or its backend is gone before it answered.
-    /// Such a flow is removed, so that the choice is made anew.
+    /// Whether a SYN or INIT from the client starts anew on an old flow: it was closed or reset, was never known to be open, or its backend is
+    /// gone while it opened or after the client had closed its side. Such a flow is removed, so that the choice is made anew.
     fn reopens(&mut self, found: Candidate) -> bool {
         if found.direction() != 0 {
             return false;
@@ -409,8 +419,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         let session = self.table.session(found.slot());
         let [key, backend] = session.keys;
         let reopens = match session.state() {
-            State::Closed => true,
-            State::Opening => self.chooser().is_lost(key, (backend.source(), backend.source_port())),
+            State::Closed | State::Reset | State::Adopted => true,
+            State::Opening | State::Answered | State::ClientClosed => {
+                self.chooser().is_lost(key, (backend.source(), backend.source_port()))
+            }
             _ => false,
         };
         if reopens {
@@ -421,11 +433,16 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// Makes the flow of a packet that has none.
-    fn open(&mut self, key: FlowKey, packet: Packet) -> Result<usize, Verdict> {
+    fn open(&mut self, key: FlowKey, packet: Packet, frame: &F) -> Result<usize, Verdict> {
         let Self { tables, shared, secret, id, now_ms, .. } = self;
         let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
-        let session = chooser.select(key, packet, &self.table, &mut self.pool, &mut self.counters)?;
+        let mut session = chooser.select(key, packet, &self.table, &mut self.pool, &mut self.counters)?;
+        let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
+        if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
+            connection::adopt(&mut session, &segment);
+        }
         let slot = self.table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
+        self.counters.add(Tally::FlowsAdopted, u64::from(is_midstream));
         self.counters.add(Tally::FlowsOpened, 1);
         self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
         Ok(slot)

@@ -17,7 +17,7 @@ use turnpike_packet::toeplitz::MICROSOFT_KEY;
 use turnpike_packet::{sctp, tcp, udp};
 use turnpike_wire::update::{
     Action, Backend, BackendSet, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind,
-    Mode, Protocol, Service, ServiceKey, Treatment, Update,
+    Mode, Protocol, Service, ServiceKey, Tracking, Treatment, Update,
 };
 
 /// The control plane as it ought to be understood.
@@ -103,7 +103,7 @@ fn update() -> impl Strategy<Value = Update> {
     prop_oneof![
         3 => (0u8..10, prop::sample::select(vec![0u32, 60]), ranges).prop_map(|(n, affinity_timeout_s, ranges)| {
             let source_ranges = ranges.iter().map(|r| r.parse().unwrap()).collect();
-            Update::PutService(Service { key: key(n), affinity_timeout_s, source_ranges })
+            Update::PutService(Service { key: key(n), affinity_timeout_s, source_ranges, tracking: Tracking::default() })
         }),
         8 => (0u8..10, 1u8..6, 0u16..3, any::<[bool; 3]>()).prop_map(|(n, host, weight, [c, l, serving])| {
             // Who takes new flows serves.
@@ -253,6 +253,7 @@ fn beginning() -> Vec<Update> {
             key: key(n),
             affinity_timeout_s: 0,
             source_ranges: vec![],
+            tracking: Tracking::default(),
         }));
         for host in 1..3 {
             let address = SocketAddr::from((Ipv4Addr::new(10, 244, 0, host), 8080));

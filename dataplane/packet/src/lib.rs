@@ -21,5 +21,6 @@ pub mod mss;
 pub mod pcap;
 pub mod sctp;
 pub mod tcp;
+pub mod tcp_segment;
 pub mod toeplitz;
 pub mod udp;

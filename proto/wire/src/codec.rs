@@ -4,14 +4,15 @@
 
 use crate::event::Event;
 use crate::limits::{
-    AFFINITY_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX,
+    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX,
+    SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN, UDP_TIMEOUT_S_MIN,
     WEIGHT_MAX,
 };
-use crate::update::{Backend, Cluster, FrontendKey, Service, ServiceKey, Update};
+use crate::update::{Backend, Cluster, FrontendKey, Service, ServiceKey, Tracking, Update};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Version of the words. Processes of different versions refuse each other's records by name.
-pub const WIRE_VERSION: u8 = 2;
+pub const WIRE_VERSION: u8 = 3;
 
 /// Why bytes are not a record, or a record cannot become bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,7 +133,21 @@ fn check_service(service: &Service) -> Result<(), CodecError> {
     if service.source_ranges.len() > SOURCE_RANGES_MAX {
         return Err(CodecError::Impossible("too many source ranges"));
     }
+    check_tracking(&service.tracking)?;
     check_key(&service.key)
+}
+
+/// What the RFCs ask for at least, and what the clocks of the packet path can tell apart.
+fn check_tracking(tracking: &Tracking) -> Result<(), CodecError> {
+    let rows = [
+        (tracking.tcp_established_s, TCP_ESTABLISHED_TIMEOUT_S_MIN, "time-out of established TCP flows"),
+        (tracking.tcp_transitory_s, TCP_TRANSITORY_TIMEOUT_S_MIN, "time-out of TCP flows that open or close"),
+        (tracking.udp_s, UDP_TIMEOUT_S_MIN, "time-out of UDP flows"),
+    ];
+    match rows.iter().find(|(seconds, least, _)| !(*least..=FLOW_TIMEOUT_S_MAX).contains(seconds)) {
+        Some((_, _, what)) => Err(CodecError::Impossible(what)),
+        None => Ok(()),
+    }
 }
 
 fn check_key(key: &ServiceKey) -> Result<(), CodecError> {

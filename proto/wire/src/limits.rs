@@ -18,6 +18,16 @@ pub const SOURCE_RANGES_MAX: usize = 1024;
 pub const NETWORKS_MAX: usize = 1024;
 /// Longest session affinity, in seconds (Kubernetes: one day).
 pub const AFFINITY_TIMEOUT_S_MAX: u32 = 86_400;
+/// Least time an established TCP flow may be idle, in seconds, and the default (RFC 5382 REQ-5: two hours and four minutes).
+pub const TCP_ESTABLISHED_TIMEOUT_S_MIN: u32 = 7_440;
+/// Least time a TCP flow that opens or closes may be idle, in seconds, and the default (RFC 5382 REQ-5: four minutes).
+pub const TCP_TRANSITORY_TIMEOUT_S_MIN: u32 = 240;
+/// Least time a UDP flow may be idle, in seconds (RFC 4787 REQ-5: two minutes).
+pub const UDP_TIMEOUT_S_MIN: u32 = 120;
+/// How long a UDP flow may be idle by default, in seconds (RFC 4787 REQ-5 recommends five minutes).
+pub const UDP_TIMEOUT_S_DEFAULT: u32 = 300;
+/// Longest time that any flow may be idle, in seconds: a week.
+pub const FLOW_TIMEOUT_S_MAX: u32 = 604_800;
 /// Lowest source port towards backends: the well-known ports are left alone (RFC 6056 section 3.2).
 pub const SNAT_PORT_MIN: u16 = 1024;
 /// Largest weight of a backend (`turnpike.dev/weight`); 0 takes no new flows.

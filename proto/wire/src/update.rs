@@ -200,6 +200,46 @@ pub struct Service {
     /// Who may open flows to its load-balancer addresses (rule L1); empty: everyone. Of its own family, at most
     /// [`crate::limits::SOURCE_RANGES_MAX`].
     pub source_ranges: Vec<IpNet>,
+    /// How its flows are followed.
+    pub tracking: Tracking,
+}
+
+/// How the flows of a Service port are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// How long a TCP flow may be idle once it is established, in seconds, at least [`crate::limits::TCP_ESTABLISHED_TIMEOUT_S_MIN`].
+    pub tcp_established_s: u32,
+    /// The same while it opens or closes, at least [`crate::limits::TCP_TRANSITORY_TIMEOUT_S_MIN`].
+    pub tcp_transitory_s: u32,
+    /// The same of a UDP flow, at least [`crate::limits::UDP_TIMEOUT_S_MIN`].
+    pub udp_s: u32,
+    /// What becomes of a TCP segment of no known flow that opens none.
+    pub midstream: Midstream,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self {
+            tcp_established_s: crate::limits::TCP_ESTABLISHED_TIMEOUT_S_MIN,
+            tcp_transitory_s: crate::limits::TCP_TRANSITORY_TIMEOUT_S_MIN,
+            udp_s: crate::limits::UDP_TIMEOUT_S_DEFAULT,
+            midstream: Midstream::Reset,
+        }
+    }
+}
+
+/// What becomes of a TCP segment of no known flow that opens none: its connection is older than the gateway's memory of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Midstream {
+    /// It is dropped and answered with a reset.
+    #[default]
+    Reset,
+    /// It is dropped.
+    Drop,
+    /// It goes where a new flow would go. That continues the connection where clients keep their address and every gateway chooses the same
+    /// backend; by full NAT the backend sees a stranger and resets it.
+    Forward,
 }
 
 /// What the networks of the cluster are.

@@ -9,12 +9,13 @@ use turnpike_wire::codec::{
 };
 use turnpike_wire::event::Event;
 use turnpike_wire::limits::{
-    AFFINITY_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX,
+    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX,
+    SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN, UDP_TIMEOUT_S_MIN,
     WEIGHT_MAX,
 };
 use turnpike_wire::update::{
     Action, Backend, BackendSet, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind,
-    Mode, Protocol, Service, ServiceKey, Treatment, Update,
+    Midstream, Mode, Protocol, Service, ServiceKey, Tracking, Treatment, Update,
 };
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -79,6 +80,21 @@ fn frontend() -> impl Strategy<Value = Frontend> {
         .prop_map(|(key, service, kind, outside, inside)| Frontend { key, service, kind, outside, inside })
 }
 
+fn tracking() -> impl Strategy<Value = Tracking> {
+    (
+        TCP_ESTABLISHED_TIMEOUT_S_MIN..=FLOW_TIMEOUT_S_MAX,
+        TCP_TRANSITORY_TIMEOUT_S_MIN..=FLOW_TIMEOUT_S_MAX,
+        UDP_TIMEOUT_S_MIN..=FLOW_TIMEOUT_S_MAX,
+        prop::sample::select(vec![Midstream::Reset, Midstream::Drop, Midstream::Forward]),
+    )
+        .prop_map(|(tcp_established_s, tcp_transitory_s, udp_s, midstream)| Tracking {
+            tcp_established_s,
+            tcp_transitory_s,
+            udp_s,
+            midstream,
+        })
+}
+
 fn update() -> impl Strategy<Value = Update> {
     let fleet = (any::<[u64; 2]>(), any::<u16>(), any::<u16>()).prop_map(|(maglev_key, a, b)| {
         Update::PutFleet(Fleet { maglev_key, node_ports: (a.min(b), a.max(b)) })
@@ -89,9 +105,9 @@ fn update() -> impl Strategy<Value = Update> {
     let cluster = (networks(), networks()).prop_map(|(service_networks, pod_networks)| {
         Update::PutCluster(Cluster { service_networks, pod_networks })
     });
-    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks()).prop_map(
-        |(key, affinity_timeout_s, source_ranges)| {
-            Update::PutService(Service { key, affinity_timeout_s, source_ranges })
+    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking()).prop_map(
+        |(key, affinity_timeout_s, source_ranges, tracking)| {
+            Update::PutService(Service { key, affinity_timeout_s, source_ranges, tracking })
         },
     );
     prop_oneof![
@@ -243,8 +259,19 @@ fn impossible_values_are_refused() {
     };
     let network: IpNet = "10.244.0.0/16".parse().unwrap();
     let service = |key, affinity_timeout_s, ranges| {
-        Update::PutService(Service { key, affinity_timeout_s, source_ranges: vec![network; ranges] })
+        let tracking = Tracking::default();
+        Update::PutService(Service {
+            key,
+            affinity_timeout_s,
+            source_ranges: vec![network; ranges],
+            tracking,
+        })
     };
+    let tracked = |tracking| {
+        let source_ranges = Vec::new();
+        Update::PutService(Service { key: key(), affinity_timeout_s: 0, source_ranges, tracking })
+    };
+    let usual = Tracking::default();
     let fleet = |node_ports| Update::PutFleet(Fleet { maglev_key: [1, 2], node_ports });
     let commit = |generation| Update::Commit(Commit { generation, revision: 1, records: 0 });
     let long = || ServiceKey("k".repeat(SERVICE_KEY_BYTES_MAX + 1));
@@ -259,6 +286,16 @@ fn impossible_values_are_refused() {
         (service(ServiceKey(String::new()), 0, 0), "empty Service key"),
         (service(key(), AFFINITY_TIMEOUT_S_MAX + 1, 0), "affinity time-out over its limit"),
         (service(key(), 0, SOURCE_RANGES_MAX + 1), "too many source ranges"),
+        (
+            tracked(Tracking { tcp_established_s: TCP_ESTABLISHED_TIMEOUT_S_MIN - 1, ..usual }),
+            "time-out of established TCP flows",
+        ),
+        (
+            tracked(Tracking { tcp_transitory_s: TCP_TRANSITORY_TIMEOUT_S_MIN - 1, ..usual }),
+            "time-out of TCP flows that open or close",
+        ),
+        (tracked(Tracking { udp_s: UDP_TIMEOUT_S_MIN - 1, ..usual }), "time-out of UDP flows"),
+        (tracked(Tracking { udp_s: FLOW_TIMEOUT_S_MAX + 1, ..usual }), "time-out of UDP flows"),
         (
             Update::PutCluster(Cluster {
                 service_networks: Vec::new(),

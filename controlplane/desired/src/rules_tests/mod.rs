@@ -5,6 +5,7 @@ mod guards;
 mod health;
 mod scope;
 mod sets;
+mod tracking;
 mod treatments;
 
 use crate::k8s::{EndpointHints, EndpointSlice, ForNode, ForZone, Service};

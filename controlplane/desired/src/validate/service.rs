@@ -6,6 +6,7 @@ use crate::desired::Family;
 use crate::frontends::protocol;
 use crate::k8s::{PortRef, Service, ServicePort, ServiceSpec};
 use crate::settings::Rules;
+use crate::tracking;
 use crate::words::{
     ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, LOAD_BALANCER_IPS_ANNOTATION, MODE_ANNOTATION,
     SHARING_KEY_ANNOTATION, SOURCE_RANGES_ANNOTATION,
@@ -39,6 +40,9 @@ pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
     }
     if let Some(mode) = service.metadata.annotations.get(MODE_ANNOTATION) {
         errors.is_one_of(&format!("metadata.annotations[{MODE_ANNOTATION}]"), mode, &["nat", "dnat"]);
+    }
+    for (name, what) in tracking::read(service).1 {
+        errors.add(format!("metadata.annotations[{name}]"), what);
     }
 }
 

@@ -114,6 +114,10 @@ fn each_wrong_field_of_a_service_is_named() {
             "metadata.annotations[turnpike.dev/mode]: \"dsr\" is not one of nat, dnat",
         ),
         (
+            json!({"metadata": {"annotations": {"turnpike.dev/udp-timeout": "119"}}}),
+            "metadata.annotations[turnpike.dev/udp-timeout]: \"119\" is no number of seconds in 120..604800",
+        ),
+        (
             json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}),
             "bytes are over the limit of 262144",
         ),

@@ -100,8 +100,9 @@ impl<F: Frame> Worker<'_, F> {
     /// Ends flows that were idle for too long.
     fn sweep(&mut self, elapsed_ms: u32) {
         let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
-        let removed =
-            self.table.sweep(self.now_ms, SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16)));
+        let budget = SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16));
+        let tables = &self.tables;
+        let removed = self.table.sweep(self.now_ms, budget, |client| tables.tracking(client));
         self.counters.add(Tally::FlowsClosed, u64::from(removed));
         self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
         self.counters.set(Tally::HeldFrames, self.held.len() as u64);

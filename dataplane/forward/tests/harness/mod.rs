@@ -22,7 +22,7 @@ use turnpike_packet::io::{PortInfo, Spread};
 use turnpike_packet::memory::{MemoryFrame, MemoryIo, MemoryNic};
 use turnpike_wire::update::{
     Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
-    Treatment, Update,
+    Tracking, Treatment, Update,
 };
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -128,6 +128,7 @@ impl Bed {
                 key: key.clone(),
                 affinity_timeout_s: 0,
                 source_ranges: vec![],
+                tracking: Tracking::default(),
             }));
             for backend in backends {
                 let address = backend.parse().unwrap();

@@ -7,7 +7,7 @@ use turnpike_packet::tcp::{self, flags};
 use turnpike_packet::udp;
 use turnpike_wire::update::{
     Action, Backend, BackendSet, BackendState, Cluster, Fleet, Frontend, FrontendKey, FrontendKind, Mode,
-    Protocol, Service, ServiceKey, Treatment, Update,
+    Protocol, Service, ServiceKey, Tracking, Treatment, Update,
 };
 
 pub const NODE_PORT: &str = "192.0.2.1:30080";
@@ -36,6 +36,7 @@ pub struct Port {
     pub protocol: Protocol,
     pub affinity_timeout_s: u32,
     pub source_ranges: Vec<String>,
+    pub tracking: Tracking,
     pub backends: Vec<Backend>,
     pub frontends: Vec<(String, FrontendKind, Treatment, Treatment)>,
 }
@@ -48,6 +49,7 @@ impl Port {
             protocol,
             affinity_timeout_s: 0,
             source_ranges: Vec::new(),
+            tracking: Tracking::default(),
             backends: backends.iter().map(|a| backend(a, "cls")).collect(),
             frontends: Vec::new(),
         }
@@ -72,6 +74,11 @@ impl Port {
         self
     }
 
+    pub fn tracked(mut self, tracking: Tracking) -> Self {
+        self.tracking = tracking;
+        self
+    }
+
     pub fn backends(mut self, rows: &[(&str, &str)]) -> Self {
         self.backends = rows.iter().map(|(address, how)| backend(address, how)).collect();
         self
@@ -87,6 +94,7 @@ impl Port {
             key: key.clone(),
             affinity_timeout_s: self.affinity_timeout_s,
             source_ranges: self.source_ranges.iter().map(|r| r.parse().unwrap()).collect(),
+            tracking: self.tracking,
         })];
         updates.extend(self.backends.iter().map(|b| Update::PutBackend(key.clone(), *b)));
         for (address, kind, outside, inside) in &self.frontends {

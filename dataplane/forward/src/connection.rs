@@ -1,0 +1,264 @@
+//! What a TCP segment does to its flow: RFC 6146 section 3.5.2 and RFC 7857 section 2 for the states, RFC 5961 for what counts at all.
+//!
+//! A segment counts when its numbers fit what its receiver has said: the sequence number lies in the window that the receiver offered, or at
+//! most one window before it (retransmissions, keep-alives); the acknowledgement number is within a window of the one before, either way. A
+//! reset has to lie in the offered window itself. What does not count neither moves the state nor keeps the flow alive, so nobody who
+//! cannot see a connection can end it or keep it. It is passed on all the same: the receiver answers it (RFC 9293 section 3.10.7.4), and that
+//! answer is how peers that have lost a connection find out.
+//!
+//! The session remembers for each direction the acknowledgement and the window that its receiver sent last, and nothing of what was sent. So
+//! a segment that is lost behind the gateway leaves no trace, and the next one of the receiver puts everything right. The latest word counts,
+//! not the highest: a number that got in by a guess is gone with the receiver's next segment. Both sides may still be elsewhere, when
+//! segments of both took another way for a while: then each of them strays, and the flow follows as soon as one confirms the other.
+//!
+//! [`passes`] is the common case, on the packet path; [`observe`] is all of it. Next: [`crate::rewrite`].
+
+use crate::flow_table::Session;
+use crate::parse::L4;
+use crate::track::{Direction, State};
+use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
+use turnpike_packet::tcp_segment::{SCALE_MAX, Segment};
+
+/// Stands where a SYN offered no window scale.
+const NO_SCALE: u8 = 15;
+/// A window counts as at least this when it is about the past, or about acknowledgements: without a scale there is none larger.
+const LEAST: u32 = 0xffff;
+/// Most data that a handshake acknowledges beside the SYN (RFC 7413).
+const EARLY: u32 = 0xffff;
+/// The first of the states in which segments pass without further thought, and how many more there are.
+const FIRST_OPEN: u8 = State::Established as u8;
+const MORE_OPEN: u8 = State::BackendClosed as u8 - FIRST_OPEN;
+
+const _: () = assert!(State::ClientClosed as u8 == FIRST_OPEN + 1 && MORE_OPEN == 2);
+
+/// Takes note of a segment that opens, closes and resets nothing, in a frame whose TCP header follows an IPv4 header without options. `false`,
+/// and no note, when the flow is not open or the segment does not count: [`observe`] knows more then.
+#[inline(always)]
+pub fn passes(session: &mut Session, direction: usize, frame: &[u8]) -> bool {
+    let Some(head) = frame.first_chunk::<{ L4 + 20 }>() else { return false };
+    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let (sequence, acknowledgement) = (word(L4 + 4), word(L4 + 8));
+    let is_open = session.state.wrapping_sub(FIRST_OPEN) <= MORE_OPEN;
+    let counts = is_open & (head[L4 + 13] & ACK != 0) & fits(session, direction, sequence, acknowledgement);
+    if counts {
+        note(session, direction, acknowledgement, u16::from_be_bytes([head[L4 + 14], head[L4 + 15]]));
+    }
+    counts
+}
+
+/// Takes note of any segment. `false` when it does not count, and so must not keep the flow alive.
+pub fn observe(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+    if segment.has(RST) {
+        reset(session, direction, segment)
+    } else if segment.has(SYN) {
+        open(session, direction, segment)
+    } else if segment.has(ACK) {
+        go_on(session, direction, segment)
+    } else {
+        // RFC 9293 section 3.10.7.4: without an acknowledgement it is dropped by whoever gets it.
+        false
+    }
+}
+
+/// Makes a new session that of a connection whose beginning nobody saw, from a segment of the client. Its windows are not known, so the
+/// widest are taken.
+pub fn adopt(session: &mut Session, segment: &Segment) {
+    session.expected = [segment.sequence, segment.acknowledgement];
+    session.windows = [u16::MAX, segment.window];
+    set_scales(session, [SCALE_MAX; 2]);
+    session.state = if segment.has(FIN) { State::Closed } else { State::Adopted } as u8;
+}
+
+/// Whether a connection whose beginning nobody saw can be taken up with this segment.
+#[must_use]
+pub const fn can_be_adopted(tcp_flags: u8) -> bool {
+    tcp_flags & (SYN | RST | ACK) == ACK
+}
+
+/// How far beyond [`Session::expected`] segments of a direction may start.
+#[inline(always)]
+const fn window(session: &Session, direction: usize) -> u32 {
+    let direction = direction & 1;
+    let scale = session.detail >> (4 * direction) & 0xf;
+    (session.windows[direction] as u32) << scale
+}
+
+/// The same for a reset and a handshake, in which windows stand unscaled (RFC 7323 section 2.2).
+const fn exact_window(session: &Session, direction: usize) -> u32 {
+    match session.state() {
+        State::Opening | State::Answered => session.windows[direction & 1] as u32,
+        _ => window(session, direction),
+    }
+}
+
+/// Whether both numbers of a segment fit what was said before.
+#[inline(always)]
+const fn fits(session: &Session, direction: usize, sequence: u32, acknowledgement: u32) -> bool {
+    let (here, there) = (direction & 1, direction & 1 ^ 1);
+    let (ahead, other) = (window(session, here), window(session, there) | LEAST);
+    let behind = ahead | LEAST;
+    let in_window = sequence.wrapping_sub(session.expected[here]).wrapping_add(behind) <= behind + ahead;
+    let in_reach = acknowledgement.wrapping_sub(session.expected[there]).wrapping_add(other) <= other * 2;
+    in_window & in_reach
+}
+
+/// The sender expects this next, and offers that much.
+#[inline(always)]
+const fn note(session: &mut Session, direction: usize, acknowledgement: u32, window: u16) {
+    session.expected[direction & 1 ^ 1] = acknowledgement;
+    session.windows[direction & 1 ^ 1] = window;
+}
+
+const fn set_scales(session: &mut Session, scales: [u8; 2]) {
+    session.detail = scales[0] | scales[1] << 4;
+}
+
+const fn scales(session: &Session) -> [u8; 2] {
+    [session.detail & 0xf, session.detail >> 4]
+}
+
+/// A reset counts in the window alone (RFC 5961 section 3.2). One that refuses a SYN has no number of its own and is known by the SYN's, which
+/// it acknowledges (RFC 9293 section 3.10.7.3). The flow is kept for a while (RFC 7857 section 2.2): the reset may not arrive, or
+/// may not be meant.
+fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+    let here = direction as usize;
+    let state = session.state();
+    let counts = match (state, direction) {
+        (State::Opening, Direction::Reply) => {
+            segment.has(ACK) && segment.acknowledgement.wrapping_sub(session.expected[0]) <= EARLY
+        }
+        _ => segment.sequence.wrapping_sub(session.expected[here]) <= exact_window(session, here),
+    };
+    if !counts || state == State::Reset {
+        return false;
+    }
+    // What was never open has nothing to go back to.
+    let was_open = matches!(state, State::Established | State::ClientClosed | State::BackendClosed);
+    session.state = if was_open { State::Reset } else { State::Closed } as u8;
+    true
+}
+
+/// A SYN makes something of a flow that opens. On one that is open it means nothing: it is a stranger's, late, or from a peer that has lost the
+/// connection, which the answer of the other side will make reset it (RFC 5961 section 4.2). A closed flow was removed before it came here.
+fn open(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+    let here = direction as usize;
+    match (session.state(), direction) {
+        (State::Opening, Direction::Forward) if !segment.has(ACK) => {
+            say_hello(session, here, segment);
+            true
+        }
+        // Also without ACK: both open at once (RFC 9293 section 3.5), and the client answers next.
+        (State::Opening | State::Answered, Direction::Reply) => {
+            if segment.has(ACK) {
+                session.expected[here ^ 1] = segment.acknowledgement;
+            }
+            say_hello(session, here, segment);
+            session.state = State::Answered as u8;
+            true
+        }
+        (State::Answered, Direction::Forward) if segment.has(ACK) => confirm(session, segment),
+        (State::Answered, Direction::Forward) => segment.sequence.wrapping_add(1) == session.expected[here],
+        _ => false,
+    }
+}
+
+/// What a SYN says of its sender: where its numbers start, what it offers to take.
+fn say_hello(session: &mut Session, here: usize, segment: &Segment) {
+    let there = here ^ 1;
+    session.expected[here] = segment.sequence.wrapping_add(1);
+    session.windows[there] = segment.window;
+    let mut scales = scales(session);
+    scales[there] = segment.scale.unwrap_or(NO_SCALE);
+    set_scales(session, scales);
+}
+
+/// The client acknowledges what the backend's SYN said. Nobody who has not seen it can, so the connection is open from here on.
+fn confirm(session: &mut Session, segment: &Segment) -> bool {
+    let early = segment.acknowledgement.wrapping_sub(session.expected[1]);
+    let behind = segment.sequence.wrapping_sub(session.expected[0]).wrapping_add(LEAST);
+    if early > EARLY || behind > LEAST + exact_window(session, 0) {
+        return false;
+    }
+    // Both have to offer a scale, or there is none (RFC 7323 section 2.2). The backend offers one only to a client that did; so if the client
+    // seems not to have, it was in a SYN that went another way.
+    let [backend, client] = match scales(session) {
+        [NO_SCALE, _] => [0, 0],
+        [backend, NO_SCALE] => [backend, SCALE_MAX],
+        both => both,
+    };
+    set_scales(session, [backend, client]);
+    session.windows[0] = scaled_down(session.windows[0], backend);
+    let window = if segment.has(SYN) { scaled_down(segment.window, client) } else { segment.window };
+    note(session, Direction::Forward as usize, segment.acknowledgement, window);
+    session.state = State::Established as u8;
+    finish(session, Direction::Forward, segment);
+    true
+}
+
+/// A window of a SYN as later segments would state it, rounded up.
+const fn scaled_down(window: u16, scale: u8) -> u16 {
+    (window >> scale).saturating_add(1)
+}
+
+/// A segment without SYN or RST.
+fn go_on(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+    let state = session.state();
+    match (state, direction) {
+        (State::Opening, _) => return false,
+        (State::Answered, Direction::Forward) => return confirm(session, segment),
+        // Data before the handshake is over (RFC 7413), or after an acknowledgement that went another way.
+        (State::Answered, Direction::Reply) => {
+            let ahead = segment.sequence.wrapping_sub(session.expected[1]).wrapping_add(1);
+            return ahead <= session.windows[1] as u32 + 1;
+        }
+        _ => {}
+    }
+    let (sequence, acknowledgement) = (segment.sequence, segment.acknowledgement);
+    if !fits(session, direction as usize, sequence, acknowledgement)
+        && !finds_back(session, direction, segment)
+    {
+        return false;
+    }
+    note(session, direction as usize, acknowledgement, segment.window);
+    match (state, direction) {
+        (State::Adopted, Direction::Reply) => session.state = State::Established as u8,
+        // Who says this after a reset does not believe in it, or has not heard of it (RFC 6146 section 3.5.2.2, TRANS).
+        (State::Reset, _) => session.state = State::Established as u8,
+        _ => {}
+    }
+    finish(session, direction, segment);
+    true
+}
+
+/// What a FIN does.
+fn finish(session: &mut Session, direction: Direction, segment: &Segment) {
+    if segment.has(FIN) {
+        session.state = session.state().closed_by(direction) as u8;
+    }
+}
+
+/// A segment that does not fit is remembered, and one of the other side that confirms it brings the flow back to where both are. Numbers are
+/// remembered to 32 MiB. A stranger who guesses the one side's makes the other answer with its own numbers, which fit, so that the
+/// guess is not confirmed.
+fn finds_back(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+    const REMEMBERED: u16 = 1 << 15;
+    let here = direction as usize;
+    let coarse = |number: u32| (number >> 25) as u16;
+    let (sequence, acknowledgement) = (coarse(segment.sequence), coarse(segment.acknowledgement));
+    let is_near = |a: u16, b: u16| a.wrapping_sub(b).wrapping_add(1) & 0x7f <= 2;
+    let [known, of_reply] = [session.stray & REMEMBERED != 0, session.stray & REMEMBERED >> 1 != 0];
+    let is_of_other = known && of_reply == (direction == Direction::Forward);
+    if is_of_other
+        && is_near(session.stray >> 7 & 0x7f, acknowledgement)
+        && is_near(session.stray & 0x7f, sequence)
+    {
+        session.stray = 0;
+        session.expected[here] = segment.sequence;
+        return true;
+    }
+    session.stray = REMEMBERED | (here as u16) << 14 | sequence << 7 | acknowledgement;
+    false
+}
+
+#[cfg(test)]
+mod tests;
