@@ -3,6 +3,7 @@
 
 pub mod errors;
 pub mod services;
+pub mod talk;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
