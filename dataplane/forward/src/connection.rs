@@ -14,15 +14,17 @@
 //! [`passes`] is the common case, on the packet path; [`observe`] is all of it. Next: [`crate::rewrite`].
 
 use crate::flow_table::Session;
-use crate::parse::L4;
+use crate::parse::{L4, PLAIN};
 use crate::track::{Direction, State};
 use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
 use turnpike_packet::tcp_segment::{SCALE_MAX, Segment};
 
 /// Stands where a SYN offered no window scale.
 const NO_SCALE: u8 = 15;
-/// A window counts as at least this when it is about the past, or about acknowledgements: without a scale there is none larger.
-const LEAST: u32 = 0xffff;
+/// The bits of [`Session::scales`] that are a scale.
+const SCALE_BITS: u8 = 0x1f;
+/// Units of its scale that no window exceeds: how far back numbers count.
+const UNITS: i32 = 1 << 16;
 /// Most data that a handshake acknowledges beside the SYN (RFC 7413).
 const EARLY: u32 = 0xffff;
 /// The first of the states in which segments pass without further thought, and how many more there are.
@@ -31,19 +33,19 @@ const MORE_OPEN: u8 = State::BackendClosed as u8 - FIRST_OPEN;
 
 const _: () = assert!(State::ClientClosed as u8 == FIRST_OPEN + 1 && MORE_OPEN == 2);
 
-/// Takes note of a segment that opens, closes and resets nothing, in a frame whose TCP header follows an IPv4 header without options. `false`,
-/// and no note, when the flow is not open or the segment does not count: [`observe`] knows more then.
+/// Takes note of a segment with an acknowledgement that opens, closes and resets nothing, and whose TCP header follows an IPv4 header without
+/// options. `false`, and no note, when the flow is not open or the segment does not count: [`observe`] knows more then.
 #[inline(always)]
-pub fn passes(session: &mut Session, direction: usize, frame: &[u8]) -> bool {
-    let Some(head) = frame.first_chunk::<{ L4 + 20 }>() else { return false };
+pub fn passes(session: &mut Session, direction: usize, head: &[u8; PLAIN]) -> bool {
     let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let (sequence, acknowledgement) = (word(L4 + 4), word(L4 + 8));
-    let is_open = session.state.wrapping_sub(FIRST_OPEN) <= MORE_OPEN;
-    let counts = is_open & (head[L4 + 13] & ACK != 0) & fits(session, direction, sequence, acknowledgement);
-    if counts {
-        note(session, direction, acknowledgement, u16::from_be_bytes([head[L4 + 14], head[L4 + 15]]));
+    let acknowledgement = word(L4 + 8);
+    if session.state.wrapping_sub(FIRST_OPEN) > MORE_OPEN
+        || !fits(session, direction, word(L4 + 4), acknowledgement)
+    {
+        return false;
     }
-    counts
+    note(session, direction, acknowledgement, u16::from_be_bytes([head[L4 + 14], head[L4 + 15]]));
+    true
 }
 
 /// Takes note of any segment. `false` when it does not count, and so must not keep the flow alive.
@@ -65,7 +67,7 @@ pub fn observe(session: &mut Session, direction: Direction, segment: &Segment) -
 pub fn adopt(session: &mut Session, segment: &Segment) {
     session.expected = [segment.sequence, segment.acknowledgement];
     session.windows = [u16::MAX, segment.window];
-    set_scales(session, [SCALE_MAX; 2]);
+    session.scales = [SCALE_MAX; 2];
     session.state = if segment.has(FIN) { State::Closed } else { State::Adopted } as u8;
 }
 
@@ -75,31 +77,27 @@ pub const fn can_be_adopted(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | RST | ACK) == ACK
 }
 
-/// How far beyond [`Session::expected`] segments of a direction may start.
-#[inline(always)]
+/// How far beyond [`Session::expected`] a reset of a direction may be. In a handshake windows stand unscaled (RFC 7323 section 2.2).
 const fn window(session: &Session, direction: usize) -> u32 {
-    let direction = direction & 1;
-    let scale = session.detail >> (4 * direction) & 0xf;
-    (session.windows[direction] as u32) << scale
+    let scale = match session.state() {
+        State::Opening | State::Answered => 0,
+        _ => scales(session)[direction & 1],
+    };
+    (session.windows[direction & 1] as u32) << scale
 }
 
-/// The same for a reset and a handshake, in which windows stand unscaled (RFC 7323 section 2.2).
-const fn exact_window(session: &Session, direction: usize) -> u32 {
-    match session.state() {
-        State::Opening | State::Answered => session.windows[direction & 1] as u32,
-        _ => window(session, direction),
-    }
-}
-
-/// Whether both numbers of a segment fit what was said before.
+/// Whether both numbers of a segment fit what was said before. Distances are compared in units of the window's scale, of which no window has
+/// more than [`UNITS`].
 #[inline(always)]
 const fn fits(session: &Session, direction: usize, sequence: u32, acknowledgement: u32) -> bool {
     let (here, there) = (direction & 1, direction & 1 ^ 1);
-    let (ahead, other) = (window(session, here), window(session, there) | LEAST);
-    let behind = ahead | LEAST;
-    let in_window = sequence.wrapping_sub(session.expected[here]).wrapping_add(behind) <= behind + ahead;
-    let in_reach = acknowledgement.wrapping_sub(session.expected[there]).wrapping_add(other) <= other * 2;
-    in_window & in_reach
+    // Shifts heed the low five bits alone.
+    let ahead = sequence.wrapping_sub(session.expected[here]).cast_signed();
+    let ahead = ahead.wrapping_shr(session.scales[here] as u32);
+    let newer = acknowledgement.wrapping_sub(session.expected[there]).cast_signed();
+    let newer = newer.wrapping_shr(session.scales[there] as u32);
+    ahead.wrapping_add(UNITS).cast_unsigned() <= session.windows[here] as u32 + UNITS as u32
+        && newer.wrapping_add(UNITS).cast_unsigned() <= 2 * UNITS as u32
 }
 
 /// The sender expects this next, and offers that much.
@@ -109,12 +107,21 @@ const fn note(session: &mut Session, direction: usize, acknowledgement: u32, win
     session.windows[direction & 1 ^ 1] = window;
 }
 
-const fn set_scales(session: &mut Session, scales: [u8; 2]) {
-    session.detail = scales[0] | scales[1] << 4;
+const fn scales(session: &Session) -> [u8; 2] {
+    let [a, b] = session.scales;
+    [a & SCALE_BITS, b & SCALE_BITS]
 }
 
-const fn scales(session: &Session) -> [u8; 2] {
-    [session.detail & 0xf, session.detail >> 4]
+/// What is remembered of the last segment that did not fit: 14 bits, six of them in the scales.
+const fn stray(session: &Session) -> u16 {
+    let [a, b] = session.scales;
+    session.detail as u16 | (a as u16 >> 5) << 8 | (b as u16 >> 5) << 11
+}
+
+const fn set_stray(session: &mut Session, stray: u16) {
+    let [a, b] = scales(session);
+    session.scales = [a | (stray >> 8 << 5) as u8, b | (stray >> 11 << 5) as u8];
+    session.detail = stray as u8;
 }
 
 /// A reset counts in the window alone (RFC 5961 section 3.2). One that refuses a SYN has no number of its own and is known by the SYN's, which
@@ -127,7 +134,7 @@ fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool
         (State::Opening, Direction::Reply) => {
             segment.has(ACK) && segment.acknowledgement.wrapping_sub(session.expected[0]) <= EARLY
         }
-        _ => segment.sequence.wrapping_sub(session.expected[here]) <= exact_window(session, here),
+        _ => segment.sequence.wrapping_sub(session.expected[here]) <= window(session, here),
     };
     if !counts || state == State::Reset {
         return false;
@@ -167,16 +174,14 @@ fn say_hello(session: &mut Session, here: usize, segment: &Segment) {
     let there = here ^ 1;
     session.expected[here] = segment.sequence.wrapping_add(1);
     session.windows[there] = segment.window;
-    let mut scales = scales(session);
-    scales[there] = segment.scale.unwrap_or(NO_SCALE);
-    set_scales(session, scales);
+    session.scales[there] = segment.scale.unwrap_or(NO_SCALE);
 }
 
 /// The client acknowledges what the backend's SYN said. Nobody who has not seen it can, so the connection is open from here on.
 fn confirm(session: &mut Session, segment: &Segment) -> bool {
     let early = segment.acknowledgement.wrapping_sub(session.expected[1]);
-    let behind = segment.sequence.wrapping_sub(session.expected[0]).wrapping_add(LEAST);
-    if early > EARLY || behind > LEAST + exact_window(session, 0) {
+    let ahead = segment.sequence.wrapping_sub(session.expected[0]).wrapping_add(EARLY);
+    if early > EARLY || ahead > EARLY + window(session, 0) {
         return false;
     }
     // Both have to offer a scale, or there is none (RFC 7323 section 2.2). The backend offers one only to a client that did; so if the client
@@ -186,7 +191,7 @@ fn confirm(session: &mut Session, segment: &Segment) -> bool {
         [backend, NO_SCALE] => [backend, SCALE_MAX],
         both => both,
     };
-    set_scales(session, [backend, client]);
+    session.scales = [backend, client];
     session.windows[0] = scaled_down(session.windows[0], backend);
     let window = if segment.has(SYN) { scaled_down(segment.window, client) } else { segment.window };
     note(session, Direction::Forward as usize, segment.acknowledgement, window);
@@ -237,26 +242,23 @@ fn finish(session: &mut Session, direction: Direction, segment: &Segment) {
     }
 }
 
-/// A segment that does not fit is remembered, and one of the other side that confirms it brings the flow back to where both are. Numbers are
-/// remembered to 32 MiB. A stranger who guesses the one side's makes the other answer with its own numbers, which fit, so that the
-/// guess is not confirmed.
+/// A segment that does not fit is remembered, and one of the other side that confirms it brings the flow back to where both are. A stranger
+/// who guesses one side's numbers makes the other answer with its own, which fit, so that the guess is not confirmed.
 fn finds_back(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
-    const REMEMBERED: u16 = 1 << 15;
+    const REMEMBERED: u16 = 1 << 13;
+    const OF_REPLY: u16 = 1 << 12;
     let here = direction as usize;
-    let coarse = |number: u32| (number >> 25) as u16;
+    let coarse = |number: u32| (number >> 26) as u16;
+    let is_near = |a: u16, b: u16| a.wrapping_sub(b).wrapping_add(1) & 0x3f <= 2;
     let (sequence, acknowledgement) = (coarse(segment.sequence), coarse(segment.acknowledgement));
-    let is_near = |a: u16, b: u16| a.wrapping_sub(b).wrapping_add(1) & 0x7f <= 2;
-    let [known, of_reply] = [session.stray & REMEMBERED != 0, session.stray & REMEMBERED >> 1 != 0];
-    let is_of_other = known && of_reply == (direction == Direction::Forward);
-    if is_of_other
-        && is_near(session.stray >> 7 & 0x7f, acknowledgement)
-        && is_near(session.stray & 0x7f, sequence)
-    {
-        session.stray = 0;
+    let other = stray(session);
+    let is_of_other = other & REMEMBERED != 0 && (other & OF_REPLY != 0) == (direction == Direction::Forward);
+    if is_of_other && is_near(other >> 6, acknowledgement) && is_near(other, sequence) {
+        set_stray(session, 0);
         session.expected[here] = segment.sequence;
         return true;
     }
-    session.stray = REMEMBERED | (here as u16) << 14 | sequence << 7 | acknowledgement;
+    set_stray(session, REMEMBERED | (here as u16) << 12 | sequence << 6 | acknowledgement);
     false
 }
 

@@ -30,8 +30,8 @@ const NONE: u32 = u32::MAX;
 /// |---|---|---|
 /// | `expected` | sequence number that the receiver of each direction wants next, as it said last | verification tag that packets of each direction carry, 0 while not known |
 /// | `windows` | how much it offered to take beyond that, as it stood in the header | |
-/// | `detail` | window scale of each of the two, four bits each | direction of a cookie echoed and not acknowledged, as its number and one; 0 for none |
-/// | `stray` | numbers of the last segment that did not fit, to 32 MiB | |
+/// | `scales` | low five bits: the scale of that window; the others belong to `detail` | |
+/// | `detail` | with six bits of `scales`: numbers of the last segment that did not fit, to 64 MiB | direction of a cookie echoed and not acknowledged, as its number and one; 0 for none |
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Session {
@@ -49,12 +49,12 @@ pub struct Session {
     pub expected: [u32; 2],
     /// How far from that they may be.
     pub windows: [u16; 2],
+    /// In which unit.
+    pub scales: [u8; 2],
     /// A [`State`] as a byte.
     pub state: u8,
-    /// What else has to be known about the protocol.
+    /// What else has to be known.
     pub detail: u8,
-    /// What was seen last that did not fit.
-    pub stray: u16,
 }
 
 impl Session {
@@ -69,9 +69,9 @@ impl Session {
             last_seen: 0,
             expected: [0; 2],
             windows: [0; 2],
+            scales: [0; 2],
             state: State::opening(forward.protocol()) as u8,
             detail: 0,
-            stray: 0,
         }
     }
 

@@ -80,11 +80,13 @@ impl Packet {
         if self.0 & 0xff == FLOW { Self(self.0 | LONG) } else { self }
     }
 
-    /// Whether it is a [`Kind::Flow`] that opens, closes and resets nothing, and no [`Packet::long`] one.
+    /// Whether it is a [`Kind::Flow`] behind an IPv4 header without options that opens, closes and resets nothing, and no [`Packet::long`] one:
+    /// a datagram, or a segment with an acknowledgement and none of those flags.
     #[inline(always)]
     #[must_use]
     pub const fn is_steady(self) -> bool {
-        self.0 & (0xff | LONG | (flags::STATEFUL as u32) << 16) == FLOW
+        const SEEN: u32 = 0xffff | LONG | ((flags::STATEFUL | flags::ACK) as u32) << 16;
+        self.0 & SEEN == Self::flow(L4, flags::ACK).0
     }
 
     /// Where the transport header starts.
@@ -94,7 +96,7 @@ impl Packet {
         (self.0 >> 8) as usize & 0xff
     }
 
-    /// TCP flags; 0 for other protocols.
+    /// TCP flags. 0 for SCTP, and [`flags::ACK`] for UDP: what stands in a datagram's place goes on with something.
     #[inline]
     #[must_use]
     pub const fn tcp_flags(self) -> u8 {
@@ -141,7 +143,7 @@ const ICMP: u8 = 1;
 const SCTP: u8 = 132;
 
 /// Bytes the first segment has at least in the common case: up to the end of a TCP header without options.
-const PLAIN: usize = L4 + 20;
+pub const PLAIN: usize = L4 + 20;
 
 /// Reads a frame that came in on a port with this Ethernet address, as [`crate::rewrite::mac_bits`] has it. `head` is its first segment,
 /// `frame_len` the length of all.
@@ -173,7 +175,7 @@ fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
     }
     let (least, l4_len, tcp_flags) = match fixed[23] {
         TCP => (20, usize::from(fixed[L4 + 12] >> 4) * 4, fixed[L4 + 13]),
-        UDP => (8, usize::from(u16::from_be_bytes([fixed[L4 + 4], fixed[L4 + 5]])), 0),
+        UDP => (8, usize::from(u16::from_be_bytes([fixed[L4 + 4], fixed[L4 + 5]])), flags::ACK),
         _ => return None,
     };
     if l4_len < least || IPV4 + l4_len > total_len {
@@ -252,7 +254,7 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
             if length < 8 || length > l4_len {
                 return Packet::bad(Verdict::BadL4);
             }
-            Packet::flow(l4, 0)
+            Packet::flow(l4, flags::ACK)
         }
         SCTP => association(head, l4, l4_len),
         ICMP => icmp(head, l4, l4_len),

@@ -4,7 +4,7 @@
 //! of a flow's direction, so it is computed once, when the flow is made. A wrong checksum stays wrong by as much, and the receiver sees it.
 
 use crate::flow_key::FlowKey;
-use crate::parse::{ETHERNET, L4};
+use crate::parse::{ETHERNET, L4, PLAIN};
 use turnpike_packet::sctp;
 
 /// What decrementing the TTL adds to the header checksum: ~m + m' for the word that holds it, read little-endian as all words here.
@@ -85,28 +85,38 @@ impl Translation {
         Self { addresses: back.addresses_back(), ports: back.ports_back(), tcp: back.protocol() == 6, deltas }
     }
 
-    /// Translates a frame, decrements its TTL and updates its checksums. `l4` is where its transport header starts, as parsing found it in
-    /// this very frame. `false`, and nothing is written, when its TTL has run out.
+    /// Translates a frame whose IPv4 header has no options, decrements its TTL and updates its checksums. `false`, and nothing is written, when
+    /// its TTL has run out.
     #[inline(always)]
-    pub fn apply(&self, frame: &mut [u8], l4: usize, link: Addressing) -> bool {
-        // Parsing has seen a whole UDP header, or more, in the first segment.
-        let Some(head) = frame.first_chunk_mut::<{ L4 + 8 }>() else { return false };
+    pub fn apply_plain(&self, head: &mut [u8; PLAIN], link: Addressing) -> bool {
         if !self.apply_to_ip(head, link) {
             return false;
         }
-        if l4 != L4 {
-            self.apply_behind_options(frame, l4);
-            return true;
-        }
         head[34..38].copy_from_slice(&self.ports.to_le_bytes());
-        if !self.tcp {
+        if self.tcp {
+            let checksum = update(u16::from_le_bytes([head[50], head[51]]), self.deltas.l4);
+            head[50..52].copy_from_slice(&checksum.to_le_bytes());
+        } else {
             let checksum = update_udp(u16::from_le_bytes([head[40], head[41]]), self.deltas.l4);
             head[40..42].copy_from_slice(&checksum.to_le_bytes());
-        } else if let Some(field) = frame.get_mut(L4 + 16..L4 + 18) {
-            let checksum = update(u16::from_le_bytes([field[0], field[1]]), self.deltas.l4);
-            field.copy_from_slice(&checksum.to_le_bytes());
         }
         true
+    }
+
+    /// The same for any frame of TCP or UDP. `l4` is where its transport header starts, as parsing found it in this very frame.
+    pub fn apply(&self, frame: &mut [u8], l4: usize, link: Addressing) -> bool {
+        if l4 == L4
+            && let Some(head) = frame.first_chunk_mut()
+        {
+            return self.apply_plain(head, link);
+        }
+        // Parsing has seen a whole UDP header, or more, in the first segment.
+        let Some(head) = frame.first_chunk_mut::<{ L4 + 8 }>() else { return false };
+        let lives = self.apply_to_ip(head, link);
+        if lives {
+            self.apply_to_transport(frame, l4);
+        }
+        lives
     }
 
     /// The same for an SCTP packet. Its checksum is wrong afterwards by as much as it was before, too.
@@ -133,7 +143,8 @@ impl Translation {
 
     /// Ethernet addresses, addresses, TTL and header checksum; `false` when the TTL has run out.
     #[inline(always)]
-    fn apply_to_ip(&self, head: &mut [u8; L4 + 8], link: Addressing) -> bool {
+    fn apply_to_ip<const N: usize>(&self, head: &mut [u8; N], link: Addressing) -> bool {
+        const { assert!(N >= L4) };
         if head[22] <= 1 {
             return false;
         }
@@ -145,10 +156,10 @@ impl Translation {
         true
     }
 
-    /// Ports and transport checksum where the IPv4 header has options.
+    /// Ports and transport checksum, wherever they are.
     #[cold]
     #[inline(never)]
-    fn apply_behind_options(&self, frame: &mut [u8], l4: usize) {
+    fn apply_to_transport(&self, frame: &mut [u8], l4: usize) {
         let Some(header) = frame.get_mut(l4..) else { return };
         let at = if self.tcp { 16 } else { 6 };
         if header.len() < at + 2 {

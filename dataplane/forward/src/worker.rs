@@ -19,7 +19,7 @@ use crate::hash::{Random, Secret};
 use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX};
 use crate::local;
 use crate::mailbox::Shared;
-use crate::parse::{Kind, L4, Packet, parse};
+use crate::parse::{Kind, Packet, parse};
 use crate::port_pool::PortPool;
 use crate::rewrite::{Addressing, Deltas, Translation, mac_bits};
 use crate::select::{Chooser, is_bad_source};
@@ -293,16 +293,15 @@ impl<'m, F: Frame> Worker<'m, F> {
                 continue;
             }
             let Some(session) = table.confirm(*candidate, *key) else { continue };
+            let Some(head) = frame.data_mut().first_chunk_mut() else { continue };
             let direction = candidate.direction();
-            if session.state != State::Udp as u8
-                && (packet.l4() != L4 || !connection::passes(session, direction, frame.data()))
-            {
+            if session.state != State::Udp as u8 && !connection::passes(session, direction, head) {
                 continue;
             }
             let link = shared.neighbours.link(session.next_hop[direction]);
             let Some(port) = ports.get(link.port()).filter(|_| link.is_resolved()) else { continue };
             let addressing = Addressing { destination: link.mac_bits(), source: port.mac_bits };
-            if translation(session, direction).apply(frame.data_mut(), packet.l4(), addressing) {
+            if translation(session, direction).apply_plain(head, addressing) {
                 session.last_seen = *now_ms;
                 *out = link.port() as u8;
             }
