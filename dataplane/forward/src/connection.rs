@@ -1,8 +1,8 @@
 //! What a TCP segment does to its flow: RFC 6146 section 3.5.2 and RFC 7857 section 2 for the states, RFC 5961 for what counts at all.
 //!
-//! A segment counts when its numbers fit what its receiver has said: the sequence number lies in the window that the receiver offered, or at
-//! most one window before it (retransmissions, keep-alives); the acknowledgement number is within a window of the one before, either way. A
-//! reset has to lie in the offered window itself. What does not count neither moves the state nor keeps the flow alive, so nobody who
+//! A segment counts when its numbers fit what its receiver has said: the sequence number lies in the window that the receiver offered, or no
+//! further before it than a window can be wide (retransmissions, keep-alives); the acknowledgement number is as near to the one before, either
+//! way. A reset has to lie in the offered window itself. What does not count neither moves the state nor keeps the flow alive, so nobody who
 //! cannot see a connection can end it or keep it. It is passed on all the same: the receiver answers it (RFC 9293 section 3.10.7.4), and that
 //! answer is how peers that have lost a connection find out.
 //!
@@ -139,7 +139,10 @@ fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool
     if !counts || state == State::Reset {
         return false;
     }
-    // What was never open has nothing to go back to.
+    // What was never open has nothing to go back to, and agreed on no scale.
+    if matches!(state, State::Opening | State::Answered) {
+        session.scales = [0; 2];
+    }
     let was_open = matches!(state, State::Established | State::ClientClosed | State::BackendClosed);
     session.state = if was_open { State::Reset } else { State::Closed } as u8;
     true

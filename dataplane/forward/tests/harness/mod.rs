@@ -4,6 +4,7 @@
 pub mod errors;
 pub mod services;
 pub mod talk;
+pub mod tcp_model;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
