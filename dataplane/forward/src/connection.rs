@@ -7,9 +7,8 @@
 //! answer is how peers that have lost a connection find out.
 //!
 //! The session remembers for each direction the acknowledgement and the window that its receiver sent last, and nothing of what was sent. So
-//! a segment that is lost behind the gateway leaves no trace, and the next one of the receiver puts everything right. The latest word counts,
-//! not the highest: a number that got in by a guess is gone with the receiver's next segment. Both sides may still be elsewhere, when
-//! segments of both took another way for a while: then each of them strays, and the flow follows as soon as one confirms the other.
+//! a segment that is lost behind the gateway leaves no trace. Both sides may be elsewhere, when segments took another way for a while: then
+//! each of them strays, and the flow follows as soon as one confirms the other.
 //!
 //! [`passes`] is the common case, on the packet path; [`observe`] is all of it. Next: [`crate::rewrite`].
 
@@ -21,6 +20,8 @@ use turnpike_packet::tcp_segment::{SCALE_MAX, Segment};
 
 /// Stands where a SYN offered no window scale.
 const NO_SCALE: u8 = 15;
+/// Stands in [`Session::detail`] of a flow that opens when the backend has sent its FIN already.
+const CLOSED_EARLY: u8 = 1;
 /// The bits of [`Session::scales`] that are a scale.
 const SCALE_BITS: u8 = 0x1f;
 /// Units of its scale that no window exceeds: how far back numbers count.
@@ -100,11 +101,16 @@ const fn fits(session: &Session, direction: usize, sequence: u32, acknowledgemen
         && newer.wrapping_add(UNITS).cast_unsigned() <= 2 * UNITS as u32
 }
 
-/// The sender expects this next, and offers that much.
+/// The sender expects this next, and offers that much; unless it has said something newer already, which this segment was overtaken by. Of two
+/// offers at one number the larger is the newer: nobody takes an offer back.
 #[inline(always)]
 const fn note(session: &mut Session, direction: usize, acknowledgement: u32, window: u16) {
-    session.expected[direction & 1 ^ 1] = acknowledgement;
-    session.windows[direction & 1 ^ 1] = window;
+    let there = direction & 1 ^ 1;
+    let (known, offered) = (session.expected[there], session.windows[there]);
+    let advance = acknowledgement.wrapping_sub(known).cast_signed() as i64;
+    let is_news = (advance << 16) + window as i64 > offered as i64;
+    session.expected[there] = if is_news { acknowledgement } else { known };
+    session.windows[there] = if is_news { window } else { offered };
 }
 
 const fn scales(session: &Session) -> [u8; 2] {
@@ -142,6 +148,7 @@ fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool
     // What was never open has nothing to go back to, and agreed on no scale.
     if matches!(state, State::Opening | State::Answered) {
         session.scales = [0; 2];
+        session.detail = 0;
     }
     let was_open = matches!(state, State::Established | State::ClientClosed | State::BackendClosed);
     session.state = if was_open { State::Reset } else { State::Closed } as u8;
@@ -175,7 +182,11 @@ fn open(session: &mut Session, direction: Direction, segment: &Segment) -> bool 
 /// What a SYN says of its sender: where its numbers start, what it offers to take.
 fn say_hello(session: &mut Session, here: usize, segment: &Segment) {
     let there = here ^ 1;
-    session.expected[here] = segment.sequence.wrapping_add(1);
+    let first = segment.sequence.wrapping_add(1);
+    if session.expected[here] != first {
+        session.detail = 0;
+    }
+    session.expected[here] = first;
     session.windows[there] = segment.window;
     session.scales[there] = segment.scale.unwrap_or(NO_SCALE);
 }
@@ -195,17 +206,19 @@ fn confirm(session: &mut Session, segment: &Segment) -> bool {
         both => both,
     };
     session.scales = [backend, client];
-    session.windows[0] = scaled_down(session.windows[0], backend);
     let window = if segment.has(SYN) { scaled_down(segment.window, client) } else { segment.window };
-    note(session, Direction::Forward as usize, segment.acknowledgement, window);
-    session.state = State::Established as u8;
+    session.windows = [scaled_down(session.windows[0], backend), window];
+    session.expected[1] = segment.acknowledgement;
+    let closed_early = session.detail == CLOSED_EARLY;
+    session.detail = 0;
+    session.state = if closed_early { State::BackendClosed } else { State::Established } as u8;
     finish(session, Direction::Forward, segment);
     true
 }
 
 /// A window of a SYN as later segments would state it, rounded up.
 const fn scaled_down(window: u16, scale: u8) -> u16 {
-    (window >> scale).saturating_add(1)
+    (window as u32).div_ceil(1 << scale) as u16
 }
 
 /// A segment without SYN or RST.
@@ -214,10 +227,14 @@ fn go_on(session: &mut Session, direction: Direction, segment: &Segment) -> bool
     match (state, direction) {
         (State::Opening, _) => return false,
         (State::Answered, Direction::Forward) => return confirm(session, segment),
-        // Data before the handshake is over (RFC 7413), or after an acknowledgement that went another way.
+        // Data before the handshake is over (RFC 7413), or even the end (RFC 9293 section 3.10.4).
         (State::Answered, Direction::Reply) => {
             let ahead = segment.sequence.wrapping_sub(session.expected[1]).wrapping_add(1);
-            return ahead <= session.windows[1] as u32 + 1;
+            let counts = ahead <= session.windows[1] as u32 + 1;
+            if counts && segment.has(FIN) {
+                session.detail = CLOSED_EARLY;
+            }
+            return counts;
         }
         _ => {}
     }
@@ -258,6 +275,7 @@ fn finds_back(session: &mut Session, direction: Direction, segment: &Segment) ->
     let is_of_other = other & REMEMBERED != 0 && (other & OF_REPLY != 0) == (direction == Direction::Forward);
     if is_of_other && is_near(other >> 6, acknowledgement) && is_near(other, sequence) {
         set_stray(session, 0);
+        session.expected = [segment.acknowledgement; 2];
         session.expected[here] = segment.sequence;
         return true;
     }

@@ -112,6 +112,18 @@ fn rfc5382_req2_both_may_open_at_once() {
 }
 
 #[test]
+fn rfc5382_req2_a_backend_may_close_before_the_handshake_is_over() {
+    let mut talk = talk();
+    talk.walk(&[
+        (Client, segment(SYN, C, 0), b"", State::Opening, true, OPENED),
+        counts(Backend, b(SYN | ACK, 0, 1), State::Answered),
+        counts(Backend, b(FIN | ACK, 1, 1), State::Answered),
+        counts(Client, c(ACK, 1, 2), State::BackendClosed),
+        counts(Client, c(FIN | ACK, 1, 2), State::Closed),
+    ]);
+}
+
+#[test]
 fn rfc5382_req2_a_half_closed_connection_goes_on_in_the_other_direction() {
     let mut talk = established();
     talk.walk(&[counts(Client, c(FIN | ACK, 1, 1), State::ClientClosed)]);

@@ -84,8 +84,8 @@ fn rfc5961_3_2_a_reset_counts_in_the_window_alone() {
 fn rfc5961_3_2_a_reset_counts_in_a_closed_window_at_its_edge_alone() {
     for (offset, state) in [(-1, State::Established), (1, State::Established), (0, State::Reset)] {
         let mut talk = established();
-        talk.walk(&[counts(Backend, Segment { window: 0, ..b(ACK, 0, 0) }, State::Established)]);
-        assert_eq!(talk.say(Client, &c(RST, offset, 0), b"").state, Some(state), "{offset}");
+        talk.walk(&[counts(Backend, Segment { window: 0, ..b(ACK, 0, 20_000) }, State::Established)]);
+        assert_eq!(talk.say(Client, &c(RST, 20_000 + offset, 0), b"").state, Some(state), "{offset}");
     }
 }
 
@@ -220,6 +220,19 @@ fn a_long_transfer_wraps_around_and_stays_in_its_window() {
         assert_eq!(behind.state, Some(State::Established));
     }
     talk.walk(&[counts(Backend, plain(RST, sent, C), State::Reset)]);
+}
+
+#[test]
+fn segments_that_were_overtaken_take_nothing_back() {
+    let mut talk = established();
+    talk.walk(&[
+        counts(Backend, b(ACK, 0, 20_000), State::Established),
+        counts(Backend, b(ACK, 0, 10_000), State::Established),
+        counts(Backend, Segment { window: 100, ..b(ACK, 0, 20_000) }, State::Established),
+        counts(Client, c(ACK, 40_000, 0), State::Established),
+        ignored(Client, c(RST, 19_999, 0), State::Established),
+        counts(Client, c(RST, 40_000, 0), State::Reset),
+    ]);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Model {
     pub client: Wants,
     pub backend: Wants,
     stray: Option<Stray>,
+    /// The backend has sent a FIN before the handshake was over.
+    closed_early: bool,
 }
 
 /// From `from` to `to`, the short way around.
@@ -47,7 +49,7 @@ impl Model {
             (true, false, false, false) => {
                 let client = Wants { next: 0, window: segment.window, scale: segment.scale };
                 let backend = Wants { next: segment.sequence.wrapping_add(1), window: 0, scale: Some(0) };
-                return Some(Self { state: "opening", client, backend, stray: None });
+                return Some(Self { state: "opening", client, backend, stray: None, closed_early: false });
             }
             (false, true, false, fin) if adopts => {
                 if fin {
@@ -58,7 +60,7 @@ impl Model {
             }
             _ => return None,
         };
-        Some(Self { state, client, backend, stray: None })
+        Some(Self { state, client, backend, stray: None, closed_early: false })
     }
 
     /// Whether a client's SYN begins a new flow in the place of this one.
@@ -139,9 +141,11 @@ impl Model {
     }
 
     fn introduce(&mut self, side: Side, segment: &Segment) {
+        let first = segment.sequence.wrapping_add(1);
+        self.closed_early &= self.wants(side.other()).next == first;
+        self.wants(side.other()).next = first;
         let own = self.wants(side);
         (own.window, own.scale) = (segment.window, segment.scale);
-        self.wants(side.other()).next = segment.sequence.wrapping_add(1);
     }
 
     fn see_confirmation(&mut self, segment: &Segment) -> bool {
@@ -157,12 +161,12 @@ impl Model {
             (Some(_), None) => self.client.scale = Some(14),
             _ => {}
         }
-        let rounded_up = |window: u16, wants: Wants| (window >> wants.shift()).saturating_add(1);
+        let rounded_up = |window: u16, wants: Wants| u32::from(window).div_ceil(1 << wants.shift()) as u16;
         self.backend.window = rounded_up(self.backend.window, self.backend);
         self.client.next = segment.acknowledgement;
         self.client.window =
             if segment.has(SYN) { rounded_up(segment.window, self.client) } else { segment.window };
-        self.state = "established";
+        self.state = if self.closed_early { "backend_closed" } else { "established" };
         self.see_fin(Side::Client, segment);
         true
     }
@@ -173,7 +177,9 @@ impl Model {
             ("answered", Side::Client) => return self.see_confirmation(segment),
             ("answered", Side::Backend) => {
                 let ahead = distance(self.client.next, segment.sequence);
-                return (-1..=i64::from(self.client.window)).contains(&ahead);
+                let counts = (-1..=i64::from(self.client.window)).contains(&ahead);
+                self.closed_early |= counts && segment.has(FIN);
+                return counts;
             }
             _ => {}
         }
@@ -181,7 +187,10 @@ impl Model {
             return false;
         }
         let own = self.wants(side);
-        (own.next, own.window) = (segment.acknowledgement, segment.window);
+        let advance = distance(own.next, segment.acknowledgement);
+        if advance > 0 || advance == 0 && segment.window > own.window {
+            (own.next, own.window) = (segment.acknowledgement, segment.window);
+        }
         if self.state == "reset" || self.state == "adopted" && side == Side::Backend {
             self.state = "established";
         }
@@ -209,6 +218,7 @@ impl Model {
         if self.stray.is_some_and(agrees) {
             self.stray = None;
             self.wants(side.other()).next = segment.sequence;
+            self.wants(side).next = segment.acknowledgement;
             return true;
         }
         self.stray = Some(Stray { side, sequence, acknowledgement });
