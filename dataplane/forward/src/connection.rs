@@ -230,7 +230,7 @@ fn go_on(session: &mut Session, direction: Direction, segment: &Segment) -> bool
         // Data before the handshake is over (RFC 7413), or even the end (RFC 9293 section 3.10.4).
         (State::Answered, Direction::Reply) => {
             let ahead = segment.sequence.wrapping_sub(session.expected[1]).wrapping_add(1);
-            let counts = ahead <= session.windows[1] as u32 + 1;
+            let counts = ahead <= u32::from(session.windows[1]) + 1;
             if counts && segment.has(FIN) {
                 session.detail = CLOSED_EARLY;
             }
