@@ -4,14 +4,16 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 21] = [
+pub const WORKER_TALLIES: [&str; 23] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
     "tx_bytes",
     "flows_opened",
+    "flows_adopted",
     "flows_closed",
     "udp_flows_cleaned",
+    "tcp_ignored",
     "affinities_evicted",
     "flows_live",
     "arp_requests",
