@@ -303,9 +303,9 @@ mod tests {
     /// Frames of one sender that pass in a millisecond-stepped second, with the thread taking all of them away.
     fn passed(end: &mut Exception<u32>, kernel: &mut KernelEnd<u32>, class: Class, sender: u128) -> u32 {
         let mut passed = 0;
-        for now_ms in 10_000..11_000 {
+        for ms in 10_000..11_000 {
             for frame in 0..400 {
-                passed += u32::from(end.pass(1, frame, class, sender, now_ms).is_ok());
+                passed += u32::from(end.pass(1, frame, class, sender, ms).is_ok());
             }
             while kernel.receive().is_some() {}
         }
@@ -394,9 +394,9 @@ mod tests {
     fn however_many_senders_a_class_has_its_bound() {
         let (mut workers, mut kernel) = ends(1);
         let (mut passed, end) = (0, &mut workers[0]);
-        for now_ms in 10_000..11_000 {
+        for ms in 10_000..11_000 {
             for sender in 0..400 {
-                passed += u32::from(end.pass(1, 0, Class::Far, sender, now_ms).is_ok());
+                passed += u32::from(end.pass(1, 0, Class::Far, sender, ms).is_ok());
             }
             while kernel.receive().is_some() {}
         }
