@@ -27,6 +27,14 @@ pub fn transport_sum(source: u32, destination: u32, protocol: u8, segment: &[u8]
     fold(pseudo + u64::from(ones_complement_sum(segment)))
 }
 
+/// The same with an IPv6 pseudo header (RFC 8200 section 8.1), also of an ICMPv6 message.
+#[must_use]
+pub fn transport_sum6(source: u128, destination: u128, protocol: u8, segment: &[u8]) -> u16 {
+    let words = |a: u128| (0..8).map(|word| (a >> (16 * word)) as u64 & 0xffff).sum::<u64>();
+    let pseudo = words(source) + words(destination) + u64::from(protocol) + segment.len() as u64;
+    fold(pseudo + u64::from(ones_complement_sum(segment)))
+}
+
 /// The checksum after a word of the data changed from `old` to `new`: RFC 1624 equation 3, HC' = ~(~HC + ~m + m').
 #[must_use]
 pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {

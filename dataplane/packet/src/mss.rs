@@ -1,9 +1,11 @@
 //! The maximum segment size that a TCP segment with SYN announces (RFC 9293 section 3.7.1), lowered on its way where a link takes less.
 
-use crate::{checksum, ipv4, tcp};
+use crate::{checksum, ipv4, ipv6, tcp};
 
 /// What IPv4 and TCP headers without options take of an MTU, in bytes (RFC 6691 section 2).
 pub const HEADERS: u16 = (ipv4::HEADER + tcp::HEADER) as u16;
+/// The same of IPv6 headers.
+pub const HEADERS6: u16 = (ipv6::HEADER + tcp::HEADER) as u16;
 /// The option's kind and length.
 const OPTION: [u8; 2] = [2, 4];
 

@@ -117,6 +117,16 @@ pub fn updated(checksum: u32, old: [u8; 4], new: [u8; 4], packet_len: usize) -> 
     checksum ^ !moved
 }
 
+/// Gives a packet, of which `head` is the beginning and `packet_len` the length, other ports and the checksum that belongs to them. Too short:
+/// no effect.
+pub fn translate(head: &mut [u8], ports: [u8; 4], packet_len: usize) {
+    let Some(header) = head.first_chunk_mut::<HEADER>() else { return };
+    let [a, b, c, d, .., e, f, g, h] = *header;
+    let sum = updated(u32::from_le_bytes([e, f, g, h]), [a, b, c, d], ports, packet_len);
+    header[..4].copy_from_slice(&ports);
+    header[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// A frame with an ABORT or a SHUTDOWN COMPLETE.
 pub type AnswerFrame = [u8; ethernet::HEADER + ipv4::HEADER + HEADER + CHUNK_HEADER];
 
