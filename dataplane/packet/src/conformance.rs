@@ -3,7 +3,7 @@
 use crate::flight::Flight;
 use crate::io::{BURST, Burst, Frame, PacketIo};
 use crate::udp;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 /// A queue pair and what is on the other side of it.
 pub trait Wire {
@@ -41,8 +41,8 @@ pub fn frames(count: usize) -> Vec<Vec<u8>> {
         let flight = Flight {
             source_mac: mac,
             destination_mac: [2, 0, 0, 0, 0, 1],
-            source: SocketAddrV4::new([198, 51, 100, (n % 250) as u8].into(), 1_024 + n as u16),
-            destination: SocketAddrV4::new([203, 0, 113, 1].into(), 80),
+            source: SocketAddr::from(([198, 51, 100, (n % 250) as u8], 1_024 + n as u16)),
+            destination: SocketAddr::from(([203, 0, 113, 1], 80)),
         };
         udp::datagram(&flight, &vec![n as u8; lengths[n % lengths.len()]])
     };

@@ -1,7 +1,8 @@
 //! Whole frames with right checksums, for tests, tools and benchmarks, and the check that a frame's checksums are right.
 
-use crate::{checksum, ethernet, icmpv4, ipv4, sctp};
-use std::net::SocketAddrV4;
+use crate::ip::{self, Pair};
+use crate::{checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, sctp};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a frame comes from and goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,9 +12,9 @@ pub struct Flight {
     /// Ethernet destination.
     pub destination_mac: [u8; 6],
     /// Address and port of the sender.
-    pub source: SocketAddrV4,
-    /// Address and port of the receiver.
-    pub destination: SocketAddrV4,
+    pub source: SocketAddr,
+    /// Address and port of the receiver, of the same family.
+    pub destination: SocketAddr,
 }
 
 impl Flight {
@@ -28,26 +29,25 @@ impl Flight {
         }
     }
 
-    /// The sender's address as a number.
+    /// Both addresses; those of IPv4 are zero when the two are of different families, which no packet can have.
     #[must_use]
-    pub fn source_number(&self) -> u32 {
-        (*self.source.ip()).into()
+    pub fn pair(&self) -> Pair {
+        Pair::new(self.source.ip(), self.destination.ip()).unwrap_or(Pair::V4 { source: 0, destination: 0 })
     }
 
-    /// The receiver's address as a number.
+    /// One's complement sum of a segment and its pseudo header.
     #[must_use]
-    pub fn destination_number(&self) -> u32 {
-        (*self.destination.ip()).into()
+    pub fn transport_sum(&self, protocol: u8, segment: &[u8]) -> u16 {
+        self.pair().transport_sum(protocol, segment)
     }
 
-    /// The frame with an IPv4 packet that carries `segment`, which must fit into one; a longer one is cut.
+    /// The frame with an IP packet that carries `segment`, which must fit into one; a longer one is cut.
     #[must_use]
     pub fn frame(&self, protocol: u8, segment: &[u8]) -> Vec<u8> {
         let segment = &segment[..segment.len().min(usize::from(u16::MAX) - ipv4::HEADER)];
-        let mut frame = ethernet::header(self.destination_mac, self.source_mac, ethernet::IPV4).to_vec();
-        if let Some(header) =
-            ipv4::header(protocol, self.source_number(), self.destination_number(), segment.len())
-        {
+        let pair = self.pair();
+        let mut frame = ethernet::header(self.destination_mac, self.source_mac, pair.ethertype()).to_vec();
+        if let Some(header) = pair.header(protocol, segment.len()) {
             frame.extend(header);
             frame.extend(segment);
         }
@@ -57,14 +57,46 @@ impl Flight {
     /// A frame with an echo request.
     #[must_use]
     pub fn echo_request(&self, identifier: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
-        let mut message = vec![icmpv4::ECHO_REQUEST, 0, 0, 0];
+        let pair = self.pair();
+        let (protocol, kind) = match pair {
+            Pair::V4 { .. } => (ipv4::ICMP, icmpv4::ECHO_REQUEST),
+            Pair::V6 { .. } => (ipv6::ICMP, icmpv6::ECHO_REQUEST),
+        };
+        let mut message = vec![kind, 0, 0, 0];
         message.extend(identifier.to_be_bytes());
         message.extend(sequence.to_be_bytes());
         message.extend(payload);
-        let sum = checksum::checksum(&message);
+        // Only ICMP for IPv6 has a pseudo header.
+        let sum = match pair {
+            Pair::V4 { .. } => checksum::checksum(&message),
+            Pair::V6 { .. } => !pair.transport_sum(protocol, &message),
+        };
         message[2..4].copy_from_slice(&sum.to_be_bytes());
-        self.frame(ipv4::ICMP, &message)
+        self.frame(protocol, &message)
     }
+}
+
+/// Addresses and ports of the TCP, UDP or SCTP packet in a frame; none when it holds no IP packet.
+#[must_use]
+pub fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let pair = Pair::of(frame)?;
+    let l4 = match pair {
+        Pair::V4 { .. } => ethernet::HEADER + usize::from(frame[ethernet::HEADER] & 0x0f) * 4,
+        Pair::V6 { .. } => {
+            let l4 = ethernet::HEADER + ipv6::HEADER;
+            l4 + ipv6::walk(frame[20], frame.get(l4..)?, ip::end(frame)?.checked_sub(l4)?).ok()?.offset
+        }
+    };
+    let port = |at: usize| frame.get(at..)?.first_chunk().copied().map(u16::from_be_bytes);
+    let (source, destination): (IpAddr, IpAddr) = match pair {
+        Pair::V4 { source, destination } => {
+            (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into())
+        }
+        Pair::V6 { source, destination } => {
+            (Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into())
+        }
+    };
+    Some((SocketAddr::new(source, port(l4)?), SocketAddr::new(destination, port(l4 + 2)?)))
 }
 
 /// What is wrong with a frame that leaves.
@@ -81,29 +113,45 @@ pub enum Wrong {
     TransportChecksum,
 }
 
-/// Checks every length and checksum of a frame as its receiver would. Frames that are not IPv4 pass, and so do UDP datagrams without checksum.
+/// Checks every length and checksum of a frame as its receiver would. Frames that are not IP pass, and so do datagrams over IPv4 without
+/// checksum and fragments, whose checksum covers more than there is.
 pub fn check(frame: &[u8]) -> Result<(), Wrong> {
     let ethertype = frame.get(12..14).ok_or(Wrong::Length)?;
-    if ethertype != ethernet::IPV4.to_be_bytes() {
+    if ethertype != ethernet::IPV4.to_be_bytes() && ethertype != ethernet::IPV6.to_be_bytes() {
         return Ok(());
     }
-    let ip = &frame[ethernet::HEADER..];
-    let header_len = usize::from(*ip.first().ok_or(Wrong::Length)? & 0x0f) * 4;
-    let header = ip.get(..header_len.max(ipv4::HEADER)).ok_or(Wrong::Length)?;
-    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let segment = ip.get(header_len..total_len).ok_or(Wrong::Length)?;
-    if checksum::ones_complement_sum(header) != 0xffff {
-        return Err(Wrong::Ipv4Checksum);
-    }
-    let address =
-        |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let sum = match header[9] {
-        ipv4::ICMP => checksum::ones_complement_sum(segment),
-        ipv4::UDP if segment.get(6..8) == Some(&[0, 0]) => return Ok(()),
-        protocol @ (ipv4::TCP | ipv4::UDP) => {
-            checksum::transport_sum(address(12), address(16), protocol, segment)
+    let pair = Pair::of(frame).ok_or(Wrong::Length)?;
+    let end = ip::end(frame).ok_or(Wrong::Length)?;
+    let (protocol, l4) = match pair {
+        Pair::V4 { .. } => {
+            let packet = &frame[ethernet::HEADER..];
+            let header_len = usize::from(packet[0] & 0x0f) * 4;
+            let header = packet.get(..header_len.max(ipv4::HEADER)).ok_or(Wrong::Length)?;
+            if packet[0] >> 4 != 4 || checksum::ones_complement_sum(header) != 0xffff {
+                return Err(Wrong::Ipv4Checksum);
+            }
+            let is_fragment = (header[6] & 0x3f) | header[7] != 0;
+            (Some(header[9]).filter(|_| !is_fragment), ethernet::HEADER + header_len)
         }
-        ipv4::SCTP => {
+        Pair::V6 { .. } => {
+            let l4 = ethernet::HEADER + ipv6::HEADER;
+            let walk = ipv6::walk(frame[20], &frame[l4..], end - l4).map_err(|_| Wrong::Length)?;
+            let is_fragment = walk.fragment.is_some_and(|f| f.more || f.offset > 0);
+            if frame[14] >> 4 != 6 {
+                return Err(Wrong::Length);
+            }
+            (Some(walk.protocol).filter(|_| !is_fragment), l4 + walk.offset)
+        }
+    };
+    let segment = frame.get(l4..end).ok_or(Wrong::Length)?;
+    let sum = match (protocol, pair) {
+        (Some(ipv4::ICMP), Pair::V4 { .. }) => checksum::ones_complement_sum(segment),
+        (Some(ipv4::UDP), Pair::V4 { .. }) if segment.get(6..8) == Some(&[0, 0]) => return Ok(()),
+        (Some(ipv4::UDP), Pair::V6 { .. }) if segment.get(6..8) == Some(&[0, 0]) => 0,
+        (Some(protocol @ (ipv4::TCP | ipv4::UDP)), _) | (Some(protocol @ ipv6::ICMP), Pair::V6 { .. }) => {
+            pair.transport_sum(protocol, segment)
+        }
+        (Some(ipv4::SCTP), _) => {
             let stated = segment.get(sctp::CHECKSUM).ok_or(Wrong::Length)?;
             let right = sctp::checksum(segment).is_some_and(|sum| sum.to_le_bytes() == stated);
             return if right { Ok(()) } else { Err(Wrong::TransportChecksum) };

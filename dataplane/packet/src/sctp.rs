@@ -4,7 +4,8 @@
 //! addresses leaves it alone. Appendix A transmits it with its least significant byte first, unlike every other field.
 
 use crate::flight::Flight;
-use crate::{ethernet, ipv4};
+use crate::{ethernet, ip, ipv4};
+use arrayvec::ArrayVec;
 
 /// Length of the common header, in bytes.
 pub const HEADER: usize = 12;
@@ -128,10 +129,10 @@ pub fn translate(head: &mut [u8], ports: [u8; 4], packet_len: usize) {
 }
 
 /// A frame with an ABORT or a SHUTDOWN COMPLETE.
-pub type AnswerFrame = [u8; ethernet::HEADER + ipv4::HEADER + HEADER + CHUNK_HEADER];
+pub type AnswerFrame = ArrayVec<u8, { ethernet::HEADER + ip::HEADER_MAX + HEADER + CHUNK_HEADER }>;
 
 /// What a packet of no association gets from the address it was sent to (section 8.4): an ABORT, or a SHUTDOWN COMPLETE if it acknowledges a
-/// shutdown, with its own tag reflected. `frame` holds an IPv4 packet whose SCTP header, at `sctp`, has been checked, and `kind` is the type
+/// shutdown, with its own tag reflected. `frame` holds an IP packet whose SCTP header, at `sctp`, has been checked, and `kind` is the type
 /// of the chunk that decides about it. None when the headers are not there, or when the packet is not answered: what ends, reports or would be
 /// judged by its cookie.
 #[must_use]
@@ -142,24 +143,15 @@ pub fn answer(frame: &[u8], sctp: usize, kind: u8) -> Option<AnswerFrame> {
         chunk::SHUTDOWN_ACK => chunk::SHUTDOWN_COMPLETE,
         _ => chunk::ABORT,
     };
-    let ip = frame.get(ethernet::HEADER..)?.first_chunk::<{ ipv4::HEADER }>()?;
     let header = frame.get(sctp..)?.first_chunk::<HEADER>()?;
-    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-    let mut answer: AnswerFrame = [0; 50];
-    answer[..14].copy_from_slice(&ethernet::back(frame)?);
-    answer[14..34].copy_from_slice(&ipv4::header(
-        ipv4::SCTP,
-        address(16),
-        address(12),
-        HEADER + CHUNK_HEADER,
-    )?);
-    answer[34..36].copy_from_slice(&header[2..4]);
-    answer[36..38].copy_from_slice(&header[..2]);
-    answer[38..42].copy_from_slice(&header[4..8]);
-    answer[46..50].copy_from_slice(&[answer_kind, chunk::REFLECTED, 0, 4]);
-    let sum = checksum(&answer[34..])?;
-    answer[42..46].copy_from_slice(&sum.to_le_bytes());
-    Some(answer)
+    let mut answer = [0; HEADER + CHUNK_HEADER];
+    answer[..2].copy_from_slice(&header[2..4]);
+    answer[2..4].copy_from_slice(&header[..2]);
+    answer[4..8].copy_from_slice(&header[4..8]);
+    answer[12..].copy_from_slice(&[answer_kind, chunk::REFLECTED, 0, 4]);
+    let sum = checksum(&answer)?;
+    answer[CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+    ip::answer(frame, ipv4::SCTP, &answer)
 }
 
 /// A frame with a packet: verification tag, and chunks as type, flags and value; each is padded to a multiple of four bytes.
@@ -261,7 +253,7 @@ mod tests {
         for (kind, want) in rows {
             let frame = packet(&flight(), 0x0a0b_0c0d, &[(kind, 0, b"")]);
             let got = answer(&frame, 34, kind);
-            assert_eq!(got.map(|a| a[46]), want, "chunk type {kind}");
+            assert_eq!(got.as_ref().map(|a| a[46]), want, "chunk type {kind}");
             let Some(got) = got else { continue };
             let expected = packet(&flight().back(), 0x0a0b_0c0d, &[(got[46], chunk::REFLECTED, b"")]);
             assert_eq!(got[..], expected[..]);

@@ -1,7 +1,8 @@
 //! TCP (RFC 9293): flags, and the reset for a segment of no connection.
 
 use crate::flight::Flight;
-use crate::{checksum, ethernet, ipv4};
+use crate::{ethernet, ip, ipv4};
+use arrayvec::ArrayVec;
 
 /// Length of a header without options, in bytes.
 pub const HEADER: usize = 20;
@@ -23,17 +24,15 @@ pub mod flags {
 }
 
 /// A frame with a reset.
-pub type ResetFrame = [u8; ethernet::HEADER + ipv4::HEADER + HEADER];
+pub type ResetFrame = ArrayVec<u8, { ethernet::HEADER + ip::HEADER_MAX + HEADER }>;
 
-/// The reset that a segment without connection gets (RFC 9293 section 3.10.7.1), from the address it was sent to. `frame` holds an IPv4
-/// packet whose TCP header, at `tcp`, has been checked. None when the headers are not there, or when the segment is a reset itself.
+/// The reset that a segment without connection gets (RFC 9293 section 3.10.7.1), from the address it was sent to. `frame` holds an IP packet
+/// whose TCP header, at `tcp`, has been checked. None when the headers are not there, or when the segment is a reset itself.
 #[must_use]
 pub fn reset(frame: &[u8], tcp: usize) -> Option<ResetFrame> {
-    let ip = frame.get(ethernet::HEADER..)?.first_chunk::<{ ipv4::HEADER }>()?;
     let segment = frame.get(tcp..)?.first_chunk::<HEADER>()?;
     let word =
         |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
-    let address = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
     let seen = segment[13];
     if seen & flags::RST != 0 {
         return None;
@@ -41,24 +40,21 @@ pub fn reset(frame: &[u8], tcp: usize) -> Option<ResetFrame> {
     let (sequence, acknowledgement, bits) = if seen & flags::ACK != 0 {
         (word(8), 0, flags::RST)
     } else {
-        let end = ethernet::HEADER + usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-        let data = end.saturating_sub(tcp + usize::from(segment[12] >> 4) * 4) as u32;
+        let data = ip::end(frame)?.saturating_sub(tcp + usize::from(segment[12] >> 4) * 4) as u32;
         let controls = u32::from(seen & flags::SYN != 0) + u32::from(seen & flags::FIN != 0);
         (0, word(4).wrapping_add(data).wrapping_add(controls), flags::RST | flags::ACK)
     };
-    let (from, to) = (address(16), address(12));
-    let mut answer: ResetFrame = [0; 54];
-    answer[..14].copy_from_slice(&ethernet::back(frame)?);
-    answer[14..34].copy_from_slice(&ipv4::header(ipv4::TCP, from, to, HEADER)?);
-    answer[34..36].copy_from_slice(&segment[2..4]);
-    answer[36..38].copy_from_slice(&segment[..2]);
-    answer[38..42].copy_from_slice(&u32::to_be_bytes(sequence));
-    answer[42..46].copy_from_slice(&u32::to_be_bytes(acknowledgement));
-    answer[46] = 5 << 4;
-    answer[47] = bits;
-    let sum = !checksum::transport_sum(from, to, ipv4::TCP, &answer[34..]);
-    answer[50..52].copy_from_slice(&sum.to_be_bytes());
-    Some(answer)
+    let back = ip::Pair::of(frame)?.back();
+    let mut reset = [0; HEADER];
+    reset[..2].copy_from_slice(&segment[2..4]);
+    reset[2..4].copy_from_slice(&segment[..2]);
+    reset[4..8].copy_from_slice(&u32::to_be_bytes(sequence));
+    reset[8..12].copy_from_slice(&u32::to_be_bytes(acknowledgement));
+    reset[12] = 5 << 4;
+    reset[13] = bits;
+    let sum = !back.transport_sum(ipv4::TCP, &reset);
+    reset[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip::answer(frame, ipv4::TCP, &reset)
 }
 
 /// A frame with a segment.
@@ -97,8 +93,7 @@ fn build(
     segment.extend(options);
     segment.resize(words * 4, 0);
     segment.extend(payload);
-    let sum =
-        !checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
+    let sum = !flight.transport_sum(ipv4::TCP, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     flight.frame(ipv4::TCP, &segment)
 }

@@ -1,8 +1,8 @@
 //! A TCP header as values (RFC 9293 section 3.1), with the window scale that a SYN offers (RFC 7323 section 2).
 
 use crate::flight::Flight;
+use crate::ipv4;
 use crate::tcp::{HEADER, flags};
-use crate::{checksum, ipv4};
 
 /// Largest shift of a window; a larger one counts as this (RFC 7323 section 2.3).
 pub const SCALE_MAX: u8 = 14;
@@ -61,9 +61,8 @@ impl Segment {
         segment.extend([0; 4]);
         segment.extend(options);
         segment.extend(payload);
-        let sum =
-            checksum::transport_sum(flight.source_number(), flight.destination_number(), ipv4::TCP, &segment);
-        segment[16..18].copy_from_slice(&u16::to_be_bytes(!sum));
+        let sum = !flight.transport_sum(ipv4::TCP, &segment);
+        segment[16..18].copy_from_slice(&sum.to_be_bytes());
         flight.frame(ipv4::TCP, &segment)
     }
 }

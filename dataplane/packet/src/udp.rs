@@ -1,7 +1,7 @@
 //! UDP (RFC 768).
 
 use crate::flight::Flight;
-use crate::{checksum, ipv4};
+use crate::ipv4;
 
 /// Length of the header, in bytes.
 pub const HEADER: usize = 8;
@@ -16,12 +16,7 @@ pub fn datagram(flight: &Flight, payload: &[u8]) -> Vec<u8> {
     segment.extend([0, 0]);
     segment.extend(payload);
     // RFC 768: a checksum that comes out as zero is sent as all ones; zero says that there is none.
-    let sum = match !checksum::transport_sum(
-        flight.source_number(),
-        flight.destination_number(),
-        ipv4::UDP,
-        &segment,
-    ) {
+    let sum = match !flight.transport_sum(ipv4::UDP, &segment) {
         0 => 0xffff,
         sum => sum,
     };

@@ -3,25 +3,28 @@
 use super::*;
 use crate::flight::{Flight, check};
 use crate::icmpv4::{Complaint, ERROR_MAX};
+use crate::ip::Pair;
 use crate::{sctp, tcp, udp};
 use proptest::prelude::*;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 const FROM: Flight = Flight {
     source_mac: [2, 0, 0, 0, 0, 9],
     destination_mac: [2, 0, 0, 0, 0, 1],
-    source: std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 1, 0, 1), 5_000),
-    destination: std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 244, 0, 1), 8_080),
+    source: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 5_000)),
+    destination: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 1), 8_080)),
 };
 const TO: Flight = Flight {
-    source: std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(198, 51, 100, 7), 40_000),
-    destination: std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(203, 0, 113, 80), 80),
+    source: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 40_000)),
+    destination: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 80), 80)),
     ..FROM
 };
 
 fn ends(flight: &Flight) -> Ends {
+    let Pair::V4 { source, destination } = flight.pair() else { panic!("{flight:?}") };
     Ends {
-        source: flight.source_number(),
-        destination: flight.destination_number(),
+        source,
+        destination,
         source_port: flight.source.port(),
         destination_port: flight.destination.port(),
     }
@@ -154,7 +157,7 @@ fn options_of_the_quoted_packet_are_passed_over() {
     let again = Quoted::read(&message).unwrap();
     assert_eq!(again.ends, ends(&TO));
     let segment = &message[8 + 28..];
-    assert_eq!(checksum::transport_sum(TO.source_number(), TO.destination_number(), 6, segment), 0xffff);
+    assert_eq!(TO.transport_sum(6, segment), 0xffff);
 }
 
 proptest! {
