@@ -1,6 +1,6 @@
 //! The traffic: flows of clients to one Service, and established TCP segments of both directions in random order.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use turnpike_forward::hash::{Random, scale};
 use turnpike_packet::flight::Flight;
 use turnpike_packet::tcp::{self, flags};
@@ -12,20 +12,20 @@ pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The router that all clients and backends are behind.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 /// The Service's address and port.
-pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 80), 80);
+pub const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 80)), 80);
 /// Least packets before the order repeats: more than a branch predictor learns.
 const ORDER_MIN: usize = 1 << 16;
 
 /// Address and port of the `n`th client.
 #[must_use]
-pub fn client(n: u32) -> SocketAddrV4 {
+pub fn client(n: u32) -> SocketAddr {
     let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
-    SocketAddrV4::new(Ipv4Addr::from(first + (n & 0xffff)), 10_000 + (n >> 16) as u16)
+    SocketAddr::new(Ipv4Addr::from(first + (n & 0xffff)).into(), 10_000 + (n >> 16) as u16)
 }
 
 /// From one end to another, through the router.
 #[must_use]
-pub const fn flight(source: SocketAddrV4, destination: SocketAddrV4) -> Flight {
+pub const fn flight(source: SocketAddr, destination: SocketAddr) -> Flight {
     Flight { source_mac: ROUTER_MAC, destination_mac: MAC, source, destination }
 }
 
@@ -37,17 +37,6 @@ pub const INITIAL_SEQUENCE: u32 = 999;
 pub fn data(flight: &Flight) -> Vec<u8> {
     const PAYLOAD: [u8; FRAME - 14 - 20 - 20] = *b"bench!";
     tcp::segment(flight, INITIAL_SEQUENCE + 1, INITIAL_SEQUENCE + 1, flags::ACK | flags::PSH, &PAYLOAD)
-}
-
-/// Source and destination of a frame with IPv4 and TCP; none if it is too short.
-#[must_use]
-pub fn ends(frame: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
-    let end = |address: usize, port: usize| {
-        let address: [u8; 4] = frame.get(address..address + 4)?.try_into().ok()?;
-        let port: [u8; 2] = frame.get(port..port + 2)?.try_into().ok()?;
-        Some(SocketAddrV4::new(address.into(), u16::from_be_bytes(port)))
-    };
-    Some((end(26, 34)?, end(30, 36)?))
 }
 
 /// What differs between the segments of two flows: TTL to ports, and the TCP checksum.
@@ -108,7 +97,7 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
     use turnpike_forward::hash::Secret;
-    use turnpike_packet::flight::check;
+    use turnpike_packet::flight::{check, ends};
 
     fn random() -> Random {
         Random::new(&Secret::new([1, 2, 3, 4]), 7)

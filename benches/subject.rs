@@ -4,16 +4,17 @@
 //! the receive ring; then, timed, the worker turns until the ring is drained; then it takes the frames off the transmit ring, counts them,
 //! and uses them again. The frames are few, so that their own cache lines do not hide those of the flow table.
 
-use crate::frames::{FRAME, INITIAL_SEQUENCE, MAC, ROUTER_MAC, Traffic, VIP, client, ends, flight};
+use crate::frames::{FRAME, INITIAL_SEQUENCE, MAC, ROUTER_MAC, Traffic, VIP, client, flight};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use capsule::{
     Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig, Queue, RingConsumer, RingProducer, ring,
 };
 use rustix::time::{ClockId, clock_gettime};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+use turnpike_forward::flow_key::FlowKey;
 use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::gateway::{Gateway, GatewayPort};
 use turnpike_forward::handoff::Handoff;
@@ -24,7 +25,7 @@ use turnpike_forward::stage::Staging;
 use turnpike_forward::steering::Steering;
 use turnpike_forward::verdict::{Counters, Tally, Verdict};
 use turnpike_forward::worker::Worker;
-use turnpike_packet::flight::{self, Flight};
+use turnpike_packet::flight::{Flight, check, ends};
 use turnpike_packet::io::{BURST, Burst, Frame, Spread};
 use turnpike_packet::tcp::{self, flags};
 use turnpike_shm::{HugeMemory, PageKind, Pages};
@@ -153,7 +154,7 @@ fn work(
     let pages = if huge { Pages::Require } else { Pages::Never };
     let mut memories = Vec::new();
     for scenario in scenarios {
-        memories.push(HugeMemory::new(FlowTable::memory_bytes(scenario.flows), pages)?);
+        memories.push(HugeMemory::new(FlowTable::<FlowKey>::memory_bytes(scenario.flows), pages)?);
     }
     let prepared =
         memories.iter().map(|m| Prepared { table_bytes: m.bytes().len(), pages: m.pages() }).collect();
@@ -228,13 +229,14 @@ impl<'m> Bed<'m> {
         let secret = Secret::new([0x7475_726e, 0x7069_6b65, 0x6265_6e63, 0x6865_7321]);
         let port = GatewayPort {
             mac: MAC,
-            addresses: vec![(Ipv4Addr::new(192, 0, 2, 1), 24)],
+            addresses: vec![(Ipv4Addr::new(192, 0, 2, 1).into(), 24)],
             gateway: Some(ROUTER),
+            gateway6: None,
             routes: vec![],
             steering: Steering::of(&Spread::Unknown, 1),
             mtu: 1500,
         };
-        let snat: Vec<Ipv4Addr> = (1..=SNAT_ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
+        let snat: Vec<IpAddr> = (1..=SNAT_ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, n).into()).collect();
         let shared = Shared::new(Gateway::new(vec![port], &snat, 1)?);
         let mut staging = Staging::new();
         let mut tables = None;
@@ -250,7 +252,7 @@ impl<'m> Bed<'m> {
         let traffic = no_traffic.context("a frame has another length than planned")?;
         let mut bed = Self { worker, shared, traffic, started: Instant::now() };
         let flights = bed.open(flows, line)?;
-        ensure!(bed.worker.table().live() == flows, "{} flows are live", bed.worker.table().live());
+        ensure!(bed.worker.flows().v4.live() == flows, "{} flows are live", bed.worker.flows().v4.live());
         bed.traffic = Traffic::new(&flights, Random::new(&secret, 1)).context("no flows, no traffic")?;
         Ok(bed)
     }
@@ -280,7 +282,7 @@ impl<'m> Bed<'m> {
         line: &mut Line,
         flights: &[Flight],
         tcp_flags: u8,
-    ) -> Result<Vec<(SocketAddrV4, SocketAddrV4)>> {
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>> {
         let mut burst = Burst::new();
         for flight in flights {
             let acknowledged = if tcp_flags & flags::ACK == 0 { 0 } else { INITIAL_SEQUENCE + 1 };
@@ -351,7 +353,7 @@ impl<'m> Bed<'m> {
             packets += self.take_chunk(line)?;
         }
         for frame in line.frames.iter().flatten() {
-            flight::check(frame.data())?;
+            check(frame.data())?;
         }
         let dropped = dropped(&before, self.worker.counters());
         if dropped > 0 {
@@ -418,7 +420,7 @@ fn service() -> Vec<Update> {
         }),
     ];
     for n in 1..=BACKENDS {
-        let address = SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, n), 8080).into();
+        let address = SocketAddr::from(([10, 244, 0, n], 8080));
         updates.push(Update::PutBackend(
             key.clone(),
             Backend {
@@ -432,7 +434,7 @@ fn service() -> Vec<Update> {
         ));
     }
     updates.push(Update::PutFrontend(Frontend {
-        key: FrontendKey { address: (*VIP.ip()).into(), port: VIP.port(), protocol: Protocol::Tcp },
+        key: FrontendKey { address: VIP.ip(), port: VIP.port(), protocol: Protocol::Tcp },
         service: key,
         kind: FrontendKind::LoadBalancer,
         outside: Treatment::FORWARD,
@@ -454,7 +456,7 @@ mod tests {
         let core = *capsule::available_cores().last().unwrap();
         let subject = Subject::start(core, false, scenarios.to_vec(), Clock::WallAndCpu).unwrap();
         assert_eq!(subject.prepared()[1].pages, PageKind::Ordinary);
-        assert_eq!(subject.prepared()[1].table_bytes, FlowTable::memory_bytes(100));
+        assert_eq!(subject.prepared()[1].table_bytes, FlowTable::<FlowKey>::memory_bytes(100));
         for scenario in [0, 1, 0] {
             let run = subject.run(scenario, Duration::from_millis(5)).unwrap();
             assert_eq!((run.packets % CHUNK as u64, run.dropped), (0, 0));

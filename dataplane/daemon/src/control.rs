@@ -246,7 +246,7 @@ impl Control {
         for (hop, link) in self.shared.neighbours.iter() {
             counters.next_hops += 1;
             counters.next_hops_resolved += u64::from(link.is_resolved());
-            self.outbox.neighbour(hop.address.into(), link.is_resolved().then(|| link.mac()));
+            self.outbox.neighbour(hop.address.ip(), link.is_resolved().then(|| link.mac()));
         }
         self.page.show(&counters);
         let up: usize = self.ports.iter_mut().map(|(port, page)| usize::from(page.show(port))).sum();

@@ -335,7 +335,7 @@ mod tests {
 
     fn bed() -> Bed {
         let nic = MemoryNic::new(PortInfo { mac: [2; 6], mtu: 1500, spread: Spread::Unknown }, 1);
-        let tap = Tap { frame_bytes_max: 1_514, addresses: vec![1] };
+        let tap = Tap { frame_bytes_max: 1_514, addresses: vec![turnpike_forward::address::Address::v4(1)] };
         let plan = Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999) };
         let (mut workers, kernel_end) = rings(plan, 1, Secret::new([1, 2, 3, 4]));
         let (ours, kernel) = UnixDatagram::pair().unwrap();

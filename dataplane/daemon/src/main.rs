@@ -32,7 +32,7 @@ use exception::{ExceptionThread, Taps};
 use ipnet::Ipv4Net;
 use open_io::Io;
 use std::io::{IsTerminal, Read};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -150,13 +150,14 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     let workers = config.dataplane.workers.len();
     let ports = config.dataplane.ports.iter().zip(&io.ports).map(|(named, port)| GatewayPort {
         mac: port.info().mac,
-        addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+        addresses: named.addresses.iter().map(|net| (net.addr().into(), net.prefix_len())).collect(),
         gateway: named.gateway,
+        gateway6: None,
         routes: named.routes.iter().map(static_route).collect(),
         steering: Steering::of(&port.info().spread, workers),
         mtu: named.mtu.unwrap_or(port.info().mtu),
     });
-    let snat: Vec<Ipv4Addr> = config.snat_addresses();
+    let snat: Vec<IpAddr> = config.snat_addresses().into_iter().map(IpAddr::V4).collect();
     let gateway = Gateway::new(ports.collect(), &snat, workers)?;
     Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
 }
@@ -213,5 +214,5 @@ fn secret() -> std::io::Result<Secret> {
 }
 
 fn static_route(route: &turnpike_wire::config::StaticRoute) -> StaticRoute {
-    StaticRoute { to: (route.to.network(), route.to.prefix_len()), via: route.via }
+    StaticRoute { to: (route.to.network().into(), route.to.prefix_len()), via: route.via.into() }
 }

@@ -1,7 +1,7 @@
 //! What the dataplane has to say to the control plane, kept as state until the ring takes it: bounded however long nobody listens.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnpike_forward::census::{Census, Count};
@@ -40,8 +40,8 @@ pub(crate) struct Outbox {
     resync: Option<String>,
     resync_sent: Option<Instant>,
     /// What the listener knows of next hops, and which of them have changed since.
-    neighbours: HashMap<Ipv4Addr, Mac>,
-    changed: HashMap<Ipv4Addr, Mac>,
+    neighbours: HashMap<IpAddr, Mac>,
+    changed: HashMap<IpAddr, Mac>,
     /// A census that is being told, and at which place.
     answer: Option<(Arc<Census>, usize)>,
     record: Vec<u8>,
@@ -79,7 +79,7 @@ impl Outbox {
     }
 
     /// A next hop is as said.
-    pub(crate) fn neighbour(&mut self, address: Ipv4Addr, mac: Mac) {
+    pub(crate) fn neighbour(&mut self, address: IpAddr, mac: Mac) {
         if self.neighbours.get(&address).copied().flatten() == mac {
             self.changed.remove(&address);
         } else {
@@ -103,7 +103,7 @@ impl Outbox {
             return;
         }
         while let Some((&address, &mac)) = self.changed.iter().next() {
-            if self.push(sink, &Event::Neighbour { address: IpAddr::V4(address), mac }).is_none() {
+            if self.push(sink, &Event::Neighbour { address, mac }).is_none() {
                 return;
             }
             self.changed.remove(&address);
@@ -204,11 +204,11 @@ mod tests {
         sink.taken
     }
 
-    const HOP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const HOP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
     fn neighbour(mac: Mac) -> Event {
-        Event::Neighbour { address: HOP.into(), mac }
+        Event::Neighbour { address: HOP, mac }
     }
 
     #[test]

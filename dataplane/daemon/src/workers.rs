@@ -11,6 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turnpike_forward::exception::Exception;
+use turnpike_forward::flow_key::FlowKey;
 use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
@@ -132,7 +133,7 @@ fn work(
     };
     let flows = common.flows;
     // Made by its own worker: the memory is on the worker's NUMA node, and the tables of all workers are made at the same time.
-    let mut memory = HugeMemory::new(FlowTable::memory_bytes(flows), pages)
+    let mut memory = HugeMemory::new(FlowTable::<FlowKey>::memory_bytes(flows), pages)
         .map_err(|source| WorkerError::FlowMemory { worker: id, flows, source })?;
     let table = FlowTable::new(memory.bytes_mut(), flows, common.secret)
         .map_err(|source| WorkerError::FlowTable { worker: id, source })?;

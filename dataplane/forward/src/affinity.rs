@@ -5,6 +5,7 @@
 //! for all who try. No worker ever waits for another, not even for one that was stopped half-way. A *bucket* is as many clients as fit three
 //! cache lines; where it is full, the affinity that would end first gives way.
 
+use crate::address::Address;
 use crate::hash::{Secret, scale};
 use crate::limits::{AFFINITIES_MAX, AFFINITY_TRIES_MAX};
 use std::sync::atomic::{
@@ -26,16 +27,20 @@ pub struct Client {
     /// The Service port, by [`crate::service_table::ServiceTable::id`]; never 0.
     pub service: u32,
     /// The client's address.
-    pub address: u32,
+    pub address: Address,
 }
 
 impl Client {
-    const fn word(self) -> u64 {
-        (self.service as u64) << 32 | self.address as u64
+    /// Never 0. An IPv6 client is known by a keyed hash, which nobody can aim at another client's.
+    const fn word(self, secret: &Secret) -> u64 {
+        match self.address.as_v4() {
+            Some(address) => (self.service as u64) << 32 | address as u64,
+            None => secret.address(self.address, self.service as u64) | 1 << 63,
+        }
     }
 }
 
-/// Address and port of a backend.
+/// Handle ([`crate::service_table::BackendEntry::handle`]) and port of a backend.
 pub type Place = (u32, u16);
 
 /// What became of a choice.
@@ -65,7 +70,7 @@ impl std::fmt::Debug for Affinities {
 struct Bucket {
     /// [`Client::word`]; 0: never used.
     clients: [AtomicU64; WAYS],
-    /// Address, port, and in the low 16 bits when, in units of the clock; 0: nothing is remembered.
+    /// Handle, port, and in the low 16 bits when, in units of the clock; 0: nothing is remembered.
     given: [AtomicU64; WAYS],
     /// The same time in milliseconds of the workers' clock, modulo 2³². Written after `given`, and of no use while the two differ.
     since_ms: [AtomicU32; WAYS],
@@ -96,7 +101,7 @@ impl Affinities {
         secret: &Secret,
         mut choose: impl FnMut(Option<Place>) -> Option<Place>,
     ) -> (Option<Place>, Kept) {
-        let word = client.word();
+        let word = client.word(secret);
         let bucket = &self.buckets[home(word, secret)];
         let mut kept = Kept::Remembered;
         for _ in 0..AFFINITY_TRIES_MAX {
@@ -209,8 +214,8 @@ const fn place(given: u64) -> Place {
     ((given >> 32) as u32, (given >> 16) as u16)
 }
 
-const fn packed((address, port): Place, now_ms: u32) -> u64 {
-    (address as u64) << 32 | (port as u64) << 16 | unit(now_ms) as u64
+const fn packed((handle, port): Place, now_ms: u32) -> u64 {
+    (handle as u64) << 32 | (port as u64) << 16 | unit(now_ms) as u64
 }
 
 #[cfg(test)]
@@ -219,7 +224,7 @@ mod tests {
     use std::sync::Barrier;
 
     const SECRET: Secret = Secret::new([1, 2, 3, 4]);
-    const CLIENT: Client = Client { service: 1, address: 0xc633_6407 };
+    const CLIENT: Client = Client { service: 1, address: Address::v4(0xc633_6407) };
 
     /// Sticks to what is remembered, else to `fresh`; gives what was remembered.
     fn stick(table: &Affinities, client: Client, timeout_s: u32, now_ms: u32, fresh: Place) -> Option<Place> {
@@ -261,9 +266,10 @@ mod tests {
     #[test]
     fn a_full_bucket_gives_up_what_would_end_first() {
         let table = Affinities::new();
-        let home_of = |address| home(Client { service: 1, address }.word(), &SECRET);
+        let home_of =
+            |address| home(Client { service: 1, address: Address::v4(address) }.word(&SECRET), &SECRET);
         let same: Vec<u32> = (0..u32::MAX).filter(|&a| home_of(a) == home_of(0)).take(WAYS + 1).collect();
-        let client = |n: usize| Client { service: 1, address: same[n] };
+        let client = |n: usize| Client { service: 1, address: Address::v4(same[n]) };
         for n in 0..WAYS {
             let timeout_s = if n == 3 { 50 } else { 100 };
             stick(&table, client(n), timeout_s, n as u32, (n as u32, 80));
@@ -284,9 +290,9 @@ mod tests {
     #[test]
     fn a_worker_that_stops_half_way_stops_nobody() {
         let table = Affinities::new();
-        let bucket = &table.buckets[home(CLIENT.word(), &SECRET)];
+        let bucket = &table.buckets[home(CLIENT.word(&SECRET), &SECRET)];
         // It has taken the place and not given anything; then it has given, and not come to the milliseconds.
-        bucket.take_over(CLIENT.word(), 50_000);
+        bucket.take_over(CLIENT.word(&SECRET), 50_000);
         assert_eq!(stick(&table, CLIENT, 10, 50_000, (1, 80)), None);
         assert_eq!(stick(&table, CLIENT, 10, 50_001, (2, 80)), Some((1, 80)));
         bucket.given[0].store(packed((3, 80), 80_000), Relaxed);
@@ -319,7 +325,7 @@ mod tests {
     fn nobody_chosen_takes_no_place() {
         let table = Affinities::new();
         assert_eq!(table.stick(CLIENT, 10, 0, &SECRET, |_| None), (None, Kept::Not));
-        let bucket = &table.buckets[home(CLIENT.word(), &SECRET)];
+        let bucket = &table.buckets[home(CLIENT.word(&SECRET), &SECRET)];
         assert!(bucket.clients.iter().all(|c| c.load(Relaxed) == 0));
     }
 
@@ -327,7 +333,10 @@ mod tests {
     fn racing_workers_agree_on_one_backend() {
         let table = Affinities::new();
         for round in 0..500u32 {
-            let client = Client { service: 7, address: round };
+            let client = Client {
+                service: 7,
+                address: if round % 2 == 0 { Address::v4(round) } else { Address::v6(u128::from(round)) },
+            };
             let barrier = Barrier::new(4);
             let chosen: Vec<Option<Place>> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..4u32)

@@ -3,13 +3,14 @@
 //! The control thread says which, worker 0 sends, a few a turn, each twice (RFC 5227 section 2.3). What finds no room in the queue is not
 //! announced: whoever asks for it is answered all the same.
 
+use crate::address::Address;
 use crate::limits::{ANNOUNCE_AGAIN_MS, ANNOUNCEMENTS_MAX};
 use crossbeam_queue::ArrayQueue;
 use std::collections::VecDeque;
 
 /// What is to be announced.
 #[derive(Debug)]
-pub struct Announcements(Option<ArrayQueue<u32>>);
+pub struct Announcements(Option<ArrayQueue<Address>>);
 
 impl Announcements {
     /// None are ever made if they are not wanted.
@@ -25,7 +26,7 @@ impl Announcements {
     }
 
     /// Has these addresses announced.
-    pub fn add(&self, addresses: impl Iterator<Item = u32>) {
+    pub fn add(&self, addresses: impl Iterator<Item = Address>) {
         let Some(queue) = &self.0 else { return };
         for address in addresses {
             if queue.push(address).is_err() {
@@ -35,14 +36,14 @@ impl Announcements {
     }
 
     /// The next address to announce for the first time.
-    pub(crate) fn take(&self) -> Option<u32> {
+    pub(crate) fn take(&self) -> Option<Address> {
         self.0.as_ref()?.pop()
     }
 }
 
 /// Addresses that were announced once, in the order of their times.
 #[derive(Debug, Default)]
-pub(crate) struct Repeats(VecDeque<(u32, u32)>);
+pub(crate) struct Repeats(VecDeque<(Address, u32)>);
 
 impl Repeats {
     /// With room for all that may wait, so that no memory is asked for later.
@@ -51,14 +52,14 @@ impl Repeats {
     }
 
     /// Remembers an address that was announced now; one that finds no room is not repeated.
-    pub(crate) fn add(&mut self, address: u32, now_ms: u32) {
+    pub(crate) fn add(&mut self, address: Address, now_ms: u32) {
         if self.0.len() < self.0.capacity().min(ANNOUNCEMENTS_MAX) {
             self.0.push_back((address, now_ms));
         }
     }
 
     /// The next address that is due again.
-    pub(crate) fn take(&mut self, now_ms: u32) -> Option<u32> {
+    pub(crate) fn take(&mut self, now_ms: u32) -> Option<Address> {
         let (address, since_ms) = *self.0.front()?;
         if now_ms.wrapping_sub(since_ms) < ANNOUNCE_AGAIN_MS {
             return None;

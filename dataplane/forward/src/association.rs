@@ -8,14 +8,14 @@
 //!
 //! Deliberately nothing here drops a packet: what a wrong tag means is for the endpoints to say.
 
-use crate::flow_table::Session;
+use crate::flow_table::Life;
 use crate::parse::Packet;
 use crate::track::{Direction, State};
 use turnpike_packet::sctp::{self, chunk};
 
 /// Takes note of a packet of a flow; `head` is the beginning of its SCTP packet. `false` when it proved nothing, and so must not keep the flow
 /// alive.
-pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head: &[u8]) -> bool {
+pub fn observe(session: &mut Life, direction: Direction, packet: Packet, head: &[u8]) -> bool {
     let (Some((kind, flags)), Some(tag)) = (packet.chunk(), sctp::verification_tag(head)) else {
         return false;
     };
@@ -56,12 +56,12 @@ pub fn observe(session: &mut Session, direction: Direction, packet: Packet, head
 
 /// The tag of the latest COOKIE ECHO that has not been acknowledged yet, if it went in this direction. It lies where other protocols keep the
 /// difference of their checksums.
-fn echoed(session: &Session, direction: usize) -> Option<u32> {
+fn echoed(session: &Life, direction: usize) -> Option<u32> {
     let [high, low] = session.l4_delta;
     (usize::from(session.detail) == direction + 1).then_some(u32::from(high) << 16 | u32::from(low))
 }
 
-fn echo(session: &mut Session, direction: usize, tag: u32) {
+fn echo(session: &mut Life, direction: usize, tag: u32) {
     session.l4_delta = [(tag >> 16) as u16, tag as u16];
     session.detail = direction as u8 + 1;
 }
@@ -71,6 +71,7 @@ mod tests {
     use super::Direction::{Forward, Reply};
     use super::*;
     use crate::flow_key::FlowKey;
+    use crate::flow_table::{Entry, Session};
     use crate::parse::{L4, parse};
     use crate::rewrite::mac_bits;
     use proptest::prelude::*;

@@ -3,10 +3,11 @@
 //! The control thread makes all memory of it when the question comes, and frees it; workers only count, a portion of their flow table a
 //! turn. A flow that ends or begins meanwhile may be counted or not.
 
-use crate::flow_key::FlowKey;
+use crate::address::Address;
+use crate::flow_key::Key;
 use crate::hash::scale;
 use crate::limits::{CENSUS_PAIRS_MAX, CENSUS_PROBES_MAX};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -31,13 +32,13 @@ struct Sheet {
     done: AtomicBool,
 }
 
-/// A frontend and a backend. Empty while the frontend is 0.
+/// A frontend and a backend. Empty while the ports are 0.
 #[derive(Debug, Default)]
 struct Pair {
-    /// Address, port, protocol.
-    frontend: AtomicU64,
-    /// Address, port.
-    backend: AtomicU64,
+    /// The frontend's address and the backend's.
+    addresses: [AtomicU64; 4],
+    /// The frontend's port, the backend's port, the protocol.
+    ports: AtomicU64,
     flows: AtomicU64,
 }
 
@@ -95,23 +96,27 @@ impl Census {
     }
 
     /// Counts a flow on a worker's sheet. Only that worker calls it.
-    pub fn count(&self, worker: usize, keys: &[FlowKey; 2]) {
+    pub fn count<K: Key>(&self, worker: usize, keys: &[K; 2]) {
         let Some(sheet) = self.sheets.get(worker) else { return };
         sheet.flows.store(sheet.flows.load(Relaxed) + 1, Relaxed);
         let (client, reply) = (keys[0], keys[1]);
-        let frontend = u64::from(client.destination()) << 32
-            | u64::from(client.destination_port()) << 16
+        let (frontend, backend) = (client.destination_address().bits(), reply.source_address().bits());
+        let addresses = [frontend as u64, (frontend >> 64) as u64, backend as u64, (backend >> 64) as u64];
+        let ports = u64::from(client.destination_port()) << 32
+            | u64::from(reply.source_port()) << 16
             | u64::from(client.protocol());
-        let backend = u64::from(reply.source()) << 16 | u64::from(reply.source_port());
-        let mixed = (frontend ^ backend.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = addresses
+            .iter()
+            .fold(ports, |mixed, word| (mixed.rotate_left(29) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let home = scale((mixed >> 32) as u32, CENSUS_PAIRS_MAX as u32) as usize;
         for step in 0..CENSUS_PROBES_MAX {
             let pair = &sheet.pairs[(home + step) % CENSUS_PAIRS_MAX];
-            let taken = pair.frontend.load(Relaxed);
+            let taken = pair.ports.load(Relaxed);
             if taken == 0 {
-                pair.backend.store(backend, Relaxed);
-                pair.frontend.store(frontend, Relaxed);
-            } else if taken != frontend || pair.backend.load(Relaxed) != backend {
+                pair.addresses.iter().zip(addresses).for_each(|(place, word)| place.store(word, Relaxed));
+                pair.ports.store(ports, Release);
+            } else if taken != ports || pair.addresses.each_ref().map(|word| word.load(Relaxed)) != addresses
+            {
                 continue;
             }
             pair.flows.store(pair.flows.load(Relaxed) + 1, Relaxed);
@@ -129,18 +134,18 @@ impl Census {
 
 impl Pair {
     fn read(&self) -> Option<Count> {
-        let (frontend, backend) = (self.frontend.load(Relaxed), self.backend.load(Relaxed));
-        let protocol = match frontend as u8 {
+        let ports = self.ports.load(Acquire);
+        let protocol = match ports as u8 {
             6 => Protocol::Tcp,
             17 => Protocol::Udp,
             132 => Protocol::Sctp,
             _ => return None,
         };
-        let address = Ipv4Addr::from((frontend >> 32) as u32).into();
-        let of = Ipv4Addr::from((backend >> 16) as u32).into();
+        let [low, high, backend_low, backend_high] = self.addresses.each_ref().map(|word| word.load(Relaxed));
+        let ip = |high: u64, low: u64| Address::v6(u128::from(high) << 64 | u128::from(low)).ip();
         Some(Count {
-            frontend: FrontendKey { address, port: (frontend >> 16) as u16, protocol },
-            backend: SocketAddr::new(of, backend as u16),
+            frontend: FrontendKey { address: ip(high, low), port: (ports >> 32) as u16, protocol },
+            backend: SocketAddr::new(ip(backend_high, backend_low), (ports >> 16) as u16),
             flows: self.flows.load(Relaxed),
         })
     }
@@ -149,6 +154,7 @@ impl Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow_key::{FlowKey, FlowKey6};
 
     fn keys(n: u32) -> [FlowKey; 2] {
         [FlowKey::new(17, n, 0xcb00_7101, 7, 53), FlowKey::new(17, 0x0a00_0000 | (n / 3), 1, 53, 9)]
@@ -166,6 +172,21 @@ mod tests {
         assert_eq!((census.question(), census.flows(), census.counts().count()), (5, 33, 11));
         assert!(census.counts().all(|c| c.flows == 3 && c.frontend.to_string() == "UDP 203.0.113.1:53"));
         assert_eq!(census.place(2 * CENSUS_PAIRS_MAX), None);
+    }
+
+    #[test]
+    fn both_families_are_counted() {
+        let census = Census::new(1, 1);
+        let number = |a: &str| a.parse::<std::net::Ipv6Addr>().unwrap().to_bits();
+        let client = FlowKey6::new(6, number("2001:db8::7"), number("2001:db8:1::80"), 40_000, 443);
+        let reply = FlowKey6::new(6, number("fd00::9"), number("2001:db8::1"), 8_443, 5_000);
+        census.count(0, &[client, reply]);
+        census.count(0, &[client, reply]);
+        census.count(0, &keys(1));
+        let counts: Vec<_> = census.counts().filter(|c| c.flows == 2).collect();
+        assert_eq!(counts.len(), 1);
+        assert_eq!(counts[0].frontend.to_string(), "TCP [2001:db8:1::80]:443");
+        assert_eq!(counts[0].backend, "[fd00::9]:8443".parse().unwrap());
     }
 
     #[test]

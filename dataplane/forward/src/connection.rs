@@ -12,17 +12,17 @@
 //!
 //! [`passes`] is the common case, on the packet path; [`observe`] is all of it. Next: [`crate::rewrite`].
 
-use crate::flow_table::Session;
-use crate::parse::{L4, PLAIN};
+use crate::flow_table::Life;
 use crate::track::{Direction, State};
+use turnpike_packet::tcp::HEADER;
 use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
 use turnpike_packet::tcp_segment::{SCALE_MAX, Segment};
 
 /// Stands where a SYN offered no window scale.
 const NO_SCALE: u8 = 15;
-/// Stands in [`Session::detail`] of a flow that opens when the backend has sent its FIN already.
+/// Stands in [`Life::detail`] of a flow that opens when the backend has sent its FIN already.
 const CLOSED_EARLY: u8 = 1;
-/// The bits of [`Session::scales`] that are a scale.
+/// The bits of [`Life::scales`] that are a scale.
 const SCALE_BITS: u8 = 0x1f;
 /// Units of its scale that no window exceeds: how far back numbers count.
 const UNITS: i32 = 1 << 16;
@@ -34,23 +34,23 @@ const MORE_OPEN: u8 = State::BackendClosed as u8 - FIRST_OPEN;
 
 const _: () = assert!(State::ClientClosed as u8 == FIRST_OPEN + 1 && MORE_OPEN == 2);
 
-/// Takes note of a segment with an acknowledgement that opens, closes and resets nothing, and whose TCP header follows an IPv4 header without
-/// options. `false`, and no note, when the flow is not open or the segment does not count: [`observe`] knows more then.
+/// Takes note of a segment with an acknowledgement that opens, closes and resets nothing. `false`, and no note, when the flow is not open or
+/// the segment does not count: [`observe`] knows more then.
 #[inline(always)]
-pub fn passes(session: &mut Session, direction: usize, head: &[u8; PLAIN]) -> bool {
-    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let acknowledgement = word(L4 + 8);
+pub fn passes(session: &mut Life, direction: usize, header: &[u8; HEADER]) -> bool {
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let acknowledgement = word(8);
     if session.state.wrapping_sub(FIRST_OPEN) > MORE_OPEN
-        || !fits(session, direction, word(L4 + 4), acknowledgement)
+        || !fits(session, direction, word(4), acknowledgement)
     {
         return false;
     }
-    note(session, direction, acknowledgement, u16::from_be_bytes([head[L4 + 14], head[L4 + 15]]));
+    note(session, direction, acknowledgement, u16::from_be_bytes([header[14], header[15]]));
     true
 }
 
 /// Takes note of any segment. `false` when it does not count, and so must not keep the flow alive.
-pub fn observe(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+pub fn observe(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     if segment.has(RST) {
         reset(session, direction, segment)
     } else if segment.has(SYN) {
@@ -65,7 +65,7 @@ pub fn observe(session: &mut Session, direction: Direction, segment: &Segment) -
 
 /// Makes a new session that of a connection whose beginning nobody saw, from a segment of the client. Its windows are not known, so the
 /// widest are taken.
-pub fn adopt(session: &mut Session, segment: &Segment) {
+pub fn adopt(session: &mut Life, segment: &Segment) {
     session.expected = [segment.sequence, segment.acknowledgement];
     session.windows = [u16::MAX, segment.window];
     session.scales = [SCALE_MAX; 2];
@@ -78,8 +78,8 @@ pub const fn can_be_adopted(tcp_flags: u8) -> bool {
     tcp_flags & (SYN | RST | ACK) == ACK
 }
 
-/// How far beyond [`Session::expected`] a reset of a direction may be. In a handshake windows stand unscaled (RFC 7323 section 2.2).
-const fn window(session: &Session, direction: usize) -> u32 {
+/// How far beyond [`Life::expected`] a reset of a direction may be. In a handshake windows stand unscaled (RFC 7323 section 2.2).
+const fn window(session: &Life, direction: usize) -> u32 {
     let scale = match session.state() {
         State::Opening | State::Answered => 0,
         _ => scales(session)[direction & 1],
@@ -90,7 +90,7 @@ const fn window(session: &Session, direction: usize) -> u32 {
 /// Whether both numbers of a segment fit what was said before. Distances are compared in units of the window's scale, of which no window has
 /// more than [`UNITS`].
 #[inline(always)]
-const fn fits(session: &Session, direction: usize, sequence: u32, acknowledgement: u32) -> bool {
+const fn fits(session: &Life, direction: usize, sequence: u32, acknowledgement: u32) -> bool {
     let (here, there) = (direction & 1, direction & 1 ^ 1);
     // Shifts heed the low five bits alone.
     let ahead = sequence.wrapping_sub(session.expected[here]).cast_signed();
@@ -104,7 +104,7 @@ const fn fits(session: &Session, direction: usize, sequence: u32, acknowledgemen
 /// The sender expects this next, and offers that much; unless it has said something newer already, which this segment was overtaken by. Of two
 /// offers at one number the larger is the newer: nobody takes an offer back.
 #[inline(always)]
-const fn note(session: &mut Session, direction: usize, acknowledgement: u32, window: u16) {
+const fn note(session: &mut Life, direction: usize, acknowledgement: u32, window: u16) {
     let there = direction & 1 ^ 1;
     let (known, offered) = (session.expected[there], session.windows[there]);
     let advance = acknowledgement.wrapping_sub(known).cast_signed() as i64;
@@ -113,18 +113,18 @@ const fn note(session: &mut Session, direction: usize, acknowledgement: u32, win
     session.windows[there] = if is_news { window } else { offered };
 }
 
-const fn scales(session: &Session) -> [u8; 2] {
+const fn scales(session: &Life) -> [u8; 2] {
     let [a, b] = session.scales;
     [a & SCALE_BITS, b & SCALE_BITS]
 }
 
 /// What is remembered of the last segment that did not fit: 14 bits, six of them in the scales.
-const fn stray(session: &Session) -> u16 {
+const fn stray(session: &Life) -> u16 {
     let [a, b] = session.scales;
     session.detail as u16 | (a as u16 >> 5) << 8 | (b as u16 >> 5) << 11
 }
 
-const fn set_stray(session: &mut Session, stray: u16) {
+const fn set_stray(session: &mut Life, stray: u16) {
     let [a, b] = scales(session);
     session.scales = [a | (stray >> 8 << 5) as u8, b | (stray >> 11 << 5) as u8];
     session.detail = stray as u8;
@@ -133,7 +133,7 @@ const fn set_stray(session: &mut Session, stray: u16) {
 /// A reset counts in the window alone (RFC 5961 section 3.2). One that refuses a SYN has no number of its own and is known by the SYN's, which
 /// it acknowledges (RFC 9293 section 3.10.7.3). The flow is kept for a while (RFC 7857 section 2.2): the reset may not arrive, or
 /// may not be meant.
-fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+fn reset(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     let here = direction as usize;
     let state = session.state();
     let counts = match (state, direction) {
@@ -157,7 +157,7 @@ fn reset(session: &mut Session, direction: Direction, segment: &Segment) -> bool
 
 /// A SYN makes something of a flow that opens. On one that is open it means nothing: it is a stranger's, late, or from a peer that has lost the
 /// connection, which the answer of the other side will make reset it (RFC 5961 section 4.2). A closed flow was removed before it came here.
-fn open(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+fn open(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     let here = direction as usize;
     match (session.state(), direction) {
         (State::Opening, Direction::Forward) if !segment.has(ACK) => {
@@ -180,7 +180,7 @@ fn open(session: &mut Session, direction: Direction, segment: &Segment) -> bool 
 }
 
 /// What a SYN says of its sender: where its numbers start, what it offers to take.
-fn say_hello(session: &mut Session, here: usize, segment: &Segment) {
+fn say_hello(session: &mut Life, here: usize, segment: &Segment) {
     let there = here ^ 1;
     let first = segment.sequence.wrapping_add(1);
     if session.expected[here] != first {
@@ -192,7 +192,7 @@ fn say_hello(session: &mut Session, here: usize, segment: &Segment) {
 }
 
 /// The client acknowledges what the backend's SYN said. Nobody who has not seen it can, so the connection is open from here on.
-fn confirm(session: &mut Session, segment: &Segment) -> bool {
+fn confirm(session: &mut Life, segment: &Segment) -> bool {
     let early = segment.acknowledgement.wrapping_sub(session.expected[1]);
     let ahead = segment.sequence.wrapping_sub(session.expected[0]).wrapping_add(EARLY);
     if early > EARLY || ahead > EARLY + window(session, 0) {
@@ -222,7 +222,7 @@ const fn scaled_down(window: u16, scale: u8) -> u16 {
 }
 
 /// A segment without SYN or RST.
-fn go_on(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+fn go_on(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     let state = session.state();
     match (state, direction) {
         (State::Opening, _) => return false,
@@ -256,7 +256,7 @@ fn go_on(session: &mut Session, direction: Direction, segment: &Segment) -> bool
 }
 
 /// What a FIN does.
-fn finish(session: &mut Session, direction: Direction, segment: &Segment) {
+fn finish(session: &mut Life, direction: Direction, segment: &Segment) {
     if segment.has(FIN) {
         session.state = session.state().closed_by(direction) as u8;
     }
@@ -264,7 +264,7 @@ fn finish(session: &mut Session, direction: Direction, segment: &Segment) {
 
 /// A segment that does not fit is remembered, and one of the other side that confirms it brings the flow back to where both are. A stranger
 /// who guesses one side's numbers makes the other answer with its own, which fit, so that the guess is not confirmed.
-fn finds_back(session: &mut Session, direction: Direction, segment: &Segment) -> bool {
+fn finds_back(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     const REMEMBERED: u16 = 1 << 13;
     const OF_REPLY: u16 = 1 << 12;
     let here = direction as usize;

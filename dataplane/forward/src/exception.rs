@@ -15,6 +15,7 @@
 //! one to a flow, and none to a live flow for one to the kernel. Fragments and ICMP errors do not tell their port without a doubt: those that
 //! may be of a flow stay away from the kernel.
 
+use crate::address::Address;
 use crate::handoff::Handed;
 use crate::hash::{Secret, scale};
 use crate::limits::{
@@ -30,8 +31,8 @@ use turnpike_wire::limits::SNAT_PORT_MIN;
 pub struct Tap {
     /// Longest frame that the kernel may send through it, in bytes, without VLAN tags.
     pub frame_bytes_max: usize,
-    /// The addresses that the kernel has on it, as numbers.
-    pub addresses: Vec<u32>,
+    /// The addresses that the kernel has on it.
+    pub addresses: Vec<Address>,
 }
 
 /// What is the kernel's.
@@ -58,7 +59,7 @@ impl Plan {
 
     /// Whether the kernel has this address on one of its taps.
     #[must_use]
-    pub fn has(&self, address: u32) -> bool {
+    pub fn has(&self, address: Address) -> bool {
         self.taps.iter().flatten().any(|tap| tap.addresses.contains(&address))
     }
 
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        let tap = Tap { frame_bytes_max: 1_514, addresses: vec![0xc000_0201] };
+        let tap = Tap { frame_bytes_max: 1_514, addresses: vec![Address::v4(0xc000_0201)] };
         Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999) }
     }
 
@@ -315,7 +316,9 @@ mod tests {
     #[test]
     fn ports_and_addresses_of_the_kernel() {
         let plan = plan();
-        assert!(!plan.is_empty() && plan.has(0xc000_0201) && !plan.has(0xc000_0202));
+        assert!(
+            !plan.is_empty() && plan.has(Address::v4(0xc000_0201)) && !plan.has(Address::v4(0xc000_0202))
+        );
         assert!(plan.tap(0).is_none() && plan.tap(1).is_some() && plan.tap(2).is_none());
         for (port, local) in
             [(22, true), (179, true), (1_023, true), (1_024, false), (32_767, false), (32_768, true)]

@@ -1,17 +1,19 @@
 //! The flow table of one worker: fixed memory, indices instead of pointers, bounded probes, no growth.
 //!
-//! A *bucket* is one cache line of eight 16-bit tags and eight 32-bit indices. An index names a *session*, also one cache line, that
-//! serves both directions; its top bit says for which direction the entry was made. So a lookup touches two cold lines, and both can be
+//! A *bucket* is one cache line of eight 16-bit tags and eight 32-bit indices. An index names a *session*, also one cache line (two for IPv6),
+//! that serves both directions; its top bit says for which direction the entry was made. So a lookup touches two cold lines, and both can be
 //! asked for ahead of time across a burst. An entry that finds its home bucket full lies in one of the next
 //! [`BUCKET_PROBES_MAX`] buckets, and each bucket it passed counts it, so that a lookup stops at the first bucket nobody passed.
 //!
 //! The memory is handed in by the owner, who decides about pages and sharing.
 
 use crate::cpu;
-use crate::flow_key::FlowKey;
+use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::hash::{Secret, scale};
 use crate::limits::BUCKET_PROBES_MAX;
 use crate::track::{LEAST_TRACKING, State};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use turnpike_wire::update::Tracking;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -22,7 +24,7 @@ const REPLY: u32 = 1 << 31;
 /// The end of the free list.
 const NONE: u32 = u32::MAX;
 
-/// One live flow: 64 bytes for both directions.
+/// What is known of one live flow beside its keys, for both directions: 32 bytes.
 ///
 /// What the last 15 bytes mean depends on the protocol; UDP has no use for them.
 ///
@@ -32,11 +34,9 @@ const NONE: u32 = u32::MAX;
 /// | `windows` | how much it offered to take beyond that, as it stood in the header | |
 /// | `scales` | low five bits: the scale of that window; the others belong to `detail` | |
 /// | `detail` | with six bits of `scales`: numbers of the last segment that did not fit, to 64 MiB | direction of a cookie echoed and not acknowledged, as its number and one; 0 for none |
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
-pub struct Session {
-    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed.
-    pub keys: [FlowKey; 2],
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Life {
     /// What each direction adds to the IPv4 header checksum (RFC 1624), the decrement of the TTL included.
     pub l3_delta: [u16; 2],
     /// What each direction adds to the TCP or UDP checksum. SCTP has another use for it ([`crate::association`]).
@@ -57,42 +57,128 @@ pub struct Session {
     pub detail: u8,
 }
 
-impl Session {
-    /// A flow before it has its place.
-    #[must_use]
-    pub fn new(forward: FlowKey, reply: FlowKey) -> Self {
-        Self {
-            keys: [forward, reply],
-            l3_delta: [0; 2],
-            l4_delta: [0; 2],
-            next_hop: [0; 2],
-            last_seen: 0,
-            expected: [0; 2],
-            windows: [0; 2],
-            scales: [0; 2],
-            state: State::opening(forward.protocol()) as u8,
-            detail: 0,
-        }
-    }
-
-    /// A slot without a flow, and the next one.
-    fn free(next: u32) -> Self {
-        let mut session = Self::new(FlowKey::default(), FlowKey::default());
-        session.state = State::Free as u8;
-        session.expected[0] = next;
-        session
-    }
-
-    /// The next free slot, while free.
-    const fn next_free(&self) -> u32 {
-        self.expected[0]
-    }
-
+impl Life {
     /// The state as a value.
     #[must_use]
     pub const fn state(&self) -> State {
         State::from_byte(self.state)
     }
+}
+
+/// A live flow of one family: two keys and a [`Life`], on whole cache lines.
+pub trait Entry:
+    FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + Deref<Target = Life> + DerefMut
+{
+    /// Its five-tuples.
+    type Key: Key<Session = Self>;
+
+    /// A flow before it has its place.
+    #[must_use]
+    fn new(forward: Self::Key, reply: Self::Key) -> Self;
+
+    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed.
+    fn keys(&self) -> &[Self::Key; 2];
+
+    /// Asks for its cache lines.
+    fn prefetch(&self);
+}
+
+/// One live flow over IPv4: 64 bytes for both directions.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Session {
+    /// Keys of received packets; see [`Entry::keys`].
+    pub keys: [FlowKey; 2],
+    life: Life,
+}
+
+/// One live flow over IPv6: 128 bytes for both directions.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Session6 {
+    /// Keys of received packets; see [`Entry::keys`].
+    pub keys: [FlowKey6; 2],
+    life: Life,
+    spare: [u64; 2],
+}
+
+impl Entry for Session {
+    type Key = FlowKey;
+
+    fn new(forward: FlowKey, reply: FlowKey) -> Self {
+        let state = State::opening(forward.protocol()) as u8;
+        Self { keys: [forward, reply], life: Life { state, ..Life::default() } }
+    }
+
+    #[inline(always)]
+    fn keys(&self) -> &[FlowKey; 2] {
+        &self.keys
+    }
+
+    #[inline(always)]
+    fn prefetch(&self) {
+        cpu::prefetch(self);
+    }
+}
+
+impl Entry for Session6 {
+    type Key = FlowKey6;
+
+    fn new(forward: FlowKey6, reply: FlowKey6) -> Self {
+        let state = State::opening(forward.protocol()) as u8;
+        Self { keys: [forward, reply], life: Life { state, ..Life::default() }, spare: [0; 2] }
+    }
+
+    #[inline(always)]
+    fn keys(&self) -> &[FlowKey6; 2] {
+        &self.keys
+    }
+
+    #[inline(always)]
+    fn prefetch(&self) {
+        cpu::prefetch(&self.keys[0]);
+        cpu::prefetch(&self.life);
+    }
+}
+
+impl Deref for Session {
+    type Target = Life;
+
+    #[inline(always)]
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+impl DerefMut for Session {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
+}
+
+impl Deref for Session6 {
+    type Target = Life;
+
+    #[inline(always)]
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+impl DerefMut for Session6 {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
+}
+
+/// A slot without a flow, and the next one.
+fn free<S: Entry>(next: u32) -> S {
+    let mut session = S::new(S::Key::default(), S::Key::default());
+    session.state = State::Free as u8;
+    session.expected[0] = next;
+    session
 }
 
 /// One cache line of the index.
@@ -107,6 +193,7 @@ struct Bucket {
 }
 
 const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 64);
+const _: () = assert!(size_of::<Session6>() == 128 && align_of::<Session6>() == 64);
 const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
 
 /// Where a key's entry would be: its home bucket and tag.
@@ -168,22 +255,28 @@ pub enum TableError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// The flow table of one worker.
+/// The flow table of one worker for one family.
 #[derive(Debug)]
-pub struct FlowTable<'m> {
+pub struct FlowTable<'m, K: Key = FlowKey> {
     buckets: &'m mut [Bucket],
-    sessions: &'m mut [Session],
+    sessions: &'m mut [K::Session],
     secret: Secret,
     free: u32,
     live: u32,
     cursor: u32,
 }
 
-impl<'m> FlowTable<'m> {
-    /// Bytes a table of `flows` flows takes: 64 a flow, and 32 a flow for the index at half load.
+impl<'m, K: Key> FlowTable<'m, K> {
+    /// A table that holds nothing and must not be asked for a [`FlowTable::place`].
+    #[must_use]
+    pub fn none(secret: Secret) -> Self {
+        Self { buckets: &mut [], sessions: &mut [], secret, free: NONE, live: 0, cursor: 0 }
+    }
+
+    /// Bytes a table of `flows` flows takes: 64 a flow (128 for IPv6), and 32 a flow for the index at half load.
     #[must_use]
     pub const fn memory_bytes(flows: u32) -> usize {
-        flows as usize * size_of::<Session>() + Self::bucket_count(flows) * size_of::<Bucket>()
+        flows as usize * size_of::<K::Session>() + Self::bucket_count(flows) * size_of::<Bucket>()
     }
 
     const fn bucket_count(flows: u32) -> usize {
@@ -204,11 +297,11 @@ impl<'m> FlowTable<'m> {
         }
         let (index, slots) = memory.split_at_mut(Self::bucket_count(flows) * size_of::<Bucket>());
         let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
-        let sessions = <[Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
+        let sessions = <[K::Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
         buckets.fill(Bucket { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] });
         let last = flows - 1;
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
-            *session = Session::free(if slot == last { NONE } else { slot + 1 });
+            *session = free(if slot == last { NONE } else { slot + 1 });
         }
         Ok(Self { buckets, sessions, secret, free: 0, live: 0, cursor: 0 })
     }
@@ -234,27 +327,27 @@ impl<'m> FlowTable<'m> {
     /// The session in a slot.
     #[inline(always)]
     #[must_use]
-    pub const fn session(&self, slot: usize) -> &Session {
+    pub const fn session(&self, slot: usize) -> &K::Session {
         &self.sessions[slot]
     }
 
     /// The session in a slot, for the worker to change all but its keys.
     #[inline(always)]
-    pub const fn session_mut(&mut self, slot: usize) -> &mut Session {
+    pub const fn session_mut(&mut self, slot: usize) -> &mut K::Session {
         &mut self.sessions[slot]
     }
 
     /// Stage one of a lookup: where the key would be. Asks for the bucket's cache line.
     #[inline(always)]
     #[must_use]
-    pub fn place(&self, key: FlowKey) -> Place {
+    pub fn place(&self, key: K) -> Place {
         let place = self.locate(key);
         cpu::prefetch(&self.buckets[place.bucket as usize]);
         place
     }
 
     #[inline(always)]
-    fn locate(&self, key: FlowKey) -> Place {
+    fn locate(&self, key: K) -> Place {
         let hash = self.secret.hash(key);
         let bucket = scale(hash as u32, self.buckets.len() as u32);
         let tag = (hash >> 48) as u32;
@@ -272,28 +365,29 @@ impl<'m> FlowTable<'m> {
         }
         let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
         if let Some(session) = self.sessions.get(candidate.slot()) {
-            cpu::prefetch(session);
+            session.prefetch();
         }
         candidate
     }
 
     /// The session of a candidate, if the full key confirms it.
     #[inline(always)]
-    pub fn confirm(&mut self, candidate: Candidate, key: FlowKey) -> Option<&mut Session> {
+    pub fn confirm(&mut self, candidate: Candidate, key: K) -> Option<&mut K::Session> {
         let session = self.sessions.get_mut(candidate.slot())?;
-        (session.keys[candidate.direction()] == key).then_some(session)
+        (session.keys()[candidate.direction()] == key).then_some(session)
     }
 
     /// The whole lookup at once, for what the stages left over.
     #[must_use]
-    pub fn find(&self, key: FlowKey) -> Option<Candidate> {
+    pub fn find(&self, key: K) -> Option<Candidate> {
         let place = self.locate(key);
         for bucket in self.walk(place) {
             let bucket = &self.buckets[bucket];
             let mut matches = bucket.matches(place.tag as u16);
             while matches != 0 {
                 let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize]);
-                if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys[candidate.direction()] == key) {
+                if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
+                {
                     return Some(candidate);
                 }
                 matches &= matches - 1;
@@ -306,18 +400,18 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Adds a flow under both its keys, which must not be in the table, and returns its slot.
-    pub fn insert(&mut self, session: Session) -> Result<usize, Full> {
+    pub fn insert(&mut self, session: K::Session) -> Result<usize, Full> {
         let slot = self.free;
         if slot == NONE {
             return Err(Full);
         }
-        self.link(session.keys[0], slot)?;
-        if self.link(session.keys[1], slot | REPLY).is_err() {
-            self.unlink(session.keys[0], slot);
+        self.link(session.keys()[0], slot)?;
+        if self.link(session.keys()[1], slot | REPLY).is_err() {
+            self.unlink(session.keys()[0], slot);
             return Err(Full);
         }
         let place = &mut self.sessions[slot as usize];
-        self.free = place.next_free();
+        self.free = place.expected[0];
         *place = session;
         self.live += 1;
         Ok(slot as usize)
@@ -325,26 +419,26 @@ impl<'m> FlowTable<'m> {
 
     /// Removes the flow in a slot; a free slot stays as it is.
     pub fn remove(&mut self, slot: usize) {
-        let Session { keys, .. } = self.sessions[slot];
+        let keys = *self.sessions[slot].keys();
         if self.sessions[slot].state() == State::Free {
             return;
         }
         self.unlink(keys[0], slot as u32);
         self.unlink(keys[1], slot as u32 | REPLY);
-        self.sessions[slot] = Session::free(self.free);
+        self.sessions[slot] = free(self.free);
         self.free = slot as u32;
         self.live -= 1;
     }
 
     /// Looks at the next `budget` slots and removes the flows that were idle for too long at `now_ms`. Returns how many. `tracking` tells
     /// how the Service that a client's key is for is followed; it is asked only about flows that were idle for the least time there is.
-    pub fn sweep(&mut self, now_ms: u32, budget: usize, tracking: impl Fn(FlowKey) -> Tracking) -> u32 {
+    pub fn sweep(&mut self, now_ms: u32, budget: usize, tracking: impl Fn(K) -> Tracking) -> u32 {
         let mut removed = 0;
         for _ in 0..budget.min(self.sessions.len()) {
             let slot = self.cursor as usize;
             self.cursor = if slot + 1 == self.sessions.len() { 0 } else { self.cursor + 1 };
             let session = &self.sessions[slot];
-            let [client, _] = session.keys;
+            let [client, _] = *session.keys();
             let (state, protocol) = (session.state(), client.protocol());
             let idle_ms = now_ms.wrapping_sub(session.last_seen);
             // A clock read before the flow's last packet shows as an age beyond any timeout; such a flow is young.
@@ -360,17 +454,17 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Every live flow, with its slot.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Session)> {
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &K::Session)> {
         self.sessions.iter().enumerate().filter(|(_, s)| s.state() != State::Free)
     }
 
     /// The buckets a key may lie in, home first.
-    fn walk(&self, place: Place) -> impl Iterator<Item = usize> + use<> {
+    fn walk(&self, place: Place) -> impl Iterator<Item = usize> + use<K> {
         let buckets = self.buckets.len();
         (0..BUCKET_PROBES_MAX).map(move |step| (place.bucket as usize + step) % buckets)
     }
 
-    fn link(&mut self, key: FlowKey, index: u32) -> Result<(), Full> {
+    fn link(&mut self, key: K, index: u32) -> Result<(), Full> {
         let place = self.locate(key);
         let Some(steps) = self.walk(place).position(|b| self.buckets[b].tags.contains(&0)) else {
             return Err(Full);
@@ -388,7 +482,7 @@ impl<'m> FlowTable<'m> {
         Ok(())
     }
 
-    fn unlink(&mut self, key: FlowKey, index: u32) {
+    fn unlink(&mut self, key: K, index: u32) {
         let place = self.locate(key);
         let entry_of =
             |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
@@ -423,8 +517,8 @@ mod tests {
 
     /// Runs `body` on a table in memory that was full of rubbish.
     fn with_table<T>(flows: u32, body: impl FnOnce(&mut FlowTable<'_>) -> T) -> T {
-        let mut aligned = Aligned::new(FlowTable::memory_bytes(flows));
-        body(&mut FlowTable::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
+        let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(flows));
+        body(&mut FlowTable::<FlowKey>::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
     }
 
     struct Aligned(Vec<u8>, usize, usize);
@@ -469,12 +563,21 @@ mod tests {
 
     #[test]
     fn wrong_memory_is_refused() {
-        let mut aligned = Aligned::new(FlowTable::memory_bytes(64) + 64);
+        let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(64) + 64);
         let bytes = aligned.bytes();
-        assert!(matches!(FlowTable::new(bytes, 64, Secret::new([0; 4])), Err(TableError::Memory { .. })));
-        let odd = &mut bytes[1..=FlowTable::memory_bytes(64)];
-        assert!(matches!(FlowTable::new(odd, 64, Secret::new([0; 4])), Err(TableError::Memory { .. })));
-        assert!(matches!(FlowTable::new(&mut [], 0, Secret::new([0; 4])), Err(TableError::Flows(0))));
+        assert!(matches!(
+            FlowTable::<FlowKey>::new(bytes, 64, Secret::new([0; 4])),
+            Err(TableError::Memory { .. })
+        ));
+        let odd = &mut bytes[1..=FlowTable::<FlowKey>::memory_bytes(64)];
+        assert!(matches!(
+            FlowTable::<FlowKey>::new(odd, 64, Secret::new([0; 4])),
+            Err(TableError::Memory { .. })
+        ));
+        assert!(matches!(
+            FlowTable::<FlowKey>::new(&mut [], 0, Secret::new([0; 4])),
+            Err(TableError::Flows(0))
+        ));
     }
 
     #[test]
@@ -522,7 +625,7 @@ mod tests {
                     // The staged lookup finds it too, or leaves it to `find`.
                     let candidate = table.candidate(table.place(keys(n).0));
                     if let Some(session) = table.confirm(candidate, keys(n).0) {
-                        prop_assert_eq!(session.keys[0], keys(n).0);
+                        prop_assert_eq!(session.keys()[0], keys(n).0);
                         prop_assert!(found.is_some());
                     }
                 }

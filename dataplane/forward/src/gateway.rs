@@ -1,9 +1,10 @@
 //! What does not change while a dataplane runs: its ports, addresses, routes and SNAT addresses.
 
+use crate::address::{Address, Family, mask};
 use crate::neighbour::NextHop;
 use crate::steering::Steering;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use turnpike_packet::mss;
 pub use turnpike_wire::config::MssClamp;
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
@@ -14,9 +15,11 @@ pub struct GatewayPort {
     /// Ethernet address.
     pub mac: [u8; 6],
     /// The gateway's addresses on it, each with the length of the connected network's prefix.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
-    /// Next hop for what is on no connected network.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Next hop for what is on no connected network of IPv4.
     pub gateway: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub gateway6: Option<Ipv6Addr>,
     /// Networks behind other neighbours of it.
     pub routes: Vec<StaticRoute>,
     /// How its packets find their worker.
@@ -29,37 +32,40 @@ pub struct GatewayPort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticRoute {
     /// The network and the length of its prefix.
-    pub to: (Ipv4Addr, u8),
-    /// The neighbour.
-    pub via: Ipv4Addr,
+    pub to: (IpAddr, u8),
+    /// The neighbour, of the same family.
+    pub via: IpAddr,
 }
 
 /// The gateway as the packet path sees it.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     ports: Vec<GatewayPort>,
-    snat: Vec<u32>,
+    /// By family.
+    snat: [Vec<Address>; 2],
+    /// Own addresses by port, among them the link-local ones.
+    own: Vec<Vec<Address>>,
     workers: usize,
     announces: bool,
-    /// Longest prefixes first.
-    routes: Vec<Prefixes>,
+    /// By family, longest prefixes first.
+    routes: [Vec<Prefixes>; 2],
     mss_clamp: MssClamp,
 }
 
 /// The routes whose prefixes have one length.
 #[derive(Clone, Debug)]
 struct Prefixes {
-    mask: u32,
+    mask: u128,
     /// In the order of their networks, each once.
     routes: Vec<Route>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Route {
-    network: u32,
+    network: u128,
     port: u8,
-    /// Zero: on the link.
-    via: u32,
+    /// None: on the link.
+    via: Option<Address>,
 }
 
 /// Why a gateway cannot be made.
@@ -75,9 +81,12 @@ pub enum GatewayError {
         /// The limit.
         max: usize,
     },
-    /// A prefix length over 32.
-    #[error("address {0}/{1}: a prefix length is 0 to 32")]
-    Prefix(Ipv4Addr, u8),
+    /// A prefix length over 32 or 128.
+    #[error("address {0}/{1}: a prefix length is 0 to 32, with IPv6 0 to 128")]
+    Prefix(IpAddr, u8),
+    /// A network and its neighbour are of two families.
+    #[error("route to {0} via {1}: the neighbour must be of the same IP family")]
+    Families(IpAddr, IpAddr),
     /// No SNAT address.
     #[error("no SNAT address: set dataplane.snat.addresses, or give the first port an address")]
     NoSnat,
@@ -85,7 +94,7 @@ pub enum GatewayError {
 
 impl Gateway {
     /// Checks and prepares.
-    pub fn new(ports: Vec<GatewayPort>, snat: &[Ipv4Addr], workers: usize) -> Result<Self, GatewayError> {
+    pub fn new(ports: Vec<GatewayPort>, snat: &[IpAddr], workers: usize) -> Result<Self, GatewayError> {
         let within = |what, got, max| {
             if got == 0 || got > max { Err(GatewayError::Count { what, got, max }) } else { Ok(()) }
         };
@@ -94,29 +103,40 @@ impl Gateway {
         if snat.is_empty() {
             return Err(GatewayError::NoSnat);
         }
-        let mut by_mask: BTreeMap<u32, Vec<Route>> = BTreeMap::new();
+        let mut by_mask: [BTreeMap<u128, Vec<Route>>; 2] = Default::default();
         for (port, named) in (0u8..).zip(&ports) {
-            let connected = named.addresses.iter().map(|&to| (to, 0));
-            let behind = named.routes.iter().map(|route| (route.to, route.via.into()));
-            let others = named.gateway.map(|gateway| ((Ipv4Addr::UNSPECIFIED, 0), gateway.into()));
-            for ((address, length), via) in connected.chain(behind).chain(others) {
-                let mask = mask(length).ok_or(GatewayError::Prefix(address, length))?;
-                by_mask.entry(mask).or_default().push(Route {
-                    network: u32::from(address) & mask,
+            let connected = named.addresses.iter().map(|&to| (to, None));
+            let behind = named.routes.iter().map(|route| (route.to, Some(route.via)));
+            let others = named.gateway.map(|via| ((Ipv4Addr::UNSPECIFIED.into(), 0), Some(via.into())));
+            let others6 = named.gateway6.map(|via| ((Ipv6Addr::UNSPECIFIED.into(), 0), Some(via.into())));
+            for ((to, length), via) in connected.chain(behind).chain(others).chain(others6) {
+                let address = Address::from(to);
+                let family = address.family();
+                let mask = mask(family, length).ok_or(GatewayError::Prefix(to, length))?;
+                if let Some(via) = via.filter(|&via| Address::from(via).family() != family) {
+                    return Err(GatewayError::Families(to, via));
+                }
+                by_mask[family as usize].entry(mask).or_default().push(Route {
+                    network: address.bits() & mask,
                     port,
-                    via,
+                    via: via.map(Address::from),
                 });
             }
         }
-        let prefixes = by_mask.into_iter().rev().map(|(mask, mut routes)| {
-            // Stable: among equals the one that was named first stays.
-            routes.sort_by_key(|route| route.network);
-            routes.dedup_by_key(|route| route.network);
-            Prefixes { mask, routes }
+        let routes = by_mask.map(|by_mask| {
+            let prefixes = by_mask.into_iter().rev().map(|(mask, mut routes)| {
+                // Stable: among equals the one that was named first stays.
+                routes.sort_by_key(|route| route.network);
+                routes.dedup_by_key(|route| route.network);
+                Prefixes { mask, routes }
+            });
+            prefixes.collect()
         });
-        let routes = prefixes.collect();
-        let snat = snat.iter().map(|&a| a.into()).collect();
-        Ok(Self { ports, snat, workers, announces: false, routes, mss_clamp: MssClamp::default() })
+        let snat = [Family::V4, Family::V6].map(|family| {
+            snat.iter().copied().map(Address::from).filter(|address| address.family() == family).collect()
+        });
+        let own = ports.iter().map(own_addresses).collect();
+        Ok(Self { ports, snat, own, workers, announces: false, routes, mss_clamp: MssClamp::default() })
     }
 
     /// The same with another rule for segment sizes.
@@ -125,14 +145,17 @@ impl Gateway {
         Self { mss_clamp, ..self }
     }
 
-    /// The largest segment that a SYN may announce which came in on one of these ports and leaves through the other.
+    /// The largest segment that a SYN may announce which came in on one of these ports and leaves through the other, by its family.
     #[must_use]
-    pub fn largest_segment(&self, ports: [usize; 2]) -> Option<u16> {
+    pub fn largest_segment(&self, family: Family, ports: [usize; 2]) -> Option<u16> {
         match self.mss_clamp {
             MssClamp::Off => None,
             MssClamp::Auto => {
                 let mtu = ports.iter().filter_map(|&p| self.ports.get(p)).map(|p| p.mtu).min()?;
-                Some(mtu.saturating_sub(mss::HEADERS))
+                Some(mtu.saturating_sub(match family {
+                    Family::V4 => mss::HEADERS,
+                    Family::V6 => mss::HEADERS6,
+                }))
             }
             MssClamp::Bytes(bytes) => Some(bytes),
         }
@@ -150,10 +173,21 @@ impl Gateway {
         &self.ports
     }
 
-    /// Its SNAT addresses, as numbers.
+    /// Its SNAT addresses of one family.
     #[must_use]
-    pub fn snat(&self) -> &[u32] {
-        &self.snat
+    pub fn snat(&self, family: Family) -> &[Address] {
+        &self.snat[family as usize]
+    }
+
+    /// Whether packets of IPv6 are its business: a port has an address of that family.
+    #[must_use]
+    pub fn speaks_ipv6(&self) -> bool {
+        self.own.iter().flatten().any(|address| address.family() == Family::V6)
+    }
+
+    /// Its own addresses on all ports, the link-local ones of IPv6 among them.
+    pub fn own(&self) -> impl Iterator<Item = Address> + '_ {
+        self.own.iter().flatten().copied()
     }
 
     /// The same gateway, which announces the addresses that it takes up, or does not, as before.
@@ -169,9 +203,8 @@ impl Gateway {
     }
 
     /// On which ports an address is announced: an own one on its own, all others on all.
-    pub fn ports_of(&self, address: u32) -> impl Iterator<Item = usize> + '_ {
-        let has = move |port: &GatewayPort| port.addresses.iter().any(|&(own, _)| u32::from(own) == address);
-        let own = self.ports.iter().position(has);
+    pub fn ports_of(&self, address: Address) -> impl Iterator<Item = usize> + '_ {
+        let own = self.own.iter().position(|own| own.contains(&address));
         (0..self.ports.len()).filter(move |port| own.is_none_or(|own| own == *port))
     }
 
@@ -184,63 +217,80 @@ impl Gateway {
     /// Whether an address is one of the SNAT addresses.
     #[inline]
     #[must_use]
-    pub fn is_snat(&self, address: u32) -> bool {
-        self.snat.contains(&address)
+    pub fn is_snat(&self, address: Address) -> bool {
+        self.snat[address.family() as usize].contains(&address)
     }
 
     /// Whether an address is one of the gateway's own on any port.
     #[must_use]
-    pub fn is_own(&self, address: u32) -> bool {
-        self.ports.iter().any(|p| p.addresses.iter().any(|&(a, _)| u32::from(a) == address))
+    pub fn is_own(&self, address: Address) -> bool {
+        self.own.iter().any(|own| own.contains(&address))
     }
 
-    /// The address a port speaks from, if it has one.
+    /// The address on `port` from which to speak to `neighbour`: the one on its network, else the first that reaches as far.
     #[must_use]
-    pub fn source_on(&self, port: usize) -> Option<u32> {
-        self.ports.get(port)?.addresses.first().map(|&(a, _)| a.into())
-    }
-
-    /// The address on `port` from which to ask for `neighbour`: the one on its network, else the first.
-    #[must_use]
-    pub fn source_towards(&self, port: usize, neighbour: u32) -> Option<u32> {
+    pub fn source_towards(&self, port: usize, neighbour: Address) -> Option<Address> {
         let addresses = &self.ports.get(port)?.addresses;
-        let on_link = addresses
-            .iter()
-            .find(|&&(a, length)| mask(length).is_some_and(|mask| u32::from(a) & mask == neighbour & mask));
-        on_link.or(addresses.first()).map(|&(a, _)| a.into())
+        let of_family = || {
+            let addresses = addresses.iter().map(|&(own, length)| (Address::from(own), length));
+            addresses.filter(|(own, _)| own.family() == neighbour.family())
+        };
+        if is_link_local(neighbour) {
+            return self.own.get(port)?.iter().copied().find(|&own| is_link_local(own));
+        }
+        let on_link = of_family().find(|(own, length)| own.network(*length) == neighbour.network(*length));
+        on_link.or(of_family().next()).map(|(own, _)| own)
     }
 
     /// Where a packet to `destination` goes next: longest prefix first.
     #[must_use]
-    pub fn route(&self, destination: u32) -> Option<NextHop> {
-        let route = self.routes.iter().find_map(|prefixes| {
-            let network = destination & prefixes.mask;
+    pub fn route(&self, destination: Address) -> Option<NextHop> {
+        let route = self.routes[destination.family() as usize].iter().find_map(|prefixes| {
+            let network = destination.bits() & prefixes.mask;
             let at = prefixes.routes.binary_search_by_key(&network, |route| route.network).ok()?;
             prefixes.routes.get(at)
         })?;
-        let address = if route.via == 0 { destination } else { route.via };
-        Some(NextHop { port: route.port, address })
+        Some(NextHop { port: route.port, address: route.via.unwrap_or(destination) })
     }
 }
 
-/// The mask of a prefix of so many bits, up to 32.
-const fn mask(length: u8) -> Option<u32> {
-    match length {
-        0 => Some(0),
-        1..=32 => Some(u32::MAX << (32 - length)),
-        _ => None,
+/// The addresses of a port, and if it speaks IPv6 the link-local one that every interface has (RFC 4291 section 2.8).
+fn own_addresses(port: &GatewayPort) -> Vec<Address> {
+    let mut own: Vec<Address> = port.addresses.iter().map(|&(address, _)| address.into()).collect();
+    if own.iter().any(|address| address.family() == Family::V6) {
+        own.push(link_local(port.mac));
     }
+    own
+}
+
+/// fe80::/10 (RFC 4291 section 2.5.6).
+#[must_use]
+pub const fn is_link_local(address: Address) -> bool {
+    address.bits() >> 118 == 0xfe80 >> 6
+}
+
+/// The link-local address that an Ethernet address makes (RFC 4291 section 2.5.6 and appendix A).
+#[must_use]
+pub const fn link_local(mac: [u8; 6]) -> Address {
+    let [a, b, c, d, e, f] = mac;
+    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Address::v6(0xfe80 << 112 | interface as u128)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
     fn port(addresses: &[(&str, u8)], gateway: Option<&str>) -> GatewayPort {
         GatewayPort {
             mac: [2, 0, 0, 0, 0, 1],
             addresses: addresses.iter().map(|&(a, l)| (a.parse().unwrap(), l)).collect(),
             gateway: gateway.map(|g| g.parse().unwrap()),
+            gateway6: None,
             routes: vec![],
             steering: Steering::Owner,
             mtu: 1500,
@@ -261,13 +311,12 @@ mod tests {
             ("10.1.2.3", 1, "10.1.2.3"),
         ];
         for (to, out, next) in rows {
-            let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
-            assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
+            let hop = gateway.route(address(to)).unwrap();
+            assert_eq!((hop.port, hop.address.to_string().as_str()), (out, next), "{to}");
         }
-        let towards = |a: &str| {
-            gateway.source_towards(1, u32::from(a.parse::<Ipv4Addr>().unwrap())).map(Ipv4Addr::from)
-        };
-        assert_eq!(towards("10.1.7.7"), Some("10.0.0.1".parse().unwrap()));
+        let towards = |a: &str| gateway.source_towards(1, address(a));
+        assert_eq!(towards("10.1.7.7"), Some(address("10.0.0.1")));
+        assert_eq!(towards("2001:db8::1"), None);
     }
 
     #[test]
@@ -295,9 +344,44 @@ mod tests {
             ("192.0.2.7", 0, "192.0.2.7"),
         ];
         for (to, out, next) in rows {
-            let hop = gateway.route(u32::from(to.parse::<Ipv4Addr>().unwrap())).unwrap();
-            assert_eq!((hop.port, Ipv4Addr::from(hop.address).to_string().as_str()), (out, next), "{to}");
+            let hop = gateway.route(address(to)).unwrap();
+            assert_eq!((hop.port, hop.address.to_string().as_str()), (out, next), "{to}");
         }
+    }
+
+    #[test]
+    fn both_families_are_routed_apart() {
+        let mut wan = port(&[("192.0.2.1", 24), ("2001:db8::1", 64)], Some("192.0.2.254"));
+        wan.gateway6 = Some("fe80::fe".parse().unwrap());
+        let mut lan = port(&[("2001:db8:1::1", 64)], None);
+        lan.mac = [2, 0, 0, 0, 0, 2];
+        lan.routes = vec![StaticRoute {
+            to: ("2001:db8:ff00::".parse().unwrap(), 40),
+            via: "2001:db8:1::7".parse().unwrap(),
+        }];
+        let snat = ["192.0.2.1".parse().unwrap(), "2001:db8:1::1".parse().unwrap()];
+        let gateway = Gateway::new(vec![wan, lan], &snat, 1).unwrap();
+        let rows = [
+            ("2001:db8::9", 0, "2001:db8::9"),
+            ("2001:db8:1::9", 1, "2001:db8:1::9"),
+            ("2001:db8:ff77::9", 1, "2001:db8:1::7"),
+            ("2a00::1", 0, "fe80::fe"),
+            ("198.51.100.1", 0, "192.0.2.254"),
+        ];
+        for (to, out, next) in rows {
+            let hop = gateway.route(address(to)).unwrap();
+            assert_eq!((hop.port, hop.address), (out, address(next)), "{to}");
+        }
+        assert_eq!(gateway.snat(Family::V6), [address("2001:db8:1::1")]);
+        assert!(gateway.is_snat(address("192.0.2.1")) && !gateway.is_snat(address("2001:db8::1")));
+        assert!(gateway.is_own(address("fe80::ff:fe00:2")) && gateway.speaks_ipv6());
+        let towards = |port, a| gateway.source_towards(port, address(a));
+        assert_eq!(towards(0, "fe80::fe"), Some(address("fe80::ff:fe00:1")));
+        assert_eq!(towards(1, "2001:db8:1::7"), Some(address("2001:db8:1::1")));
+        assert_eq!(gateway.ports_of(address("fe80::ff:fe00:2")).collect::<Vec<_>>(), [1]);
+        let mixed = StaticRoute { to: ("10.0.0.0".parse().unwrap(), 8), via: "fe80::1".parse().unwrap() };
+        let ports = vec![GatewayPort { routes: vec![mixed], ..port(&[], None) }];
+        assert!(matches!(Gateway::new(ports, &snat, 1), Err(GatewayError::Families(..))));
     }
 
     #[test]
@@ -306,7 +390,7 @@ mod tests {
         let gateway = Gateway::new(ports, &["10.1.0.1".parse().unwrap()], 1).unwrap();
         let with = |clamp| {
             let gateway = gateway.clone().with_mss_clamp(clamp);
-            [[0, 0], [0, 1], [1, 0]].map(|ports| gateway.largest_segment(ports))
+            [[0, 0], [0, 1], [1, 0]].map(|ports| gateway.largest_segment(Family::V4, ports))
         };
         assert_eq!(with(MssClamp::Off), [None; 3]);
         assert_eq!(with(MssClamp::Auto), [Some(8_960), Some(1_460), Some(1_460)]);

@@ -3,7 +3,8 @@
 //! Two rounds of a folded 64 × 64 → 128 bit multiplication over the key, each mixed with secret words first. An unkeyed or linear hash
 //! (CRC32C, Toeplitz, jhash with a known seed) would let a client choose tuples that share one bucket.
 
-use crate::flow_key::FlowKey;
+use crate::address::Address;
+use crate::flow_key::Key;
 
 /// The secret words of one hash. Equal secrets give equal hashes, on every machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,9 +33,8 @@ impl Secret {
     /// 64 hash bits of a flow key.
     #[inline(always)]
     #[must_use]
-    pub const fn hash(&self, key: FlowKey) -> u64 {
-        let bits = key.bits();
-        self.words(bits as u64, (bits >> 64) as u64)
+    pub fn hash<K: Key>(&self, key: K) -> u64 {
+        key.hash(self)
     }
 
     /// 64 hash bits of two words.
@@ -43,6 +43,23 @@ impl Secret {
     pub const fn words(&self, low: u64, high: u64) -> u64 {
         let first = fold(low ^ self.0[0], high ^ self.0[1]);
         fold(first ^ self.0[2], self.0[3])
+    }
+
+    /// 64 hash bits of five words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn five_words(&self, words: [u64; 5]) -> u64 {
+        let [a, b, c, d, e] = words;
+        let first = fold(a ^ self.0[0], b ^ self.0[1]);
+        let second = fold(c ^ self.0[2] ^ first, d ^ self.0[1].rotate_left(32));
+        fold(second ^ e ^ self.0[0].rotate_left(16), self.0[3])
+    }
+
+    /// 64 hash bits of an address and a word beside it.
+    #[must_use]
+    pub const fn address(&self, address: Address, beside: u64) -> u64 {
+        let bits = address.bits();
+        self.five_words([bits as u64, (bits >> 64) as u64, beside, 0, 0])
     }
 }
 
@@ -94,6 +111,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow_key::{FlowKey, FlowKey6};
 
     #[test]
     fn buckets_fill_evenly_over_consecutive_clients() {
@@ -104,6 +122,21 @@ mod tests {
             buckets[scale(secret.hash(key) as u32, 64) as usize] += 1;
         }
         assert!(buckets.iter().all(|&n| (800..1200).contains(&n)), "{buckets:?}");
+    }
+
+    #[test]
+    fn every_part_of_an_ipv6_key_counts() {
+        let secret = Secret::new([1, 2, 3, 4]);
+        let mut seen = std::collections::HashSet::new();
+        for bit in 0..128 {
+            seen.insert(secret.hash(FlowKey6::new(6, 1 << bit, 9, 40_000, 80)));
+            seen.insert(secret.hash(FlowKey6::new(6, 9, 1 << bit, 40_000, 80)));
+        }
+        for port in 0..1_000 {
+            seen.insert(secret.hash(FlowKey6::new(6, 9, 9, port, 80)));
+            seen.insert(secret.hash(FlowKey6::new(17, 9, 9, 80, port)));
+        }
+        assert_eq!(seen.len(), 256 + 2_000);
     }
 
     #[test]

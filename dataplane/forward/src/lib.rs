@@ -11,7 +11,8 @@
 //! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
 //! [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
 //! others about packets that were translated; [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
-//! bound. [`gateway`] is what stays the same while a dataplane runs.
+//! bound. [`gateway`] is what stays the same while a dataplane runs. [`path`] says what is done in another way for IPv6, in [`parse6`] and
+//! [`rewrite6`]; an [`address`] is of either family.
 //!
 //! # Invariants
 //! - Nothing here allocates, locks, formats or calls the system between two turns of a worker, except to take new tables.
@@ -20,6 +21,7 @@
 //! - Unsafe code is in [`cpu`] only.
 #![deny(unsafe_code)]
 
+pub mod address;
 pub mod affinity;
 pub mod announce;
 pub mod association;
@@ -41,8 +43,11 @@ pub mod mailbox;
 pub mod neighbour;
 pub mod networks;
 pub mod parse;
+pub mod parse6;
+pub mod path;
 pub mod port_pool;
 pub mod rewrite;
+pub mod rewrite6;
 pub mod select;
 pub mod service_table;
 pub mod shared_map;

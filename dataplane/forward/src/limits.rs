@@ -16,9 +16,12 @@ pub const HELD_FRAMES_MAX: usize = 128;
 pub const HELD_MS: u32 = 1_000;
 /// Next hops one dataplane knows.
 pub const NEXT_HOPS_MAX: usize = 1 << 16;
-/// Least time between two ARP requests for one next hop, in milliseconds (RFC 1122 section 2.3.2.1: one a second).
+/// Next hops known, of whatever kind, from which on clients on connected networks get no new ones: a quarter is for backends and routers.
+pub const CLIENT_NEXT_HOPS_MAX: usize = NEXT_HOPS_MAX / 4 * 3;
+/// Least time between two questions for one next hop, in milliseconds (RFC 1122 section 2.3.2.1: one a second; RFC 4861 section 10,
+/// RETRANS_TIMER).
 pub const ARP_RETRY_MS: u32 = 1_000;
-/// Unanswered ARP requests after which a next hop is given up until it is wanted again.
+/// Unanswered questions after which a next hop is given up until it is wanted again.
 pub const ARP_TRIES_MAX: u8 = 3;
 /// Age at which the address of a next hop is asked for again, in milliseconds.
 pub const ARP_REFRESH_MS: u32 = 30_000;

@@ -3,6 +3,7 @@
 //! A worker looks once a turn, one load while nothing is new. Old tables are freed by the control thread, which keeps them until no worker
 //! holds them, so that no worker ever frees memory.
 
+use crate::address::Family;
 use crate::affinity::Affinities;
 use crate::announce::Announcements;
 use crate::census::Census;
@@ -72,8 +73,8 @@ impl Shared {
     /// Announces every address of the gateway: at its start, and when a link has come back.
     pub fn announce_all(&self) {
         if self.announcements.are_wanted() {
-            let own = self.gateway.ports().iter().flat_map(|port| port.addresses.iter());
-            let own = own.map(|&(address, _)| address.into()).chain(self.gateway.snat().iter().copied());
+            let snat = [Family::V4, Family::V6].into_iter().flat_map(|family| self.gateway.snat(family));
+            let own = self.gateway.own().chain(snat.copied());
             self.announcements.add(own.chain(self.tables.load().addresses()));
         }
     }

@@ -1,11 +1,12 @@
 //! Next hops and their Ethernet addresses: one table for all workers.
 //!
-//! A next hop gets an index when it is first needed and keeps it, so that a flow stores 16 bits. Keys are taken by compare-and-swap, so any
-//! worker may add one; addresses are single 64-bit stores. The lines are written when an address is learned or changes, not per packet.
+//! A next hop gets an index when it is first needed and keeps it, so that a flow stores 16 bits. Keys are taken word by word by
+//! compare-and-swap, so any worker may add one, and one that stops half-way leaves a place that another completes. Ethernet addresses are
+//! single 64-bit stores. The lines are written when an address is learned or changes, not per packet.
 //! A new dataplane process starts with an empty table.
 
-use crate::limits::{ARP_REFRESH_MS, ARP_RETRY_MS, ARP_TRIES_MAX, NEXT_HOPS_MAX};
-use std::net::Ipv4Addr;
+use crate::address::Address;
+use crate::limits::{ARP_REFRESH_MS, ARP_RETRY_MS, ARP_TRIES_MAX, CLIENT_NEXT_HOPS_MAX, NEXT_HOPS_MAX};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A host on a connected network.
@@ -13,8 +14,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 pub struct NextHop {
     /// Number of the port it is behind.
     pub port: u8,
-    /// Its IPv4 address, as a number.
-    pub address: u32,
+    /// Its address.
+    pub address: Address,
 }
 
 /// Where to send a frame: port and Ethernet address, if known.
@@ -26,7 +27,7 @@ const RESOLVED: u64 = 1 << 63;
 /// Somebody waits for it.
 const WANTED: u64 = 1 << 62;
 const MAC: u64 = (1 << 48) - 1;
-/// Marks a taken key, so that 0.0.0.0 on port 0 is not an empty slot.
+/// Marks a taken key, so that port 0 is not an empty slot.
 const TAKEN: u64 = 1 << 63;
 
 impl Link {
@@ -67,7 +68,8 @@ impl std::fmt::Debug for Link {
 }
 
 struct Slot {
-    key: AtomicU64,
+    /// [`key_of`]; a word is 0 until somebody takes the place for good.
+    key: [AtomicU64; 3],
     link: AtomicU64,
     /// When last asked for (milliseconds), and in the top byte how often since the last answer.
     asked: AtomicU64,
@@ -100,7 +102,7 @@ impl Neighbours {
     #[must_use]
     pub fn new() -> Self {
         let slot = || Slot {
-            key: AtomicU64::new(0),
+            key: [const { AtomicU64::new(0) }; 3],
             link: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             heard_ms: AtomicU32::new(0),
@@ -122,41 +124,58 @@ impl Neighbours {
     /// The next hop with this index.
     #[must_use]
     pub fn hop(&self, index: u16) -> NextHop {
-        let key = self.slots[index as usize].key.load(Relaxed);
-        NextHop { port: (key >> 32) as u8, address: key as u32 }
+        let [port, high, low] = self.slots[index as usize].key.each_ref().map(|word| word.load(Relaxed));
+        NextHop { port: port as u8, address: Address::v6(u128::from(!high) << 64 | u128::from(!low)) }
     }
 
     /// Index of a next hop that is known.
     #[must_use]
     pub fn find(&self, hop: NextHop) -> Option<u16> {
-        let key = key_of(hop);
+        let key = key_of(hop)?;
         for index in probes(hop) {
-            match self.slots[index as usize].key.load(Relaxed) {
-                0 => return None,
-                k if k == key => return Some(index),
-                _ => {}
+            let taken = self.slots[index as usize].key.each_ref().map(|word| word.load(Relaxed));
+            if taken == key {
+                return Some(index);
+            }
+            // Words are taken once: whoever has another of them here was here before. Nobody would have gone past a place without.
+            if taken.iter().zip(&key).all(|(taken, wanted)| *taken == 0 || taken == wanted) {
+                return None;
             }
         }
         None
     }
 
-    /// Index of a next hop, which gets one if it has none; none when the table is full around it.
+    /// Index of a next hop, which gets one if it has none; none when the table is full around it, or for an address that no host has.
     #[must_use]
     pub fn index(&self, hop: NextHop) -> Option<u16> {
-        let key = key_of(hop);
-        for index in probes(hop) {
-            let slot = &self.slots[index as usize];
-            let found = slot.key.compare_exchange(0, key, Relaxed, Relaxed).unwrap_or_else(|taken| taken);
-            if found == 0 || found == key {
-                if found == 0 {
-                    slot.link.fetch_or((u64::from(hop.port)) << 48, Relaxed);
-                    // Each slot is taken once, so the positions never run out.
-                    self.taken[self.count.fetch_add(1, Relaxed)].store(u32::from(index) + 1, Relaxed);
-                }
-                return Some(index);
+        let key = key_of(hop)?;
+        probes(hop).find(|&index| self.take(index, hop, key))
+    }
+
+    /// The same for the next hop towards a client. Clients may be on a network with more addresses than there are places: so that their
+    /// number never costs a backend its place, they get no new ones once [`CLIENT_NEXT_HOPS_MAX`] are taken (RFC 6583 section 6.1).
+    #[must_use]
+    pub fn index_of_client(&self, hop: NextHop) -> Option<u16> {
+        if self.count.load(Relaxed) < CLIENT_NEXT_HOPS_MAX { self.index(hop) } else { self.find(hop) }
+    }
+
+    /// Takes a place for a next hop, if it is free or its own already.
+    fn take(&self, index: u16, hop: NextHop, key: [u64; 3]) -> bool {
+        let slot = &self.slots[index as usize];
+        let mut is_last_taken_here = false;
+        for (place, word) in slot.key.iter().zip(key) {
+            match place.compare_exchange(0, word, Relaxed, Relaxed) {
+                Ok(_) => is_last_taken_here = true,
+                Err(taken) if taken == word => is_last_taken_here = false,
+                Err(_) => return false,
             }
         }
-        None
+        if is_last_taken_here {
+            slot.link.fetch_or(u64::from(hop.port) << 48, Relaxed);
+            // Each slot is taken once, so the positions never run out.
+            self.taken[self.count.fetch_add(1, Relaxed)].store(u32::from(index) + 1, Relaxed);
+        }
+        true
     }
 
     /// Asks the keeper to resolve a next hop, if it is not resolved.
@@ -168,7 +187,7 @@ impl Neighbours {
         }
     }
 
-    /// Whether to send an ARP request for this next hop now. Says yes to one caller in [`ARP_RETRY_MS`].
+    /// Whether to ask for the Ethernet address of this next hop now. Says yes to one caller in [`ARP_RETRY_MS`].
     #[must_use]
     pub fn may_ask(&self, index: u16, now_ms: u32) -> bool {
         let slot = &self.slots[index as usize];
@@ -196,14 +215,14 @@ impl Neighbours {
         true
     }
 
-    /// The keeper's look at one slot: `true` if an ARP request should be sent for it now.
+    /// The keeper's look at one slot: `true` if it should be asked for now.
     ///
     /// A wanted next hop is asked for [`ARP_TRIES_MAX`] times and then given up until it is wanted again; a resolved one is asked for again
     /// after [`ARP_REFRESH_MS`], and is unresolved when it does not answer.
     #[must_use]
     pub fn keep(&self, index: u16, now_ms: u32) -> bool {
         let slot = &self.slots[index as usize];
-        if slot.key.load(Relaxed) == 0 {
+        if slot.key[2].load(Relaxed) == 0 {
             return false;
         }
         let link = slot.link.load(Relaxed);
@@ -250,22 +269,30 @@ fn boxed(slot: impl Fn() -> Slot) -> Box<[Slot; NEXT_HOPS_MAX]> {
     slots.try_into().ok().expect("as many slots were made as the array has")
 }
 
-const fn key_of(hop: NextHop) -> u64 {
-    TAKEN | (hop.port as u64) << 32 | hop.address as u64
+/// Port and address as words of which none is 0. None for the address whose last 64 bits are all ones: an anycast address that RFC 2526
+/// reserves, and no host's.
+const fn key_of(hop: NextHop) -> Option<[u64; 3]> {
+    let bits = hop.address.bits();
+    let key = [TAKEN | hop.port as u64, !((bits >> 64) as u64), !(bits as u64)];
+    if key[1] == 0 || key[2] == 0 { None } else { Some(key) }
 }
 
 /// The slots a next hop may have, in order.
 fn probes(hop: NextHop) -> impl Iterator<Item = u16> {
     // Neighbours of one network lie side by side: their addresses are dense, so they hardly collide.
-    let home = (hop.address as u16)
-        ^ ((hop.address >> 16) as u16).wrapping_mul(0x9e37)
+    let bits = hop.address.bits();
+    let interface =
+        ((bits >> 32) as u32).wrapping_mul(0x9e37_79b9) ^ ((bits >> 64) as u32).wrapping_mul(0x85eb_ca6b);
+    let home = (bits as u16)
+        ^ ((bits >> 16) as u16).wrapping_mul(0x9e37)
+        ^ (interface >> 16) as u16
         ^ (u16::from(hop.port) << 12);
     (0..64).map(move |step: u16| home.wrapping_add(step))
 }
 
 impl std::fmt::Display for NextHop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on port {}", Ipv4Addr::from(self.address), self.port)
+        write!(f, "{} on port {}", self.address, self.port)
     }
 }
 
@@ -273,7 +300,7 @@ impl std::fmt::Display for NextHop {
 mod tests {
     use super::*;
 
-    const HOP: NextHop = NextHop { port: 1, address: 0x0a01_0203 };
+    const HOP: NextHop = NextHop { port: 1, address: Address::v4(0x0a01_0203) };
     const MAC: [u8; 6] = [2, 1, 2, 3, 4, 5];
 
     #[test]
@@ -305,10 +332,34 @@ mod tests {
         assert!(!table.keep(index, now + 5_000), "and nobody wants it");
     }
 
+    /// Some share the first 64 bits of their address, some the last, some both on another port.
+    fn racer(n: u32) -> NextHop {
+        let address = match n % 4 {
+            0 => Address::v4(n * 65_521),
+            1 => Address::v6(0xfe80 << 112 | u128::from(n / 8)),
+            2 => Address::v6(u128::from(0x2001_0db8_0000_0000 + u64::from(n / 16)) << 64),
+            _ => Address::v6(0x2001_0db8 << 96 | u128::from(n / 2).wrapping_mul(0x1_0000_0001)),
+        };
+        NextHop { port: (n % 3) as u8, address }
+    }
+
+    #[test]
+    fn clients_leave_room_for_backends() {
+        let table = Neighbours::new();
+        let client = |n: u32| NextHop { port: 0, address: Address::v6(0x2001_0db8 << 96 | u128::from(n)) };
+        let given =
+            (0..2 * NEXT_HOPS_MAX as u32).filter(|&n| table.index_of_client(client(n)).is_some()).count();
+        assert_eq!(given, CLIENT_NEXT_HOPS_MAX);
+        assert!(table.index_of_client(client(0)).is_some(), "those that have a place keep it");
+        assert!((0..1_000).all(|n| table.index(NextHop { port: 1, address: Address::v4(n) }).is_some()));
+        let anycast = NextHop { port: 0, address: Address::v6(0x2001_0db8 << 96 | u128::from(u64::MAX)) };
+        assert_eq!((table.index(anycast), table.find(anycast)), (None, None));
+    }
+
     #[test]
     fn racing_workers_agree_on_the_index() {
         let table = Neighbours::new();
-        let hops: Vec<_> = (0..2_000).map(|n| NextHop { port: (n % 3) as u8, address: n * 65_521 }).collect();
+        let hops: Vec<_> = (0..2_000).map(racer).collect();
         let indices: Vec<Vec<_>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| hops.iter().map(|&h| table.index(h)).collect::<Vec<_>>()))

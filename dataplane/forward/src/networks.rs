@@ -1,27 +1,23 @@
-//! [`Networks`]: sets of IPv4 addresses given as networks, for the rules that ask where a client is.
+//! [`Networks`]: sets of addresses given as networks, for the rules that ask where a client is.
 
+use crate::address::{Address, Family};
 use ipnet::IpNet;
 
 /// A set of addresses as sorted, disjoint intervals: a look takes as many steps as their number has bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
     /// First and last address of each, no two touching.
-    intervals: Box<[(u32, u32)]>,
+    intervals: Box<[(u128, u128)]>,
 }
 
 impl Networks {
-    /// The addresses of all these networks; those of IPv6 are left out.
+    /// The addresses of all these networks.
     #[must_use]
     pub fn of(networks: &[IpNet]) -> Self {
-        let mut found: Vec<(u32, u32)> = networks
-            .iter()
-            .filter_map(|network| match network {
-                IpNet::V4(v4) => Some((v4.network().into(), v4.broadcast().into())),
-                IpNet::V6(_) => None,
-            })
-            .collect();
+        let bits = |address: std::net::IpAddr| Address::from(address).bits();
+        let mut found: Vec<_> = networks.iter().map(|n| (bits(n.network()), bits(n.broadcast()))).collect();
         found.sort_unstable();
-        let mut intervals: Vec<(u32, u32)> = Vec::with_capacity(found.len());
+        let mut intervals: Vec<(u128, u128)> = Vec::with_capacity(found.len());
         for (first, last) in found {
             match intervals.last_mut() {
                 Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
@@ -34,15 +30,16 @@ impl Networks {
     /// Whether an address is one of them.
     #[inline]
     #[must_use]
-    pub fn contains(&self, address: u32) -> bool {
+    pub fn contains(&self, address: Address) -> bool {
+        let address = address.bits();
         let after = self.intervals.partition_point(|&(first, _)| first <= address);
         after.checked_sub(1).is_some_and(|at| address <= self.intervals[at].1)
     }
 
-    /// Whether there is none.
+    /// Whether there is an address of this family among them.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.intervals.is_empty()
+    pub fn has(&self, family: Family) -> bool {
+        self.intervals.iter().any(|&(first, _)| Address::v6(first).family() == family)
     }
 }
 
@@ -60,11 +57,14 @@ mod tests {
     fn networks_that_touch_or_overlap_are_one_interval() {
         let merged =
             networks(&["10.0.1.0/24", "10.0.0.0/24", "10.0.0.128/25", "10.0.3.0/24", "2001:db8::/32"]);
-        assert_eq!(merged.intervals.len(), 2);
+        assert_eq!(merged.intervals.len(), 3);
         let everything = networks(&["0.0.0.0/0", "255.255.255.255/32"]);
-        assert_eq!(&*everything.intervals, [(0, u32::MAX)]);
-        assert!(networks(&["2001:db8::/32"]).is_empty());
-        assert!(!networks(&[]).contains(0));
+        assert_eq!(&*everything.intervals, [(Address::v4(0).bits(), Address::v4(u32::MAX).bits())]);
+        let six = networks(&["2001:db8::/32", "::/128"]);
+        assert!(six.contains(Address::v6(0x2001_0db8 << 96 | 7)) && six.contains(Address::v6(0)));
+        assert!(!six.contains(Address::v6(0x2001_0db9 << 96)) && !six.contains(Address::v4(0)));
+        assert!(six.has(Family::V6) && !six.has(Family::V4) && everything.has(Family::V4));
+        assert!(!networks(&[]).has(Family::V4) && !networks(&[]).contains(Address::v4(0)));
     }
 
     proptest! {
@@ -82,7 +82,7 @@ mod tests {
             let edge = rows.get(near).map_or(0, |r| r.0);
             for address in addresses.into_iter().chain([edge, edge.wrapping_sub(1), edge.wrapping_add(1), 0, u32::MAX]) {
                 let wanted = nets.iter().any(|n| n.contains(&std::net::IpAddr::V4(Ipv4Addr::from(address))));
-                prop_assert_eq!(set.contains(address), wanted);
+                prop_assert_eq!(set.contains(Address::v4(address)), wanted);
             }
         }
     }

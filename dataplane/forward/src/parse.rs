@@ -1,4 +1,4 @@
-//! Stage one of the packet's walk: what a received frame is. Reads headers, changes nothing. Next: [`crate::worker`] looks the flow up.
+//! Stage one of the packet's walk: what a received frame is; for those of IPv6 [`crate::parse6`] goes on. Reads headers, changes nothing. Next: [`crate::worker`] looks the flow up.
 //!
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
@@ -19,14 +19,18 @@ pub const L4: usize = ETHERNET + IPV4;
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP, UDP or SCTP over IPv4, whole and consistent.
+    /// TCP, UDP or SCTP, whole and consistent.
     Flow,
-    /// An ICMP echo request over IPv4, with its IPv4 header checked.
+    /// An ICMP echo request, with its IP header checked.
     Echo,
-    /// An ICMP error over IPv4, with all its checksums checked, about a packet of TCP, UDP or SCTP.
+    /// An ICMP error, with all its checksums checked, about a packet of TCP, UDP or SCTP.
     IcmpError,
     /// ARP, not yet checked.
     Arp,
+    /// IPv6, not yet looked at: to us, or to a group.
+    Ipv6,
+    /// Neighbour discovery over IPv6 (RFC 4861), not yet checked.
+    NeighbourDiscovery,
     /// Nothing that goes on.
     Bad(Verdict),
 }
@@ -42,18 +46,32 @@ const ARP: u32 = 2;
 /// SCTP is a flow too, but never a steady one: its checksum needs more than a sum, and its tags are looked at.
 const ASSOCIATION: u32 = 3;
 const ICMP_ERROR: u32 = 4;
+const IPV6: u32 = 5;
+const NEIGHBOUR_DISCOVERY: u32 = 6;
 /// Verdicts start here.
-const BAD: u32 = 5;
+const BAD: u32 = 7;
 /// A flow's packet that is longer than some port takes.
 const LONG: u32 = 1 << 31;
 
 impl Packet {
-    const fn bad(verdict: Verdict) -> Self {
+    pub(crate) const fn bad(verdict: Verdict) -> Self {
         Self(BAD + verdict as u32)
     }
 
+    pub(crate) const fn echo(l4: usize) -> Self {
+        Self(ECHO | (l4 as u32 & 0xff) << 8)
+    }
+
+    pub(crate) const fn icmp_error(l4: usize) -> Self {
+        Self(ICMP_ERROR | (l4 as u32 & 0xff) << 8)
+    }
+
+    pub(crate) const fn neighbour_discovery(l4: usize) -> Self {
+        Self(NEIGHBOUR_DISCOVERY | (l4 as u32 & 0xff) << 8)
+    }
+
     #[inline(always)]
-    const fn flow(l4: usize, tcp_flags: u8) -> Self {
+    pub(crate) const fn flow(l4: usize, tcp_flags: u8) -> Self {
         Self(FLOW | (l4 as u32 & 0xff) << 8 | (tcp_flags as u32) << 16)
     }
 
@@ -70,6 +88,8 @@ impl Packet {
             ECHO => Kind::Echo,
             ICMP_ERROR => Kind::IcmpError,
             ARP => Kind::Arp,
+            IPV6 => Kind::Ipv6,
+            NEIGHBOUR_DISCOVERY => Kind::NeighbourDiscovery,
             bad => Kind::Bad(Verdict::ALL.get((bad - BAD) as usize).copied().unwrap_or(Verdict::Truncated)),
         }
     }
@@ -80,13 +100,13 @@ impl Packet {
         if self.0 & 0xff == FLOW { Self(self.0 | LONG) } else { self }
     }
 
-    /// Whether it is a [`Kind::Flow`] behind an IPv4 header without options that opens, closes and resets nothing, and no [`Packet::long`] one:
-    /// a datagram, or a segment with an acknowledgement and none of those flags.
+    /// Whether it is a [`Kind::Flow`] whose transport header starts at `l4`, that opens, closes and resets nothing, and no [`Packet::long`]
+    /// one: a datagram, or a segment with an acknowledgement and none of those flags.
     #[inline(always)]
     #[must_use]
-    pub const fn is_steady(self) -> bool {
+    pub const fn is_steady(self, l4: usize) -> bool {
         const SEEN: u32 = 0xffff | LONG | ((flags::STATEFUL | flags::ACK) as u32) << 16;
-        self.0 & SEEN == Self::flow(L4, flags::ACK).0
+        self.0 & SEEN == Self::flow(l4, flags::ACK).0
     }
 
     /// Where the transport header starts.
@@ -196,6 +216,8 @@ fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let own = ethernet[..6] == mac.to_le_bytes()[..6];
     match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
         (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
+        // RFC 2464 section 7: groups of IPv6 have these addresses.
+        (0x86dd, own) if own || ethernet[..2] == [0x33; 2] => (FlowKey::from_header(0), Packet(IPV6)),
         (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4(head, frame_len, missing),
         (_, true) => bad(Verdict::OtherEthertype),
@@ -226,7 +248,7 @@ fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
     if ip[9] == ICMP
         && let Some(error) = icmp_error::read(head, l4, total_len - header_len)
     {
-        return error.map_or_else(bad, |key| (key, Packet(ICMP_ERROR | (l4 as u32) << 8)));
+        return error.map_or_else(bad, |key| (key, Packet::icmp_error(l4)));
     }
     let ports = match head.get(l4..l4 + 4) {
         Some(&[a, b, c, d]) => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
@@ -238,7 +260,7 @@ fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
 }
 
 /// Checks the transport header at `l4`, with `l4_len` bytes from there to the end of the IP packet.
-fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
+pub(crate) fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
     match protocol {
         TCP => {
             let Some(header) = head.get(l4..l4 + 20) else { return cut_off(l4_len, 20) };
@@ -263,7 +285,7 @@ fn transport(head: &[u8], l4: usize, l4_len: usize, protocol: u8) -> Packet {
 }
 
 /// A transport header that is not all there: the packet is too short for it, or the segment.
-fn cut_off(l4_len: usize, header_len: usize) -> Packet {
+pub(crate) fn cut_off(l4_len: usize, header_len: usize) -> Packet {
     Packet::bad(if l4_len < header_len { Verdict::BadL4 } else { Verdict::HeaderSplit })
 }
 
@@ -319,9 +341,7 @@ fn icmp(head: &[u8], l4: usize, l4_len: usize) -> Packet {
     match head.get(l4..l4 + 8) {
         None => cut_off(l4_len, 8),
         Some(_) if l4_len < 8 => Packet::bad(Verdict::BadL4),
-        Some(header) if header[0] == icmpv4::ECHO_REQUEST && header[1] == 0 => {
-            Packet(ECHO | (l4 as u32) << 8)
-        }
+        Some(header) if header[0] == icmpv4::ECHO_REQUEST && header[1] == 0 => Packet::echo(l4),
         Some(_) => Packet::bad(Verdict::Icmp),
     }
 }
@@ -398,7 +418,7 @@ mod tests {
             assert_eq!(glance(&frame, frame.len(), mac_bits(MAC)), None, "row {i}");
             let (key, packet) = parse(&frame, frame.len(), mac_bits(MAC));
             assert_eq!(packet.chunk().map(|(kind, _)| kind), want, "row {i}");
-            assert!(!packet.is_steady() && !packet.asks() && packet.tcp_flags() == 0);
+            assert!(!packet.is_steady(L4) && !packet.asks() && packet.tcp_flags() == 0);
             assert_eq!((key.protocol(), key.source_port(), key.destination_port()), (SCTP, 40_000, 80));
         }
         let many: Vec<_> = (0..SCTP_CHUNKS_MAX).map(|_| (chunk::SACK, 0, &b""[..])).collect();

@@ -4,7 +4,8 @@
 //! five-tuple; RFC 4787 REQ-3 forbids it otherwise), so the flow table itself knows what is taken: a port is free towards a backend when the
 //! reply's key is in no flow. Ports are tried in random order (RFC 6056), only those whose replies come back to this worker.
 
-use crate::flow_key::FlowKey;
+use crate::address::Address;
+use crate::flow_key::Key;
 use crate::hash::{Random, scale};
 use crate::limits::PORT_PROBES_MAX;
 use crate::steering::Steering;
@@ -19,7 +20,7 @@ pub struct PortPool {
     /// Ports that are NodePorts on addresses of the gateway, first and last.
     node_ports: (u16, u16),
     /// SNAT addresses that the host's kernel has too, and the ports of its own connections from them.
-    kernel: (Box<[u32]>, (u16, u16)),
+    kernel: (Box<[Address]>, (u16, u16)),
     /// What may be chosen, and what on the kernel's addresses.
     usual: Ports,
     beside_kernel: Ports,
@@ -48,32 +49,32 @@ impl PortPool {
     }
 
     /// Leaves these ports of these addresses, first and last, to the host's kernel.
-    pub fn leave_to_kernel(&mut self, addresses: Box<[u32]>, ports: (u16, u16)) {
+    pub fn leave_to_kernel(&mut self, addresses: Box<[Address]>, ports: (u16, u16)) {
         self.kernel = (addresses, ports);
         self.reserve(self.node_ports);
     }
 
-    /// The reply key of a new flow towards `backend` (address and port), from one of the `snat` addresses on a free port.
+    /// The reply key of a new flow towards `backend` (address and port), from one of the `snat` addresses of its family on a free port.
     /// None when no probed port is free on any of them.
-    pub fn choose(
+    pub fn choose<K: Key>(
         &mut self,
-        snat: &[u32],
-        backend: (u32, u16),
+        snat: &[Address],
+        backend: (Address, u16),
         protocol: u8,
         steering: &Steering,
-        is_taken: impl Fn(FlowKey) -> bool,
-    ) -> Option<FlowKey> {
+        is_taken: impl Fn(K) -> bool,
+    ) -> Option<K> {
         let first = scale(self.random.next(), snat.len() as u32) as usize;
         for turn in 0..snat.len() {
             let address = snat[(first + turn) % snat.len()];
-            let reply = |port| FlowKey::new(protocol, backend.0, address, backend.1, port);
-            let steers_here = steering.port_test(reply(0), self.worker, self.workers);
+            let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
+            let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
             for _ in 0..PORT_PROBES_MAX {
                 let is_kernels = self.kernel.0.contains(&address);
                 let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
                 let Some(port) = ports.candidate(&mut self.random, &steers_here) else { break };
-                if !is_taken(reply(port)) {
-                    return Some(reply(port));
+                if let Some(reply) = reply(port).filter(|&reply| !is_taken(reply)) {
+                    return Some(reply);
                 }
             }
         }
@@ -82,23 +83,24 @@ impl PortPool {
 
     /// The reply key of a new flow towards `backend` whose client keeps its address: on the client's own port where that is free and its
     /// replies come here, else on another. None when no probed port will do.
-    pub fn keep_address(
+    pub fn keep_address<K: Key>(
         &mut self,
-        client: (u32, u16),
-        backend: (u32, u16),
+        client: (Address, u16),
+        backend: (Address, u16),
         protocol: u8,
-        comes_here: impl Fn(FlowKey) -> bool,
-        is_taken: impl Fn(FlowKey) -> bool,
-    ) -> Option<FlowKey> {
-        let reply = |port| FlowKey::new(protocol, backend.0, client.0, backend.1, port);
-        let own = reply(client.1);
+        comes_here: impl Fn(K) -> bool,
+        is_taken: impl Fn(K) -> bool,
+    ) -> Option<K> {
+        let reply = |port| K::of(protocol, backend.0, client.0, backend.1, port);
+        let own = reply(client.1)?;
         if client.1 != 0 && comes_here(own) && !is_taken(own) {
             return Some(own);
         }
         for _ in 0..PORT_PROBES_MAX {
-            let port = self.usual.candidate(&mut self.random, &|port| comes_here(reply(port)))?;
-            if !is_taken(reply(port)) {
-                return Some(reply(port));
+            let port =
+                self.usual.candidate(&mut self.random, &|port| reply(port).is_some_and(&comes_here))?;
+            if let Some(reply) = reply(port).filter(|&reply| !is_taken(reply)) {
+                return Some(reply);
             }
         }
         None
@@ -159,6 +161,7 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow_key::{FlowKey, FlowKey6};
     use crate::hash::Secret;
     use std::collections::HashSet;
     use turnpike_packet::io::{Rss, Spread};
@@ -167,6 +170,24 @@ mod tests {
         let mut pool = PortPool::new(Random::new(&Secret::new([1, 2, 3, 4]), worker as u64), worker, workers);
         pool.reserve((30_000, 32_767));
         pool
+    }
+
+    fn v4(address: u32) -> Address {
+        Address::v4(address)
+    }
+
+    #[test]
+    fn ports_of_ipv6_addresses_are_chosen_alike() {
+        let mut pool = pool(1, 3);
+        let at = |n: u128| Address::v6(0x2001_0db8 << 96 | n);
+        let reply: FlowKey6 = pool.choose(&[at(1)], (at(9), 80), 6, &Steering::Owner, |_| false).unwrap();
+        assert_eq!(
+            (reply.source_address(), reply.destination_address(), reply.source_port()),
+            (at(9), at(1), 80)
+        );
+        assert_eq!(reply.destination_port() % 3, 1, "its replies come to this worker");
+        let mixed: Option<FlowKey6> = pool.choose(&[v4(1)], (at(9), 80), 6, &Steering::Owner, |_| false);
+        assert_eq!(mixed, None);
     }
 
     fn rss(workers: u16) -> Spread {
@@ -179,33 +200,36 @@ mod tests {
         let mut taken = HashSet::new();
         let mut pool = pool(0, 1);
         for n in 0..40_000 {
-            let reply = pool.choose(&[0x0a01_0001], (0x0af4_0001, 80), 6, &Steering::Owner, |k| {
-                taken.contains(&k.bits())
-            });
+            let reply =
+                pool.choose(&[v4(0x0a01_0001)], (v4(0x0af4_0001), 80), 6, &Steering::Owner, |k: FlowKey| {
+                    taken.contains(&k.bits())
+                });
             let reply = reply.unwrap_or_else(|| panic!("flow {n} found no port"));
             let port = reply.destination_port();
             assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
             assert!(taken.insert(reply.bits()));
         }
-        let other = pool
-            .choose(&[0x0a01_0001], (0x0af4_0002, 80), 6, &Steering::Owner, |k| taken.contains(&k.bits()));
+        let other =
+            pool.choose(&[v4(0x0a01_0001)], (v4(0x0af4_0002), 80), 6, &Steering::Owner, |k: FlowKey| {
+                taken.contains(&k.bits())
+            });
         assert!(other.is_some(), "another backend has all ports of its own");
     }
 
     #[test]
     fn a_client_keeps_its_port_where_that_will_do() {
         let mut pool = pool(0, 1);
-        let (client, backend) = ((0xc633_6407, 443), (0x0af4_0001, 80));
+        let (client, backend) = ((v4(0xc633_6407), 443), (v4(0x0af4_0001), 80));
         let mut keep = |port, comes_here: &dyn Fn(u16) -> bool, is_taken: &dyn Fn(u16) -> bool| {
             let reply = pool.keep_address(
                 (client.0, port),
                 backend,
                 17,
-                |k| comes_here(k.destination_port()),
+                |k: FlowKey| comes_here(k.destination_port()),
                 |k| is_taken(k.destination_port()),
             )?;
-            assert_eq!((reply.source(), reply.source_port(), reply.protocol()), (backend.0, backend.1, 17));
-            assert_eq!(reply.destination(), client.0);
+            assert_eq!((reply.source(), reply.source_port(), reply.protocol()), (0x0af4_0001, backend.1, 17));
+            assert_eq!(reply.destination(), 0xc633_6407);
             Some(reply.destination_port())
         };
         assert_eq!(keep(443, &|_| true, &|_| false), Some(443), "also one that no SNAT would use");
@@ -245,7 +269,8 @@ mod tests {
     fn the_port_behind_the_reserved_range_is_as_likely_as_any_other() {
         let mut pool = pool(0, 1);
         let chosen = |pool: &mut PortPool| {
-            pool.choose(&[1], (9, 80), 6, &Steering::Owner, |_| false).map(|k| k.destination_port())
+            pool.choose(&[v4(1)], (v4(9), 80), 6, &Steering::Owner, |_: FlowKey| false)
+                .map(|k| k.destination_port())
         };
         let hits = (0..20_000).filter(|_| chosen(&mut pool) == Some(32_768)).count();
         assert!(hits < 10, "{hits} of 20000 flows got port 32768");
@@ -254,11 +279,13 @@ mod tests {
     #[test]
     fn the_kernels_ports_are_left_to_it_on_its_addresses_alone() {
         let mut pool = pool(0, 1);
-        pool.leave_to_kernel([7].into(), (32_768, 60_999));
+        pool.leave_to_kernel([v4(7)].into(), (32_768, 60_999));
         let mut highest = [0, 0];
         for _ in 0..2_000 {
             for (at, address) in [7, 8].into_iter().enumerate() {
-                let reply = pool.choose(&[address], (9, 80), 6, &Steering::Owner, |_| false).unwrap();
+                let reply = pool
+                    .choose(&[v4(address)], (v4(9), 80), 6, &Steering::Owner, |_: FlowKey| false)
+                    .unwrap();
                 let port = reply.destination_port();
                 assert!(at == 1 || !(32_768..=60_999).contains(&port), "{port}");
                 assert!(!(30_000..=32_767).contains(&port), "{port}");
@@ -272,9 +299,9 @@ mod tests {
     fn exhaustion_is_an_answer_and_another_address_helps() {
         let mut pool = pool(0, 1);
         let one = |k: FlowKey| k.destination() == 1;
-        assert_eq!(pool.choose(&[1], (9, 80), 6, &Steering::Owner, one), None);
+        assert_eq!(pool.choose(&[v4(1)], (v4(9), 80), 6, &Steering::Owner, one), None);
         assert_eq!(
-            pool.choose(&[1, 2], (9, 80), 6, &Steering::Owner, one).map(FlowKey::destination),
+            pool.choose(&[v4(1), v4(2)], (v4(9), 80), 6, &Steering::Owner, one).map(FlowKey::destination),
             Some(2)
         );
     }
@@ -286,8 +313,9 @@ mod tests {
             for worker in 0..3 {
                 let mut pool = pool(worker, 3);
                 for backend in 1..200u32 {
-                    let reply =
-                        pool.choose(&[0x0a01_0001], (backend, 8080), 17, &steering, |_| false).unwrap();
+                    let reply = pool
+                        .choose(&[v4(0x0a01_0001)], (v4(backend), 8080), 17, &steering, |_: FlowKey| false)
+                        .unwrap();
                     let test = steering.port_test(reply, worker, 3);
                     assert!(test(reply.destination_port()));
                     if let Spread::Rss(Rss { key, reta }) = &spread

@@ -3,7 +3,7 @@
 //! Checksums are updated, not computed (RFC 1624 equation 3: HC' = ~(~HC + ~m + m')). What a translation adds is the same for every packet
 //! of a flow's direction, so it is computed once, when the flow is made. A wrong checksum stays wrong by as much, and the receiver sees it.
 
-use crate::flow_key::FlowKey;
+use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::parse::{ETHERNET, L4, PLAIN};
 use turnpike_packet::sctp;
 
@@ -24,14 +24,41 @@ pub struct Deltas {
 impl Deltas {
     /// Of a packet that comes with key `from` and leaves with key `to`.
     #[must_use]
-    pub fn between(from: FlowKey, to: FlowKey) -> Self {
-        let addresses = |key: FlowKey| words((key.bits() >> 32) as u64);
-        let ports = |key: FlowKey| words((key.bits() >> 96) as u64);
+    pub fn between<K: Sums>(from: K, to: K) -> Self {
         // ~m + m' over several words is the sum of the new ones and of the complements of the old ones.
-        let moved = u32::from(!addresses(from)) + u32::from(addresses(to));
+        let moved = u32::from(!from.sum_of_addresses()) + u32::from(to.sum_of_addresses());
         let l3 = fold(moved + u32::from(TTL_DELTA));
-        let l4 = fold(moved + u32::from(!ports(from)) + u32::from(ports(to)));
+        let l4 = fold(moved + u32::from(!from.sum_of_ports()) + u32::from(to.sum_of_ports()));
         Self { l3, l4: if from.protocol() == SCTP { 0 } else { l4 } }
+    }
+}
+
+/// What a key adds to checksums.
+pub trait Sums: Key {
+    /// One's complement sum of both addresses.
+    fn sum_of_addresses(&self) -> u16;
+
+    /// One's complement sum of both ports.
+    fn sum_of_ports(&self) -> u16;
+}
+
+impl Sums for FlowKey {
+    fn sum_of_addresses(&self) -> u16 {
+        words((self.bits() >> 32) as u64)
+    }
+
+    fn sum_of_ports(&self) -> u16 {
+        words((self.bits() >> 96) as u64)
+    }
+}
+
+impl Sums for FlowKey6 {
+    fn sum_of_addresses(&self) -> u16 {
+        fold(self.addresses().iter().map(|&half| u32::from(words(half))).sum())
+    }
+
+    fn sum_of_ports(&self) -> u16 {
+        words(self.ports().into())
     }
 }
 
@@ -53,7 +80,7 @@ const fn fold(sum: u32) -> u16 {
 
 /// RFC 1624 equation 3. Two words make at most one carry.
 #[inline(always)]
-const fn update(checksum: u16, delta: u16) -> u16 {
+pub(crate) const fn update(checksum: u16, delta: u16) -> u16 {
     let sum = !checksum as u32 + delta as u32;
     !((sum + (sum >> 16)) as u16)
 }
@@ -128,15 +155,8 @@ impl Translation {
             return false;
         }
         let end = ETHERNET + usize::from(u16::from_be_bytes([head[16], head[17]]));
-        if let Some(header) =
-            frame.get_mut(l4..).and_then(|packet| packet.first_chunk_mut::<{ sctp::HEADER }>())
-        {
-            let [a, b, c, d, .., e, f, g, h] = *header;
-            let ports = self.ports.to_le_bytes();
-            let checksum = u32::from_le_bytes([e, f, g, h]);
-            let checksum = sctp::updated(checksum, [a, b, c, d], ports, end.saturating_sub(l4));
-            header[..4].copy_from_slice(&ports);
-            header[sctp::CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        if let Some(packet) = frame.get_mut(l4..) {
+            sctp::translate(packet, self.ports.to_le_bytes(), end.saturating_sub(l4));
         }
         true
     }
@@ -185,7 +205,7 @@ const fn update_udp(checksum: u16, delta: u16) -> u16 {
 impl Addressing {
     /// Writes both addresses to the start of a frame.
     #[inline(always)]
-    fn write<const N: usize>(self, head: &mut [u8; N]) {
+    pub(crate) fn write<const N: usize>(self, head: &mut [u8; N]) {
         let first = self.destination | self.source << 48;
         let rest = (self.source >> 16) as u32;
         head[..8].copy_from_slice(&first.to_le_bytes());

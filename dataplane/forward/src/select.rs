@@ -3,16 +3,17 @@
 //! Only new flows come here, so what is refused here never harms one that lives (rule N2). Everything a new flow needs is found before
 //! anything is changed, session affinity aside; the worker then inserts it. Next: [`crate::rewrite`].
 
+use crate::address::Address;
 use crate::affinity::{Client, Kept};
 use crate::connection::can_be_adopted;
-use crate::flow_key::FlowKey;
-use crate::flow_table::{FlowTable, Session};
+use crate::flow_key::Key;
+use crate::flow_table::{Entry, FlowTable};
 use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::parse::Packet;
 use crate::port_pool::PortPool;
-use crate::rewrite::Deltas;
+use crate::rewrite::{Deltas, Sums};
 use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
 use crate::verdict::{Counters, Tally, Verdict};
 use turnpike_packet::ipv4;
@@ -35,22 +36,22 @@ pub struct Chooser<'a> {
 
 impl Chooser<'_> {
     /// A new flow for a packet with this key, or the verdict on the packet.
-    pub fn select(
+    pub fn select<K: Sums>(
         &self,
-        key: FlowKey,
+        key: K,
         packet: Packet,
-        table: &FlowTable<'_>,
+        table: &FlowTable<'_, K>,
         pool: &mut PortPool,
         counters: &mut Counters,
-    ) -> Result<Session, Verdict> {
+    ) -> Result<K::Session, Verdict> {
         let Some(frontend) = self.tables.frontend(key) else { return Err(self.unanswered(key)) };
-        if is_bad_source(key.source(), self.tables, self.shared) {
+        if is_bad_source(key.source_address(), self.tables, self.shared) {
             return Err(Verdict::BadSource);
         }
         let service = self.tables.service(frontend.service).ok_or(Verdict::Rejected)?;
-        // Rules L1 and P3: load-balancer addresses alone are guarded.
-        let is_guarded = frontend.kind == FrontendKind::LoadBalancer && !service.sources.is_empty();
-        if is_guarded && !service.sources.contains(key.source()) {
+        // Rules L1, L3 and P3: load-balancer addresses alone are guarded, by ranges of their family.
+        let is_guarded = frontend.kind == FrontendKind::LoadBalancer && service.sources.has(K::FAMILY);
+        if is_guarded && !service.sources.contains(key.source_address()) {
             return Err(Verdict::SourceRange);
         }
         let Treatment { action, set, mode } = self.treatment(frontend, key);
@@ -73,32 +74,44 @@ impl Chooser<'_> {
             return Err(Verdict::FlowTableFull);
         }
         let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
+        // Rule S3: a Service port has one family. One that was given backends of another cannot reach them.
+        if backend.address.family() != K::FAMILY {
+            return Err(Verdict::Rejected);
+        }
 
         let Shared { gateway, neighbours, .. } = self.shared;
         let to_backend = gateway.route(backend.address).ok_or(Verdict::NoRoute)?;
-        let to_client = gateway.route(key.source()).ok_or(Verdict::NoRoute)?;
+        let to_client = gateway.route(key.source_address()).ok_or(Verdict::NoRoute)?;
         let next_hop = [
             neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
-            neighbours.index(to_client).ok_or(Verdict::NextHopsFull)?,
+            neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,
         ];
         let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
         let at = (backend.address, backend.port);
-        let is_taken = |reply| table.find(reply).is_some();
+        let is_taken = |reply: K| table.find(reply).is_some();
         // Rule A4: a backend that is its own client would answer itself directly, past the gateway.
-        let is_hairpin = backend.address == key.source();
+        let is_hairpin = backend.address == key.source_address();
         let reply = match mode {
             Mode::Dnat if !is_hairpin => {
-                let comes_here = |reply| steering.owner(reply, gateway, self.secret) == self.worker;
-                pool.keep_address((key.source(), key.source_port()), at, key.protocol(), comes_here, is_taken)
+                let comes_here = |reply: K| steering.owner(reply, gateway, self.secret) == self.worker;
+                pool.keep_address(
+                    (key.source_address(), key.source_port()),
+                    at,
+                    key.protocol(),
+                    comes_here,
+                    is_taken,
+                )
             }
-            Mode::Dnat | Mode::Nat => pool.choose(gateway.snat(), at, key.protocol(), steering, is_taken),
+            Mode::Dnat | Mode::Nat => {
+                pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, is_taken)
+            }
         };
         let reply = reply.ok_or(Verdict::SnatExhausted)?;
 
         next_hop.into_iter().for_each(|index| neighbours.want(index));
         let forward_deltas = Deltas::between(key, reply.reversed());
         let reply_deltas = Deltas::between(reply, key.reversed());
-        let mut session = Session::new(key, reply);
+        let mut session = K::Session::new(key, reply);
         session.next_hop = next_hop;
         session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
         session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
@@ -108,7 +121,7 @@ impl Chooser<'_> {
 
     /// Whether a flow to a backend that has not answered yet may be given up for another: that backend is gone, and there are others.
     #[must_use]
-    pub fn is_lost(&self, key: FlowKey, backend: (u32, u16)) -> bool {
+    pub fn is_lost<K: Key>(&self, key: K, backend: (Address, u16)) -> bool {
         let Some(frontend) = self.tables.frontend(key) else { return false };
         let Some(service) = self.tables.service(frontend.service) else { return false };
         let Some(set) = set_of(self.treatment(frontend, key)) else { return false };
@@ -117,9 +130,9 @@ impl Chooser<'_> {
     }
 
     /// What a frontend has for a client: pods of the cluster are inside, all others outside.
-    fn treatment(&self, frontend: FrontendEntry, key: FlowKey) -> Treatment {
+    fn treatment<K: Key>(&self, frontend: FrontendEntry, key: K) -> Treatment {
         let equal = frontend.inside == frontend.outside;
-        if equal || !self.tables.networks.pods.contains(key.source()) {
+        if equal || !self.tables.networks.pods.contains(key.source_address()) {
             frontend.outside
         } else {
             frontend.inside
@@ -128,18 +141,18 @@ impl Chooser<'_> {
 
     /// The backend of a new flow: with session affinity the one its client has as long as that takes new flows of the set, else a fresh
     /// choice.
-    fn backend<'s>(
+    fn backend<'s, K: Key>(
         &self,
         service: &'s ServiceTable,
         set: BackendSet,
-        key: FlowKey,
+        key: K,
         counters: &mut Counters,
     ) -> Option<&'s BackendEntry> {
         let fresh = || service.choose(set, key, &self.tables.maglev_key);
         if service.affinity_timeout_s == 0 {
             return fresh();
         }
-        let client = Client { service: service.id, address: key.source() };
+        let client = Client { service: service.id, address: key.source_address() };
         let mut chosen = None;
         let (_, kept) = self.shared.affinities.stick(
             client,
@@ -147,9 +160,9 @@ impl Chooser<'_> {
             self.now_ms,
             self.secret,
             |remembered| {
-                let remembered = remembered.and_then(|(address, port)| service.backend(address, port));
+                let remembered = remembered.and_then(|(handle, port)| service.backend_called(handle, port));
                 chosen = remembered.filter(|b| b.takes_new(set)).or_else(fresh);
-                chosen.map(|b| (b.address, b.port))
+                chosen.map(|b| (b.handle, b.port))
             },
         );
         counters.add(Tally::AffinitiesEvicted, u64::from(kept == Kept::Evicted));
@@ -158,8 +171,8 @@ impl Chooser<'_> {
 
     /// Why nothing answers a packet's destination.
     #[must_use]
-    pub fn unanswered(&self, key: FlowKey) -> Verdict {
-        let destination = key.destination();
+    pub fn unanswered<K: Key>(&self, key: K) -> Verdict {
+        let destination = key.destination_address();
         match self.tables.address(destination) {
             // Rule N4: an undefined port of a live ClusterIP is rejected.
             Some(usage) if usage.is_cluster_ip() => Verdict::Rejected,
@@ -173,9 +186,8 @@ impl Chooser<'_> {
     }
 }
 
-/// Sources that no client has: RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7, and addresses that are answered here.
+/// Sources that no client has: [`Address::is_no_host`], and addresses that are answered here.
 #[must_use]
-pub fn is_bad_source(source: u32, tables: &Tables, shared: &Shared) -> bool {
-    let first = source >> 24;
-    matches!(first, 0 | 127) || first >= 224 || is_ours(source, tables, shared)
+pub fn is_bad_source(source: Address, tables: &Tables, shared: &Shared) -> bool {
+    source.is_no_host() || is_ours(source, tables, shared)
 }

@@ -1,11 +1,13 @@
 //! [`Tables`]: what the workers look up, immutable once built. [`crate::stage`] builds them, [`crate::mailbox`] hands them out.
 
-use crate::flow_key::FlowKey;
+use crate::address::Address;
+use crate::flow_key::Key;
 use crate::hash::Secret;
 use crate::maglev::{Maglev, Member};
 use crate::networks::Networks;
-use crate::shared_map::{SharedList, SharedMap};
-use std::net::{IpAddr, SocketAddr};
+use crate::shared_map::{MapKey, SharedList, SharedMap};
+use hashbrown::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use turnpike_wire::update::{
     Action, Backend, BackendSet, BackendState, FrontendKey, FrontendKind, Service, ServiceKey, Tracking,
@@ -44,8 +46,35 @@ pub struct ClusterNetworks {
 /// Frontends by what packets are addressed to, and which addresses they make ours.
 #[derive(Clone, Debug, Default)]
 pub struct FrontendMap {
-    entries: SharedMap<FrontendEntry>,
-    addresses: SharedMap<AddressUse>,
+    entries: SharedMap<Target, FrontendEntry>,
+    addresses: SharedMap<Address, AddressUse>,
+}
+
+/// What packets of a frontend are addressed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Target {
+    address: Address,
+    port: u16,
+    protocol: u8,
+}
+
+impl MapKey for Target {
+    fn word(self) -> u64 {
+        self.address.word().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ (u64::from(self.port) << 8 | u64::from(self.protocol))
+    }
+}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.word());
+    }
+}
+
+impl From<&FrontendKey> for Target {
+    fn from(key: &FrontendKey) -> Self {
+        Self { address: key.address.into(), port: key.port, protocol: key.protocol.number() }
+    }
 }
 
 /// What a frontend does.
@@ -119,7 +148,9 @@ const SETS: [BackendSet; 2] = [BackendSet::Cluster, BackendSet::Local];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendEntry {
     /// Its address.
-    pub address: u32,
+    pub address: Address,
+    /// What its address is called in 32 bits; among the backends of one Service port with its own port no other is called so.
+    pub handle: u32,
     /// Its port.
     pub port: u16,
     /// Its share of new flows.
@@ -159,16 +190,17 @@ impl Tables {
     /// The frontend a packet is addressed to.
     #[inline]
     #[must_use]
-    pub fn frontend(&self, key: FlowKey) -> Option<FrontendEntry> {
-        let packed = pack(key.destination(), key.destination_port(), key.protocol());
-        self.frontends.entries.get(packed).copied()
+    pub fn frontend<K: Key>(&self, key: K) -> Option<FrontendEntry> {
+        let address = key.destination_address();
+        let target = Target { address, port: key.destination_port(), protocol: key.protocol() };
+        self.frontends.entries.get(target).copied()
     }
 
     /// How an address is used by frontends, if it is.
     #[inline]
     #[must_use]
-    pub fn address(&self, address: u32) -> Option<AddressUse> {
-        self.frontends.addresses.get(u64::from(address)).copied()
+    pub fn address(&self, address: Address) -> Option<AddressUse> {
+        self.frontends.addresses.get(address).copied()
     }
 
     /// The networks of the cluster.
@@ -186,7 +218,7 @@ impl Tables {
 
     /// How the flows of the Service that a client's packets are for are followed; as usual where there is none any more.
     #[must_use]
-    pub fn tracking(&self, client_key: FlowKey) -> Tracking {
+    pub fn tracking<K: Key>(&self, client_key: K) -> Tracking {
         let service = self.frontend(client_key).and_then(|f| self.service(f.service));
         service.map_or_else(Tracking::default, |s| s.tracking)
     }
@@ -197,13 +229,13 @@ impl Tables {
     }
 
     /// The addresses that frontends make ours.
-    pub fn addresses(&self) -> impl Iterator<Item = u32> {
-        self.frontends.addresses.keys().map(|key| key as u32)
+    pub fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.frontends.addresses.keys()
     }
 
     /// Those of them that other tables have not.
-    pub fn addresses_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        self.frontends.addresses.keys_new_since(&other.frontends.addresses).map(|key| key as u32)
+    pub fn addresses_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Address> + 'a {
+        self.frontends.addresses.keys_new_since(&other.frontends.addresses)
     }
 
     /// How many frontends there are.
@@ -214,26 +246,26 @@ impl Tables {
 }
 
 impl FrontendMap {
-    /// Adds or replaces a frontend; one that is not IPv4 is not looked up here.
+    /// Adds or replaces a frontend.
     pub(crate) fn put(&mut self, key: &FrontendKey, entry: FrontendEntry) {
         self.remove(key);
-        let Some(packed) = packed(key) else { return };
-        let mut usage = self.addresses.get(packed >> 32).copied().unwrap_or_default();
+        let target = Target::from(key);
+        let mut usage = self.addresses.get(target.address).copied().unwrap_or_default();
         *usage.count_of(entry.kind) += 1;
-        self.addresses.insert(packed >> 32, usage);
-        self.entries.insert(packed, entry);
+        self.addresses.insert(target.address, usage);
+        self.entries.insert(target, entry);
     }
 
     /// Removes a frontend, if it is there.
     pub(crate) fn remove(&mut self, key: &FrontendKey) {
-        let Some(packed) = packed(key) else { return };
-        let Some(entry) = self.entries.remove(packed) else { return };
-        let Some(mut usage) = self.addresses.get(packed >> 32).copied() else { return };
+        let target = Target::from(key);
+        let Some(entry) = self.entries.remove(target) else { return };
+        let Some(mut usage) = self.addresses.get(target.address).copied() else { return };
         *usage.count_of(entry.kind) -= 1;
         if usage == AddressUse::default() {
-            self.addresses.remove(packed >> 32);
+            self.addresses.remove(target.address);
         } else {
-            self.addresses.insert(packed >> 32, usage);
+            self.addresses.insert(target.address, usage);
         }
     }
 }
@@ -248,8 +280,8 @@ impl AddressUse {
 }
 
 impl ServiceTable {
-    /// Builds the table of one Service port; backends that are not IPv4 are left out of it. What it chooses by is taken from `former`, its
-    /// table under the same Maglev key, where that would come out equal.
+    /// Builds the table of one Service port. What it chooses by is taken from `former`, its table under the same Maglev key, where that would
+    /// come out equal.
     #[must_use]
     pub fn build<'b>(
         service: &Service,
@@ -260,24 +292,26 @@ impl ServiceTable {
         former: Option<&Self>,
     ) -> Self {
         let mut entries: Vec<BackendEntry> = backends
-            .filter_map(|b| match b.address {
-                SocketAddr::V4(a) => Some(BackendEntry {
-                    address: (*a.ip()).into(),
-                    port: a.port(),
+            .map(|b| {
+                let address = Address::from(b.address.ip());
+                BackendEntry {
+                    address,
+                    handle: handle(address),
+                    port: b.address.port(),
                     weight: b.weight,
                     state: b.state,
                     serving: b.serving,
                     sets: SETS.map(|set| b.is_in(set)),
-                }),
-                SocketAddr::V6(_) => None,
+                }
             })
             .collect();
         entries.sort_by_key(|b| (b.address, b.port));
+        tell_apart(&mut entries);
         let mut choices: [Option<Arc<Maglev>>; 2] = [None, None];
         let mut first: Option<Vec<Member>> = None;
         for (at, set) in SETS.into_iter().enumerate().filter(|&(at, _)| used[at]) {
-            let members = members(&entries, set);
-            choices[at] = match (&first, former.and_then(|f| f.choice_of(set, &members))) {
+            let members = members(&entries, set, maglev_key);
+            choices[at] = match (&first, former.and_then(|f| f.choice_of(set, &members, maglev_key))) {
                 (Some(same), _) if *same == members => choices[0].clone(),
                 (_, Some(former)) => Some(Arc::clone(former)),
                 _ => Some(Arc::new(Maglev::build(&members, maglev_key))),
@@ -296,9 +330,9 @@ impl ServiceTable {
     }
 
     /// What it chooses by from a set, if that set has these members.
-    fn choice_of(&self, set: BackendSet, wanted: &[Member]) -> Option<&Arc<Maglev>> {
+    fn choice_of(&self, set: BackendSet, wanted: &[Member], maglev_key: &Secret) -> Option<&Arc<Maglev>> {
         let choice = self.choices[set_index(set)].as_ref()?;
-        (members(&self.backends, set) == wanted).then_some(choice)
+        (members(&self.backends, set, maglev_key) == wanted).then_some(choice)
     }
 
     /// Which sets it can choose from.
@@ -309,58 +343,87 @@ impl ServiceTable {
 
     /// The backend of a new flow; none when no backend of the set takes new flows.
     #[must_use]
-    pub fn choose(&self, set: BackendSet, client_key: FlowKey, maglev_key: &Secret) -> Option<&BackendEntry> {
+    pub fn choose<K: Key>(
+        &self,
+        set: BackendSet,
+        client_key: K,
+        maglev_key: &Secret,
+    ) -> Option<&BackendEntry> {
         let choice = self.choices[set_index(set)].as_ref()?;
         self.backends.get(usize::from(choice.pick(maglev_key.hash(client_key))?))
     }
 
     /// The backend with this address and port.
     #[must_use]
-    pub fn backend(&self, address: u32, port: u16) -> Option<&BackendEntry> {
+    pub fn backend(&self, address: Address, port: u16) -> Option<&BackendEntry> {
         let at = self.backends.binary_search_by_key(&(address, port), |b| (b.address, b.port)).ok()?;
         self.backends.get(at)
     }
 
+    /// The backend that is called so, with this port.
+    #[must_use]
+    pub fn backend_called(&self, handle: u32, port: u16) -> Option<&BackendEntry> {
+        match self.backend(Address::v4(handle), port) {
+            Some(backend) => Some(backend),
+            None => self.backends.iter().find(|b| b.handle == handle && b.port == port),
+        }
+    }
+
     /// Whether a live UDP flow must leave this backend: it does not serve, and another one does (rules U1 to U3).
     #[must_use]
-    pub fn is_deserted(&self, address: u32, port: u16) -> bool {
+    pub fn is_deserted(&self, address: Address, port: u16) -> bool {
         !self.backend(address, port).is_some_and(|b| b.serving) && self.backends.iter().any(|b| b.serving)
     }
 
     /// The addresses and ports of the backends that serve.
-    pub fn serving(&self) -> impl Iterator<Item = (u32, u16)> {
+    pub fn serving(&self) -> impl Iterator<Item = (Address, u16)> {
         self.backends.iter().filter(|b| b.serving).map(|b| (b.address, b.port))
     }
 }
 
+/// An IPv4 address as it is; of an IPv6 address a number in which few of them agree.
+const fn handle(address: Address) -> u32 {
+    match address.as_v4() {
+        Some(address) => address,
+        None => {
+            let bits = address.bits();
+            let mixed =
+                (bits as u64 ^ ((bits >> 64) as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (mixed >> 32) as u32
+        }
+    }
+}
+
+/// Gives backends in order of address and port handles of their own, where those of one port agree.
+fn tell_apart(backends: &mut [BackendEntry]) {
+    let mut called: HashSet<(u32, u16)> = HashSet::with_capacity(backends.len());
+    for backend in backends {
+        while !called.insert((backend.handle, backend.port)) {
+            backend.handle = backend.handle.wrapping_add(1);
+        }
+    }
+}
+
 /// Those who take new flows of a set.
-fn members(backends: &[BackendEntry], set: BackendSet) -> Vec<Member> {
+fn members(backends: &[BackendEntry], set: BackendSet, maglev_key: &Secret) -> Vec<Member> {
     (0u16..)
         .zip(backends)
         .filter(|(_, b)| b.takes_new(set))
         .map(|(position, b)| Member {
-            identity: u64::from(b.address) << 16 | u64::from(b.port),
+            identity: match b.address.as_v4() {
+                Some(address) => u64::from(address) << 16 | u64::from(b.port),
+                None => maglev_key.address(b.address, u64::from(b.port)),
+            },
             weight: b.weight,
             position,
         })
         .collect()
 }
 
-/// The key of an IPv4 frontend.
-fn packed(key: &FrontendKey) -> Option<u64> {
-    match key.address {
-        IpAddr::V4(address) => Some(pack(address.into(), key.port, key.protocol.number())),
-        IpAddr::V6(_) => None,
-    }
-}
-
-const fn pack(address: u32, port: u16, protocol: u8) -> u64 {
-    (address as u64) << 32 | (port as u64) << 16 | protocol as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow_key::FlowKey;
 
     const KEY: Secret = Secret::from_pair([1, 2]);
 
@@ -391,9 +454,9 @@ mod tests {
 
     #[test]
     fn a_choice_is_built_for_each_set_in_use_and_equal_sets_share_one() {
-        let rows = [("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 1), ("[2001:db8::1]:80", "c", 1)];
+        let rows = [("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cls", 1)];
         let both = build(&rows, [true, true], None);
-        assert!(same(both.choices[0].as_ref(), both.choices[1].as_ref()), "they differ in IPv6 alone");
+        assert!(same(both.choices[0].as_ref(), both.choices[1].as_ref()));
         assert_eq!((both.backends.len(), both.used_sets()), (2, [true, true]));
         assert_eq!(build(&rows, [false, true], None).used_sets(), [false, true]);
         let apart = build(&[("10.0.0.1:80", "cls", 1), ("10.0.0.2:80", "cs", 1)], [true, true], None);
@@ -431,12 +494,33 @@ mod tests {
     #[test]
     fn a_backend_is_deserted_when_another_serves() {
         let table = build(&[("10.0.0.1:53", "cls", 1), ("10.0.0.2:53", "", 1)], [true, false], None);
-        let deserted = |host: u32, port| table.is_deserted(0x0a00_0000 + host, port);
+        let deserted = |host: u32, port| table.is_deserted(Address::v4(0x0a00_0000 + host), port);
         assert_eq!(
             [deserted(1, 53), deserted(2, 53), deserted(3, 53), deserted(1, 54)],
             [false, true, true, true]
         );
         let nobody = build(&[("10.0.0.2:53", "c", 1)], [true, false], None);
-        assert!(!nobody.is_deserted(0x0a00_0002, 53) && !nobody.is_deserted(0x0a00_0009, 53));
+        assert!(
+            !nobody.is_deserted(Address::v4(0x0a00_0002), 53)
+                && !nobody.is_deserted(Address::v4(0x0a00_0009), 53)
+        );
+    }
+
+    #[test]
+    fn every_backend_of_a_port_has_a_handle_of_its_own() {
+        let mut backends: Vec<BackendEntry> =
+            build(&[("[2001:db8::1]:80", "cls", 1)], [true, false], None).backends.to_vec();
+        let one = backends[0];
+        backends.extend([one, BackendEntry { port: 81, ..one }, one]);
+        tell_apart(&mut backends);
+        let offsets: Vec<_> = backends.iter().map(|b| (b.handle.wrapping_sub(one.handle), b.port)).collect();
+        assert_eq!(offsets, [(0, 80), (1, 80), (0, 81), (2, 80)]);
+        let table =
+            build(&[("[2001:db8::1]:80", "cls", 1), ("[2001:db8::2]:80", "cls", 1)], [true, false], None);
+        for backend in &table.backends {
+            assert_eq!(table.backend_called(backend.handle, 80), Some(backend));
+            assert_eq!(table.backend(backend.address, 80), Some(backend));
+        }
+        assert_eq!(table.backend_called(table.backends[0].handle, 81), None);
     }
 }

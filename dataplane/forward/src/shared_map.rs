@@ -3,7 +3,9 @@
 //! Each is cut into parts that copies share until one of them is written to. Tables of ten thousand Services are made anew for every
 //! change of one endpoint, while workers still read the former ones.
 
+use crate::address::Address;
 use hashbrown::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// Parts of a map: a copy costs that many reference counts, a first write one part in that many.
@@ -11,51 +13,64 @@ const MAP_PARTS: usize = 256;
 /// Entries of a part of a list.
 const LIST_PART: usize = 256;
 
-/// A map whose keys are numbers.
+/// What keys are.
+pub trait MapKey: Copy + Eq + Hash {
+    /// A number in which most keys differ; it decides in which part they are.
+    fn word(self) -> u64;
+}
+
+impl MapKey for Address {
+    fn word(self) -> u64 {
+        let bits = self.bits();
+        bits as u64 ^ ((bits >> 64) as u64).rotate_left(29)
+    }
+}
+
+/// A map.
 #[derive(Clone, Debug)]
-pub struct SharedMap<V> {
-    parts: Box<[Arc<HashMap<u64, V>>]>,
+pub struct SharedMap<K, V> {
+    parts: Box<[Arc<HashMap<K, V>>]>,
     len: usize,
 }
 
-impl<V> Default for SharedMap<V> {
+impl<K, V> Default for SharedMap<K, V> {
     fn default() -> Self {
         let empty = Arc::new(HashMap::new());
         Self { parts: (0..MAP_PARTS).map(|_| Arc::clone(&empty)).collect(), len: 0 }
     }
 }
 
-impl<V: Clone> SharedMap<V> {
+impl<K: MapKey, V: Clone> SharedMap<K, V> {
     /// What is under a key.
     #[inline]
     #[must_use]
-    pub fn get(&self, key: u64) -> Option<&V> {
-        self.parts[part(key)].get(&key)
+    pub fn get(&self, key: K) -> Option<&V> {
+        self.parts[part(key.word())].get(&key)
     }
 
     /// Puts something under a key and gives what was there.
-    pub fn insert(&mut self, key: u64, value: V) -> Option<V> {
-        let former = Arc::make_mut(&mut self.parts[part(key)]).insert(key, value);
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let former = Arc::make_mut(&mut self.parts[part(key.word())]).insert(key, value);
         self.len += usize::from(former.is_none());
         former
     }
 
     /// Takes out what is under a key.
-    pub fn remove(&mut self, key: u64) -> Option<V> {
+    pub fn remove(&mut self, key: K) -> Option<V> {
         // Looked for first: nothing is copied for what is not there.
         self.get(key)?;
-        let former = Arc::make_mut(&mut self.parts[part(key)]).remove(&key);
+        let former = Arc::make_mut(&mut self.parts[part(key.word())]).remove(&key);
         self.len -= usize::from(former.is_some());
         former
     }
 
     /// The keys.
-    pub fn keys(&self) -> impl Iterator<Item = u64> {
+    pub fn keys(&self) -> impl Iterator<Item = K> {
         self.parts.iter().flat_map(|part| part.keys().copied())
     }
 
     /// The keys that another map has not. What the two share is not looked at.
-    pub fn keys_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+    pub fn keys_new_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = K> + 'a {
         let parts = self.parts.iter().zip(&other.parts).filter(|(part, known)| !Arc::ptr_eq(part, known));
         parts.flat_map(|(part, known)| part.keys().copied().filter(|key| !known.contains_key(key)))
     }
@@ -139,6 +154,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+
+    impl MapKey for u64 {
+        fn word(self) -> u64 {
+            self
+        }
+    }
 
     proptest! {
         /// A copy is what a plain map would be, and writing to it changes no former copy.

@@ -397,7 +397,7 @@ const fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow_key::FlowKey;
+    use crate::flow_key::{FlowKey, FlowKey6};
     use proptest::prelude::*;
     use std::net::SocketAddr;
     use turnpike_wire::update::{Backend, BackendState, FrontendKind, Service, Tracking, Treatment};
@@ -472,7 +472,10 @@ mod tests {
         assert!(staging.tables().frontend(to_vip()).is_some());
         let commit = Commit { generation: 2, revision: 20, records: 1 };
         let after = staging.take(Update::Commit(commit)).unwrap().unwrap();
-        assert!(after.frontend(to_vip()).is_none() && after.address(0xcb00_7101).is_none());
+        assert!(
+            after.frontend(to_vip()).is_none()
+                && after.address(crate::address::Address::v4(0xcb00_7101)).is_none()
+        );
         assert_eq!((after.generation, after.revision, after.serial), (2, 20, 2));
     }
 
@@ -553,20 +556,29 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_carried_and_not_looked_up() {
+    fn both_families_are_looked_up() {
         let mut staging = Staging::new();
         let updates = || {
-            let frontends = ["203.0.113.1:80", "[2001:db8::1]:80"].map(|face| frontend("web", face));
-            let backends = ["10.0.0.1:80", "[2001:db8::a]:80"].map(|address| backend("web", address));
-            [Update::Reset, service("web")].into_iter().chain(backends).chain(frontends).collect::<Vec<_>>()
+            let of = |name, face, address| [service(name), backend(name, address), frontend(name, face)];
+            let v4 = of("web/IPv4", "203.0.113.1:80", "10.0.0.1:80");
+            let v6 = of("web/IPv6", "[2001:db8::1]:80", "[2001:db8::a]:80");
+            [Update::Reset].into_iter().chain(v4).chain(v6).collect::<Vec<_>>()
         };
         let before = send(&mut staging, 1, &updates()).unwrap();
-        assert_eq!((before.frontend_count(), before.service(0).unwrap().backends.len()), (1, 1));
+        assert_eq!((before.frontend_count(), before.services().count()), (2, 2));
+        let to_vip =
+            |tables: &Tables, vip| tables.frontend(FlowKey6::new(6, 7, vip, 40_000, 80)).map(|f| f.service);
+        let found = to_vip(&before, 0x2001_0db8 << 96 | 1).and_then(|index| before.service(index)).unwrap();
+        assert_eq!(
+            (found.key.0.as_str(), found.backends[0].address.to_string().as_str()),
+            ("web/IPv6", "2001:db8::a")
+        );
+        assert_eq!(to_vip(&before, 0x2001_0db8 << 96 | 2), None);
         staging.new_control_plane();
         let after = send(&mut staging, 1, &updates()).unwrap();
         assert!(Arc::ptr_eq(before.service(0).unwrap(), after.service(0).unwrap()), "nothing was lost of it");
         let gone = [
-            Update::DropBackend(key("web"), "[2001:db8::a]:80".parse().unwrap()),
+            Update::DropBackend(key("web/IPv6"), "[2001:db8::a]:80".parse().unwrap()),
             Update::DropFrontend(frontend_key("[2001:db8::1]:80")),
         ];
         send(&mut staging, 2, &gone).unwrap();
@@ -603,10 +615,10 @@ mod tests {
         ]
     }
 
-    fn content(tables: &Tables) -> Vec<(String, Vec<u32>)> {
+    fn content(tables: &Tables) -> Vec<(String, Vec<IpAddr>)> {
         let mut services: Vec<_> = tables
             .services()
-            .map(|s| (s.key.0.clone(), s.backends.iter().map(|b| b.address).collect()))
+            .map(|s| (s.key.0.clone(), s.backends.iter().map(|b| b.address.ip()).collect()))
             .collect();
         services.sort();
         services
@@ -627,8 +639,8 @@ mod tests {
                 if outcome.is_err() {
                     prop_assert_eq!(&before, &now);
                 }
-                let model: Vec<(String, Vec<u32>)> = staging.model.services.iter().map(|(k, s)| {
-                    (k.0.clone(), s.backends.keys().filter_map(|a| match a { SocketAddr::V4(a) => Some((*a.ip()).into()), SocketAddr::V6(_) => None }).collect())
+                let model: Vec<(String, Vec<IpAddr>)> = staging.model.services.iter().map(|(k, s)| {
+                    (k.0.clone(), s.backends.keys().map(SocketAddr::ip).collect())
                 }).collect();
                 prop_assert_eq!(model, now);
                 prop_assert_eq!(staging.model.frontends().len(), staging.tables().frontend_count());

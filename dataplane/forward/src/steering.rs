@@ -7,7 +7,8 @@
 //! - Otherwise the port itself names the worker (port modulo workers), the client's side is spread by a keyed hash, and a worker that gets
 //!   another's packet hands it over.
 
-use crate::flow_key::FlowKey;
+use crate::address::Family;
+use crate::flow_key::Key;
 use crate::gateway::Gateway;
 use crate::hash::{Secret, scale};
 use turnpike_packet::io::{Rss, Spread};
@@ -30,6 +31,15 @@ pub struct RssSteering {
 }
 
 impl Steering {
+    /// Whether each packet's owner must be worked out, since the NIC does not know it.
+    #[must_use]
+    pub fn is_by_program(&self, family: Family) -> bool {
+        match self {
+            Self::Rss(rss) => !rss.spreads(family),
+            Self::Owner => true,
+        }
+    }
+
     /// What a NIC allows: RSS if its key and table are known, the table's length is a power of two and it serves every worker.
     #[must_use]
     pub fn of(spread: &Spread, workers: usize) -> Self {
@@ -54,53 +64,60 @@ impl Steering {
     /// The worker that must get a packet with this key.
     #[inline]
     #[must_use]
-    pub fn owner(&self, key: FlowKey, gateway: &Gateway, secret: &Secret) -> usize {
+    pub fn owner<K: Key>(&self, key: K, gateway: &Gateway, secret: &Secret) -> usize {
         let workers = gateway.workers();
         match self {
-            Self::Rss(rss) => rss.queue(key),
-            Self::Owner if gateway.is_snat(key.destination()) => {
-                usize::from(key.destination_port()) % workers
-            }
-            Self::Owner => scale((secret.hash(key) >> 16) as u32 & 0xffff_0000, workers as u32) as usize,
+            Self::Rss(rss) if rss.spreads(K::FAMILY) => rss.queue(key),
+            _ if gateway.is_snat(key.destination_address()) => usize::from(key.destination_port()) % workers,
+            _ => scale((secret.hash(key) >> 16) as u32 & 0xffff_0000, workers as u32) as usize,
         }
     }
 
     /// The same for packets that a NIC spreads by their addresses alone, as it does with all but TCP and UDP.
     #[must_use]
-    pub fn owner_by_addresses(&self, key: FlowKey, gateway: &Gateway, secret: &Secret) -> usize {
+    pub fn owner_by_addresses<K: Key>(&self, key: K, gateway: &Gateway, secret: &Secret) -> usize {
         match self {
-            Self::Rss(rss) => {
-                rss.worker_of(rss.toeplitz.source(key.source()) ^ rss.toeplitz.destination(key.destination()))
-            }
-            Self::Owner => self.owner(key, gateway, secret),
+            Self::Rss(rss) if rss.spreads(K::FAMILY) => rss.worker_of(rss.addresses(key)),
+            _ => self.owner(key, gateway, secret),
         }
     }
 
     /// A test for ports: whether a reply to `reply`'s destination address on a given port comes to `worker`.
-    pub fn port_test(&self, reply: FlowKey, worker: usize, workers: usize) -> impl Fn(u16) -> bool {
-        let fixed = match self {
-            Self::Rss(rss) => {
-                rss.toeplitz.source(reply.source())
-                    ^ rss.toeplitz.destination(reply.destination())
-                    ^ rss.toeplitz.source_port(reply.source_port())
+    pub fn port_test<K: Key>(&self, reply: K, worker: usize, workers: usize) -> impl Fn(u16) -> bool {
+        let rss = match self {
+            Self::Rss(rss) if rss.spreads(K::FAMILY) => {
+                Some((rss, rss.addresses(reply) ^ rss.toeplitz.source_port(reply.source_port())))
             }
-            Self::Owner => 0,
+            _ => None,
         };
-        move |port| match self {
-            Self::Rss(rss) => rss.worker_of(fixed ^ rss.toeplitz.destination_port(port)) == worker,
-            Self::Owner => usize::from(port) % workers == worker,
+        move |port| match rss {
+            Some((rss, fixed)) => rss.worker_of(fixed ^ rss.toeplitz.destination_port(port)) == worker,
+            None => usize::from(port) % workers == worker,
         }
     }
 }
 
 impl RssSteering {
-    fn queue(&self, key: FlowKey) -> usize {
+    fn queue<K: Key>(&self, key: K) -> usize {
         self.worker_of(
-            self.toeplitz.source(key.source())
-                ^ self.toeplitz.destination(key.destination())
+            self.addresses(key)
                 ^ self.toeplitz.source_port(key.source_port())
                 ^ self.toeplitz.destination_port(key.destination_port()),
         )
+    }
+
+    /// Whether the NIC spreads packets of a family by this.
+    const fn spreads(&self, family: Family) -> bool {
+        matches!(family, Family::V4)
+    }
+
+    fn addresses<K: Key>(&self, key: K) -> u32 {
+        match (key.source_address().as_v4(), key.destination_address().as_v4()) {
+            (Some(source), Some(destination)) => {
+                self.toeplitz.source(source) ^ self.toeplitz.destination(destination)
+            }
+            _ => 0,
+        }
     }
 
     #[inline]

@@ -38,6 +38,12 @@ verdicts! {
     ArpIgnored = "arp_ignored",
     /// An ARP packet that is malformed, or claims one of the gateway's own addresses.
     ArpBad = "arp_bad",
+    /// A neighbour solicitation or advertisement that was answered or learned from.
+    NdpHandled = "ndp_handled",
+    /// A message of neighbour discovery that concerns nobody here.
+    NdpIgnored = "ndp_ignored",
+    /// A message of neighbour discovery that breaks RFC 4861 section 7.1, or claims one of the gateway's own addresses.
+    NdpBad = "ndp_bad",
     /// An echo request to a VIP or an address of the gateway, answered.
     EchoReplied = "echo_replied",
     /// Answered with ICMP port unreachable: the Service has no usable backend, or the ClusterIP no such port.
@@ -62,7 +68,7 @@ verdicts! {
     SnatNoFlow = "snat_no_flow",
     /// For an address of the gateway itself, on no frontend.
     OwnAddress = "own_address",
-    /// Given to the host's kernel through the tap of its port: for an address of the gateway, or no IPv4 to one host.
+    /// Given to the host's kernel through the tap of its port: for an address of the gateway, or no IP to one host.
     ToKernel = "to_kernel",
     /// For the host's kernel, but its share of frames a second is used up.
     KernelLimited = "kernel_limited",
@@ -102,6 +108,8 @@ verdicts! {
     BadIpv4 = "bad_ipv4",
     /// The IPv4 header checksum is wrong.
     BadIpv4Checksum = "bad_ipv4_checksum",
+    /// An IPv6 header or its extension headers contradict themselves or are too many: version, length, order, an IPv4-mapped address.
+    BadIpv6 = "bad_ipv6",
     /// The TCP, UDP or SCTP header contradicts the packet: data offset, length, first chunk or verification tag.
     BadL4 = "bad_l4",
     /// Carries a source route (RFC 7126 section 4.3 and 4.4).
@@ -152,6 +160,10 @@ pub enum Tally {
     ArpRequests,
     /// ARP announcements sent.
     ArpAnnouncements,
+    /// Neighbour solicitations sent.
+    NeighbourSolicitations,
+    /// Unsolicited neighbour advertisements sent.
+    NeighbourAnnouncements,
     /// ICMP errors sent.
     IcmpSent,
     /// ICMP errors of others that were translated to be passed on.
@@ -190,6 +202,8 @@ impl Tally {
         Self::FlowsLive,
         Self::ArpRequests,
         Self::ArpAnnouncements,
+        Self::NeighbourSolicitations,
+        Self::NeighbourAnnouncements,
         Self::IcmpSent,
         Self::IcmpTranslated,
         Self::MssClamped,
@@ -219,6 +233,8 @@ impl Tally {
             Self::FlowsLive => "flows_live",
             Self::ArpRequests => "arp_requests",
             Self::ArpAnnouncements => "arp_announcements",
+            Self::NeighbourSolicitations => "neighbour_solicitations",
+            Self::NeighbourAnnouncements => "neighbour_announcements",
             Self::IcmpSent => "icmp_sent",
             Self::IcmpTranslated => "icmp_translated",
             Self::MssClamped => "mss_clamped",

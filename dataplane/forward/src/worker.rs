@@ -4,46 +4,47 @@
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
 //! `burst` and `steady`; everything else goes through `slow`.
 
+mod answers;
 mod exceptional;
 mod icmp;
 mod upkeep;
 
+use crate::address::Family;
 use crate::association;
 use crate::connection;
 use crate::cpu;
 use crate::exception::Exception;
-use crate::flow_key::FlowKey;
-use crate::flow_table::{Candidate, FlowTable, Place, Session};
+use crate::flow_key::{FlowKey, FlowKey6, Key};
+use crate::flow_table::{Candidate, Entry, FlowTable, Place};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
-use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX};
-use crate::local;
+use crate::limits::HELD_FRAMES_MAX;
 use crate::mailbox::Shared;
-use crate::parse::{Kind, Packet, parse};
+use crate::parse::{Kind, Packet};
+use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
-use crate::rewrite::{Addressing, Deltas, Translation, mac_bits};
-use crate::select::{Chooser, is_bad_source};
+use crate::rewrite::{Addressing, mac_bits};
+use crate::select::Chooser;
 use crate::service_table::Tables;
-use crate::steering::Steering;
 use crate::track::{Direction, State};
 use crate::verdict::{Counters, Tally, Verdict};
+use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
-use turnpike_packet::tcp::flags;
 use turnpike_packet::tcp_segment::Segment;
-use turnpike_packet::{ethernet, icmpv4, ipv4, sctp, tcp};
+use turnpike_packet::{ethernet, ipv4};
 use turnpike_wire::limits::PORTS_MAX;
 use upkeep::Upkeep;
 
-/// One worker. `'m` is the life of the flow table's memory.
+/// One worker. `'m` is the life of its flow tables' memory.
 pub struct Worker<'m, F: Frame> {
     id: usize,
     shared: Arc<Shared>,
     latest: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     tables: Arc<Tables>,
-    table: FlowTable<'m>,
+    flows: Flows<'m>,
     secret: Secret,
     pool: PortPool,
     handoff: Handoff<F>,
@@ -51,6 +52,8 @@ pub struct Worker<'m, F: Frame> {
     exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
     held: VecDeque<Held<F>>,
+    /// Frames of IPv6 of the burst in hand.
+    ipv6: Burst<F>,
     answers: Allowance,
     counters: Counters,
     now_ms: u32,
@@ -63,8 +66,8 @@ pub struct Worker<'m, F: Frame> {
 struct Port<F: Frame> {
     mac: [u8; 6],
     mac_bits: u64,
-    /// Each frame's owner must be worked out: the NIC does not steer.
-    owned: bool,
+    /// Each frame's owner must be worked out, by family: the NIC does not steer.
+    owned: [bool; 2],
     tx: Burst<F>,
     /// Bytes queued since they were last counted.
     tx_bytes: u64,
@@ -89,25 +92,6 @@ const SLOW: u8 = u8::MAX;
 
 const _: () = assert!(PORTS_MAX <= SLOW as usize);
 
-/// How many answers may still be made this second.
-struct Allowance {
-    left: u32,
-    since_ms: u32,
-}
-
-impl Allowance {
-    /// Takes one, if there is one left.
-    const fn take(&mut self, now_ms: u32) -> bool {
-        if now_ms.wrapping_sub(self.since_ms) >= 1_000 {
-            self.since_ms = now_ms;
-            self.left = ANSWERS_PER_SECOND;
-        }
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        granted
-    }
-}
-
 impl<'m, F: Frame> Worker<'m, F> {
     /// Worker number `id` with its flow table and its ends of the hand-off rings. All workers of a dataplane get the same `secret`, which
     /// must be unpredictable.
@@ -123,7 +107,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         let ports = shared.gateway.ports().iter().map(|port| Port {
             mac: port.mac,
             mac_bits: mac_bits(port.mac),
-            owned: workers > 1 && matches!(port.steering, Steering::Owner),
+            owned: [Family::V4, Family::V6].map(|family| workers > 1 && port.steering.is_by_program(family)),
             tx: Burst::new(),
             tx_bytes: 0,
         });
@@ -131,14 +115,15 @@ impl<'m, F: Frame> Worker<'m, F> {
             id,
             latest: Cache::new(shared.swap().clone()),
             tables: shared.tables(),
-            table,
+            flows: Flows { v4: table, v6: FlowTable::none(secret) },
             pool: PortPool::new(Random::new(&secret, id as u64), id, workers),
             secret,
             handoff,
             exception: None,
             ports: ports.collect(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
-            answers: Allowance { left: ANSWERS_PER_SECOND, since_ms: 0 },
+            ipv6: Burst::new(),
+            answers: Allowance::new(),
             counters: Counters::default(),
             now_ms: 0,
             upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
@@ -159,10 +144,17 @@ impl<'m, F: Frame> Worker<'m, F> {
         &self.counters
     }
 
-    /// Its flow table.
+    /// The same worker with a table for flows over IPv6. Without one it leaves packets of IPv6 alone.
     #[must_use]
-    pub const fn table(&self) -> &FlowTable<'m> {
-        &self.table
+    pub fn with_ipv6(mut self, table: FlowTable<'m, FlowKey6>) -> Self {
+        self.flows.v6 = table;
+        self
+    }
+
+    /// Its flows.
+    #[must_use]
+    pub const fn flows(&self) -> &Flows<'m> {
+        &self.flows
     }
 
     /// The tables it works by.
@@ -182,7 +174,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             let received = ios[port].rx(&mut burst);
             if received > 0 {
                 handled += received;
-                self.burst(port, &mut burst, ios, Origin::Nic);
+                self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Nic);
             }
         }
         handled += self.take_handed_over(ios);
@@ -201,13 +193,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         if !Arc::ptr_eq(latest, &self.tables) {
             self.tables = latest.clone();
             self.pool.reserve(self.tables.node_ports);
-            self.upkeep.clean(self.tables.udp_changed, self.table.capacity());
+            self.upkeep.clean(self.tables.udp_changed, &self.flows);
             self.shared.adopt(self.id, self.tables.serial);
         }
     }
 
-    /// The stages over one burst from one port.
-    fn burst<I: PacketIo<Frame = F>>(
+    /// The stages over one burst from one port. Frames that turn out to be of IPv6 go through them once more, as such.
+    fn burst<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         burst: &mut Burst<F>,
@@ -215,9 +207,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         let Port { mac_bits, owned, .. } = self.ports[port];
-        let check_owner = owned && origin == Origin::Nic;
+        let check_owner = owned[K::FAMILY as usize] && origin == Origin::Nic;
+        let is_first_look = K::FAMILY == Family::V4 && origin == Origin::Nic;
         let received = burst.len();
-        let mut keys = [FlowKey::default(); BURST];
+        let mut keys = [K::default(); BURST];
         let mut packets = [Packet::default(); BURST];
         let mut places = [Place::default(); BURST];
         let mut candidates = [Candidate::default(); BURST];
@@ -236,13 +229,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         {
             let len = frame.frame_len();
             bytes += len as u64;
-            (*key, *packet) = parse(frame.data(), len, mac_bits);
-            *place = self.table.place(*key);
+            (*key, *packet) = K::parse(frame.data(), len, mac_bits);
+            *place = K::flows(&self.flows).place(*key);
         }
         for (place, candidate) in places[..received].iter().zip(&mut candidates) {
-            *candidate = self.table.candidate(*place);
+            *candidate = K::flows(&self.flows).candidate(*place);
         }
-        if origin == Origin::Nic {
+        if is_first_look {
             self.counters.add(Tally::RxPackets, received as u64);
             self.counters.add(Tally::RxBytes, bytes);
         }
@@ -250,7 +243,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             self.mark_long(burst, &mut packets);
         }
         if !check_owner {
-            self.steady(burst, &keys, &packets, &candidates, &mut outs);
+            self.steady::<K>(burst, &keys, &packets, &candidates, &mut outs);
         }
         let out = usize::from(outs[0]);
         let mixed = outs.iter().take(received).fold(0, |mixed, &o| mixed | (o ^ outs[0]));
@@ -272,36 +265,43 @@ impl<'m, F: Frame> Worker<'m, F> {
                 self.send(usize::from(out), frame, ios);
             }
         }
+        if K::FAMILY == Family::V4 && !self.ipv6.is_empty() {
+            let mut burst = std::mem::take(&mut self.ipv6);
+            self.burst::<FlowKey6, I>(port, &mut burst, ios, origin);
+        }
     }
 
     /// Translates the steady packets of live flows where they lie, and says for each through which port it leaves. All others, and those
     /// that cannot leave at once, stay as they are.
     #[inline(always)]
-    fn steady(
+    fn steady<K: Path>(
         &mut self,
         burst: &mut Burst<F>,
-        keys: &[FlowKey; BURST],
+        keys: &[K; BURST],
         packets: &[Packet; BURST],
         candidates: &[Candidate; BURST],
         outs: &mut [u8; BURST],
     ) {
-        let Self { table, shared, ports, now_ms, .. } = self;
+        let Self { flows, shared, ports, now_ms, .. } = self;
+        let table = K::flows_mut(flows);
         for ((((frame, key), packet), candidate), out) in
             burst.iter_mut().zip(keys).zip(packets).zip(candidates).zip(outs)
         {
-            if !packet.is_steady() {
+            if !packet.is_steady(K::L4) {
                 continue;
             }
             let Some(session) = table.confirm(*candidate, *key) else { continue };
-            let Some(head) = frame.data_mut().first_chunk_mut() else { continue };
+            let Some(head) = K::head(frame.data_mut()) else { continue };
             let direction = candidate.direction();
-            if session.state != State::Udp as u8 && !connection::passes(session, direction, head) {
+            if session.state != State::Udp as u8
+                && !K::tcp(head).is_some_and(|header| connection::passes(session, direction, header))
+            {
                 continue;
             }
             let link = shared.neighbours.link(session.next_hop[direction]);
             let Some(port) = ports.get(link.port()).filter(|_| link.is_resolved()) else { continue };
             let addressing = Addressing { destination: link.mac_bits(), source: port.mac_bits };
-            if translation(session, direction).apply_plain(head, addressing) {
+            if K::translate_steady(session, direction, head, addressing) {
                 session.last_seen = *now_ms;
                 *out = link.port() as u8;
             }
@@ -311,11 +311,11 @@ impl<'m, F: Frame> Worker<'m, F> {
     /// Everything that is not a steady packet of a live flow.
     #[cold]
     #[inline(never)]
-    fn slow<I: PacketIo<Frame = F>>(
+    fn slow<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         frame: F,
-        key: FlowKey,
+        key: K,
         packet: Packet,
         ios: &mut [I],
         origin: Origin,
@@ -323,29 +323,42 @@ impl<'m, F: Frame> Worker<'m, F> {
         match packet.kind() {
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
+            Kind::Ipv6 => self.set_aside(port, frame),
+            Kind::NeighbourDiscovery => self.neighbour_discovery(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
             Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
     }
 
+    /// A frame of IPv6, for later in this burst if the gateway speaks it.
+    fn set_aside(&mut self, port: usize, frame: F) {
+        let is_to_us = frame.data().starts_with(&self.ports[port].mac);
+        if self.flows.v6.capacity() == 0 {
+            self.except(port, frame, if is_to_us { Verdict::OtherEthertype } else { Verdict::OtherMac });
+        } else if self.ipv6.try_push(frame).is_err() {
+            self.counters.count(Verdict::NoMemory);
+        }
+    }
+
     /// A packet of a flow, live or to be made.
-    fn flow<I: PacketIo<Frame = F>>(
+    fn flow<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         frame: F,
-        key: FlowKey,
+        key: K,
         packet: Packet,
         ios: &mut [I],
         origin: Origin,
     ) {
-        if origin == Origin::Nic && self.ports[port].owned {
+        if origin == Origin::Nic && self.ports[port].owned[K::FAMILY as usize] {
             let owner = self.owner(port, key);
             if owner != self.id {
                 return self.hand_over(owner, port, frame);
             }
         }
-        let found = self.table.find(key).filter(|&found| !(packet.asks() && self.reopens(found)));
+        let found = K::flows(&self.flows).find(key);
+        let found = found.filter(|&found| !(packet.asks() && self.reopens::<K>(found)));
         let flow = match found {
             Some(found) => found,
             None => {
@@ -361,11 +374,11 @@ impl<'m, F: Frame> Worker<'m, F> {
                     Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
                         return self.except(port, frame, verdict);
                     }
-                    Err(verdict) => return self.refuse(verdict, port, &frame, packet, ios),
+                    Err(verdict) => return self.refuse(verdict, port, &frame, key, packet, ios),
                 }
             }
         };
-        let session = self.table.session_mut(flow.slot());
+        let session = K::flows_mut(&mut self.flows).session_mut(flow.slot());
         let direction = Direction::from_bit(flow.direction());
         let is_of_flow = match packet.chunk() {
             Some(_) => association::observe(
@@ -385,18 +398,19 @@ impl<'m, F: Frame> Worker<'m, F> {
         } else if key.protocol() == ipv4::TCP {
             self.counters.add(Tally::TcpIgnored, 1);
         }
-        self.forward(port, frame, packet, flow, ios);
+        self.forward(port, frame, key, packet, flow, ios);
     }
 
     /// The worker that must get a packet with this key from a port.
-    fn owner(&self, port: usize, key: FlowKey) -> usize {
+    fn owner<K: Key>(&self, port: usize, key: K) -> usize {
         self.shared.gateway.ports()[port].steering.owner(key, &self.shared.gateway, &self.secret)
     }
 
     /// Whether a packet of no flow here may answer a flow of another worker: it goes to a SNAT address, or to no address of ours at all,
     /// as answers to clients do that keep their address.
-    fn may_be_reply(&self, key: FlowKey) -> bool {
-        self.shared.gateway.is_snat(key.destination()) || self.chooser().unanswered(key) == Verdict::NotOurs
+    fn may_be_reply<K: Key>(&self, key: K) -> bool {
+        self.shared.gateway.is_snat(key.destination_address())
+            || self.chooser().unanswered(key) == Verdict::NotOurs
     }
 
     fn chooser(&self) -> Chooser<'_> {
@@ -411,71 +425,67 @@ impl<'m, F: Frame> Worker<'m, F> {
 
     /// Whether a SYN or INIT from the client starts anew on an old flow: it was closed or reset, was never known to be open, or its backend is
     /// gone while it opened or after the client had closed its side. Such a flow is removed, so that the choice is made anew.
-    fn reopens(&mut self, found: Candidate) -> bool {
+    fn reopens<K: Path>(&mut self, found: Candidate) -> bool {
         if found.direction() != 0 {
             return false;
         }
-        let session = self.table.session(found.slot());
-        let [key, backend] = session.keys;
+        let session = K::flows(&self.flows).session(found.slot());
+        let [key, backend] = *session.keys();
         let reopens = match session.state() {
             State::Closed | State::Reset | State::Adopted => true,
             State::Opening | State::Answered | State::ClientClosed => {
-                self.chooser().is_lost(key, (backend.source(), backend.source_port()))
+                self.chooser().is_lost(key, (backend.source_address(), backend.source_port()))
             }
             _ => false,
         };
         if reopens {
-            self.table.remove(found.slot());
+            K::flows_mut(&mut self.flows).remove(found.slot());
             self.counters.add(Tally::FlowsClosed, 1);
         }
         reopens
     }
 
     /// Makes the flow of a packet that has none.
-    fn open(&mut self, key: FlowKey, packet: Packet, frame: &F) -> Result<usize, Verdict> {
-        let Self { tables, shared, secret, id, now_ms, .. } = self;
+    fn open<K: Path>(&mut self, key: K, packet: Packet, frame: &F) -> Result<usize, Verdict> {
+        let Self { tables, shared, secret, id, now_ms, flows, .. } = self;
+        let table = K::flows_mut(flows);
         let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
-        let mut session = chooser.select(key, packet, &self.table, &mut self.pool, &mut self.counters)?;
+        let mut session = chooser.select(key, packet, table, &mut self.pool, &mut self.counters)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
             connection::adopt(&mut session, &segment);
         }
-        let slot = self.table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
+        let slot = table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsAdopted, u64::from(is_midstream));
         self.counters.add(Tally::FlowsOpened, 1);
-        self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
+        self.counters.set(Tally::FlowsLive, self.flows.live());
         Ok(slot)
     }
 
     /// Translates a frame of a live flow and sends it, or holds it until its next hop is known.
     #[cold]
     #[inline(never)]
-    fn forward<I: PacketIo<Frame = F>>(
+    fn forward<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         mut frame: F,
+        key: K,
         packet: Packet,
         flow: Candidate,
         ios: &mut [I],
     ) {
-        let session = self.table.session(flow.slot());
-        let translation = translation(session, flow.direction());
-        let next_hop = session.next_hop[flow.direction()];
+        let next_hop = K::flows(&self.flows).session(flow.slot()).next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
-        if let Some(mtu) = self.exceeds(&frame, out) {
-            return self.too_big(port, &frame, mtu, ios);
+        if let Some(mtu) = self.exceeds::<K>(&frame, out) {
+            return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
-        self.clamp(&mut frame, packet, [port, out]);
+        self.clamp(&mut frame, key, packet, [port, out]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
-        let (bytes, l4) = (frame.data_mut(), packet.l4());
-        let lives = match packet.chunk() {
-            Some(_) => translation.apply_to_sctp(bytes, l4, addressing),
-            None => translation.apply(bytes, l4, addressing),
-        };
-        if !lives {
-            return self.expired(port, &frame, ios);
+        let session = K::flows(&self.flows).session(flow.slot());
+        if !K::translate(session, flow.direction(), packet, frame.data_mut(), addressing) {
+            return self.expired::<K, I>(port, &frame, ios);
         }
         self.send_or_hold(frame, next_hop, ios);
     }
@@ -548,114 +558,14 @@ impl<'m, F: Frame> Worker<'m, F> {
             taken += 1;
             let from = usize::from(handed.port).min(self.ports.len() - 1);
             if from != port && !burst.is_empty() {
-                self.burst(port, &mut burst, ios, Origin::Worker);
+                self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
             }
             port = from;
             burst.push(handed.frame);
         }
         if !burst.is_empty() {
-            self.burst(port, &mut burst, ios, Origin::Worker);
+            self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
         }
         taken
     }
-
-    /// The verdict on a packet that made no flow, and the answer it gets within the limit on answers.
-    fn refuse<I: PacketIo<Frame = F>>(
-        &mut self,
-        verdict: Verdict,
-        port: usize,
-        frame: &F,
-        packet: Packet,
-        ios: &mut [I],
-    ) {
-        let may_answer = |this: &mut Self| this.answers.take(this.now_ms);
-        match verdict {
-            Verdict::Rejected if !may_answer(self) => self.counters.count(Verdict::RejectLimited),
-            Verdict::Rejected => {
-                self.counters.count(verdict);
-                let mut answer = [0; ethernet::HEADER + icmpv4::ERROR_MAX];
-                if let Some(len) = icmpv4::unreachable(frame.data(), &mut answer)
-                    && self.answer(port, &answer[..len], ios)
-                {
-                    self.counters.add(Tally::IcmpSent, 1);
-                }
-            }
-            Verdict::SctpNoFlow => {
-                self.counters.count(verdict);
-                if let Some((chunk, _)) = packet.chunk()
-                    && let Some(answer) = sctp::answer(frame.data(), packet.l4(), chunk)
-                    && may_answer(self)
-                    && self.answer(port, &answer, ios)
-                {
-                    self.counters.add(Tally::ResetsSent, 1);
-                }
-            }
-            Verdict::TcpNoFlow => {
-                self.counters.count(verdict);
-                if packet.tcp_flags() & flags::RST == 0
-                    && may_answer(self)
-                    && let Some(answer) = tcp::reset(frame.data(), packet.l4())
-                    && self.answer(port, &answer, ios)
-                {
-                    self.counters.add(Tally::ResetsSent, 1);
-                }
-            }
-            _ => self.counters.count(verdict),
-        }
-    }
-
-    /// Sends a frame of our own making out of a port; `false` when it could not be.
-    fn answer<I: PacketIo<Frame = F>>(&mut self, port: usize, bytes: &[u8], ios: &mut [I]) -> bool {
-        let Some(frame) = ios.get_mut(port).and_then(|io| io.alloc(bytes)) else { return false };
-        self.queue(port, frame, ios)
-    }
-
-    /// An echo request: answered in place when it is for a VIP or an address of the gateway.
-    fn echo<I: PacketIo<Frame = F>>(
-        &mut self,
-        port: usize,
-        mut frame: F,
-        key: FlowKey,
-        packet: Packet,
-        ios: &mut [I],
-    ) {
-        if self.is_kernels(port, key.destination()) {
-            return self.except(port, frame, Verdict::OwnAddress);
-        }
-        if !local::is_ours(key.destination(), &self.tables, &self.shared) {
-            let verdict = self.chooser().unanswered(key);
-            return self.counters.count(verdict);
-        }
-        if is_bad_source(key.source(), &self.tables, &self.shared) {
-            return self.counters.count(Verdict::BadSource);
-        }
-        if !self.answers.take(self.now_ms) {
-            return self.counters.count(Verdict::RejectLimited);
-        }
-        icmpv4::echo_reply(frame.data_mut(), packet.l4(), self.ports[port].mac);
-        let verdict = if self.queue(port, frame, ios) { Verdict::EchoReplied } else { Verdict::TxFull };
-        self.counters.count(verdict);
-    }
-
-    /// An ARP packet: requests for our addresses are answered, senders that somebody asked for are learned.
-    fn arp<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
-        let seen =
-            local::arp(frame.data(), port, self.ports[port].mac, &self.tables, &self.shared, self.now_ms);
-        let verdict = match seen {
-            local::ArpOutcome::Answer(reply) if self.answer(port, &reply, ios) => Verdict::ArpHandled,
-            local::ArpOutcome::Answer(_) => Verdict::NoMemory,
-            local::ArpOutcome::Learned => return self.share_arp(port, frame, Verdict::ArpHandled),
-            local::ArpOutcome::Ignored => return self.share_arp(port, frame, Verdict::ArpIgnored),
-            local::ArpOutcome::Bad => Verdict::ArpBad,
-        };
-        self.counters.count(verdict);
-    }
-}
-
-/// A packet of one direction leaves as the other direction's key reversed.
-#[inline(always)]
-const fn translation(session: &Session, direction: usize) -> Translation {
-    let direction = direction & 1;
-    let deltas = Deltas { l3: session.l3_delta[direction], l4: session.l4_delta[direction] };
-    Translation::new(session.keys[direction ^ 1], deltas)
 }

@@ -70,14 +70,14 @@ fn a_flood_on_a_full_flow_table_costs_nobody_their_affinity() {
 fn a_flood_of_clients_keeps_the_table_of_affinities_in_bounds_and_what_came_last() {
     let (table, secret) = (Affinities::new(), Secret::new([9, 8, 7, 6]));
     let stick = |n: u32, now_ms: u32| {
-        let client = Client { service: 1, address: n };
+        let client = Client { service: 1, address: turnpike_forward::address::Address::v4(n) };
         table.stick(client, 10_800, now_ms, &secret, |seen| seen.or(Some((n, 80)))).0
     };
     let all = AFFINITIES_MAX as u32 * 2;
     (0..all).for_each(|n| assert_eq!(stick(n, n / 1_000), Some((n, 80))));
     assert!(table.len() <= AFFINITIES_MAX && table.len() > AFFINITIES_MAX / 2);
     for n in all - 10_000..all {
-        let client = Client { service: 1, address: n };
+        let client = Client { service: 1, address: turnpike_forward::address::Address::v4(n) };
         let seen = table.stick(client, 10_800, all / 1_000, &secret, |seen| seen).0;
         assert_eq!(seen, Some((n, 80)), "who ends first gives way, not who came last");
     }
@@ -265,7 +265,7 @@ impl Apart {
         let of = |key: turnpike_forward::flow_key::FlowKey| {
             format!("{}:{}", std::net::Ipv4Addr::from(key.source()), key.source_port())
         };
-        self.bed.workers[worker].table().iter().map(|(_, session)| of(session.keys[1])).collect()
+        self.bed.workers[worker].flows().v4.iter().map(|(_, session)| of(session.keys[1])).collect()
     }
 }
 
@@ -299,7 +299,7 @@ fn rule_u1_a_worker_that_skips_tables_misses_no_clean_up() {
         apart.bed.nic.inject(&udp::datagram(&from(&somebody(n), VIP), b"q"));
     }
     (0..4).for_each(|turn| apart.turn(turn % 2));
-    let live: u32 = apart.bed.workers.iter().map(|w| w.table().live()).sum();
+    let live: u32 = apart.bed.workers.iter().map(|w| w.flows().v4.live()).sum();
     assert_eq!(live, 200);
     // The first of these concerns UDP flows, the last does not; worker 1 sees the last alone.
     apart.publish(&[B, C]);
@@ -389,13 +389,13 @@ fn nothing_is_lost_or_mixed_up_when_tables_change_under_load() {
 
     let mut tuples = HashSet::new();
     for worker in &bed.workers {
-        for (_, session) in worker.table().iter() {
+        for (_, session) in worker.flows().v4.iter() {
             assert!(tuples.insert(session.keys[1].bits()), "two live flows share a tuple");
             if session.keys[1].protocol() == 17 {
                 assert_eq!(std::net::Ipv4Addr::from(session.keys[1].source()).to_string(), "10.244.0.2");
             }
         }
-        assert_eq!(worker.table().iter().count(), worker.table().live() as usize);
+        assert_eq!(worker.flows().v4.iter().count(), worker.flows().v4.live() as usize);
     }
     assert!(!tuples.is_empty());
     let fates: u64 = Verdict::ALL.iter().map(|v| bed.count(v.name())).sum();

@@ -21,7 +21,7 @@ const LOCAL_PORTS: (u16, u16) = (32_768, 60_999);
 
 /// A gateway whose kernel has a tap with these addresses, and the kernel.
 fn behind(mut bed: Bed, addresses: &[[u8; 4]]) -> (Bed, KernelEnd<MemoryFrame>) {
-    let addresses = addresses.iter().map(|&a| u32::from_be_bytes(a)).collect();
+    let addresses = addresses.iter().map(|&a| std::net::IpAddr::from(a).into()).collect();
     let plan = Plan { taps: vec![Some(Tap { frame_bytes_max: 1_514, addresses })], local_ports: LOCAL_PORTS };
     let (ends, kernel) = rings(plan, bed.workers.len(), Secret::new([5, 6, 7, 8]));
     let workers = std::mem::take(&mut bed.workers).into_iter().zip(ends);
@@ -209,7 +209,8 @@ fn each_packet_goes_to_its_service_or_to_the_kernel_and_never_to_both() {
         assert_eq!(frames, if verdict == "to_kernel" { vec![frame] } else { vec![] }, "{row}: as it came");
         bed.now_ms += 1;
     }
-    let router = bed.shared.neighbours.iter().find(|(hop, _)| hop.address == 0xc000_02fe).unwrap();
+    let router =
+        bed.shared.neighbours.iter().find(|(hop, _)| hop.address.to_string() == "192.0.2.254").unwrap();
     assert!(router.1.is_resolved(), "what the kernel learns the gateway learns too");
 }
 
@@ -239,13 +240,18 @@ fn the_kernel_speaks_for_its_own_addresses_alone() {
     let (mut bed, mut kernel) = gateway();
     let datagram = |source: &str| udp::datagram(&from(source, "198.51.100.7:9"), b"");
     let long = |len: usize| with(datagram("192.0.2.1:53"), |f| f.resize(len, 0));
+    let ipv6 = |source: &str| {
+        let source = format!("[{source}]:53").parse().unwrap();
+        udp::datagram(&flight::Flight { source, ..from("192.0.2.1:53", "[2001:db8::9]:9") }, b"")
+    };
     let say = |sender: [u8; 4]| arp_of(Operation::Reply, sender, [192, 0, 2, 9], ROUTER_MAC);
     let rows = [
         ("its own", datagram("192.0.2.1:53"), "from_kernel"),
         ("an address of the host on another NIC", datagram("172.16.0.9:53"), "from_kernel"),
         ("a VIP", datagram("203.0.113.80:80"), "from_kernel_refused"),
         ("a SNAT address", datagram("10.1.0.1:2000"), "from_kernel_refused"),
-        ("IPv6", ethertype(datagram("203.0.113.80:80"), [0x86, 0xdd]), "from_kernel"),
+        ("IPv6", ipv6("2001:db8::5"), "from_kernel"),
+        ("half an IPv6 header", ipv6("2001:db8::5")[..53].to_vec(), "from_kernel_refused"),
         ("an ARP request", arp::request(MAC, 0xc000_0201, 0xc000_02fe).to_vec(), "from_kernel"),
         ("ARP for a VIP", say([203, 0, 113, 80]), "from_kernel_refused"),
         ("ARP for a SNAT address", say(SNAT), "from_kernel_refused"),

@@ -289,7 +289,7 @@ fn rfc5508_req7_errors_about_hairpinned_flows_pass() {
         web.backends = Port::new("", Protocol::Udp, &["10.244.0.1:8080"]).backends;
         bed.put(&[web]);
         let flow = open(&mut bed, "10.244.0.1:40000", Protocol::Udp);
-        assert_eq!(ends(&flow.from_client[1]).0.ip().octets(), SNAT);
+        assert_eq!(ends(&flow.from_client[1]).0.ip(), std::net::IpAddr::from(SNAT));
         let (moved, sent) = bed.delta(&error(POD_ROUTER, &flow.from_client[1], UNREACHABLE, 40));
         assert_eq!(
             (moved, addresses(&sent[0])),
@@ -360,7 +360,7 @@ fn an_error_waits_for_its_next_hop_like_other_packets() {
         (0, 1)
     );
     let router =
-        turnpike_forward::neighbour::NextHop { port: 0, address: u32::from(Ipv4Addr::new(192, 0, 2, 254)) };
+        turnpike_forward::neighbour::NextHop { port: 0, address: Ipv4Addr::new(192, 0, 2, 254).into() };
     assert!(bed.shared.neighbours.learn(router, harness::ROUTER_MAC, bed.now_ms));
     bed.turn();
     let sent: Vec<_> = bed.take().into_iter().filter(|f| f[12..14] == [8, 0]).collect();

@@ -306,7 +306,7 @@ fn tally(bed: &Bed, tally: Tally) -> u64 {
 fn flows(bed: &Bed) -> BTreeMap<u128, (SocketAddr, Ipv4Addr)> {
     let mut tuples = HashSet::new();
     let mut flows = BTreeMap::new();
-    for (_, session) in bed.workers.iter().flat_map(|w| w.table().iter()) {
+    for (_, session) in bed.workers.iter().flat_map(|w| w.flows().v4.iter()) {
         let [forward, reply] = session.keys;
         let are_new = tuples.insert(forward.bits()) && tuples.insert(reply.bits());
         assert!(are_new, "a tuple is shared: {forward:?} {reply:?}");

@@ -71,7 +71,7 @@ fn rule_f1_affinity_is_shared_by_all_workers() {
         let mut bed = Bed::bare(3, &spread, 4_096);
         bed.put(&[web().sticky(10_800)]);
         assert_eq!(bed.backends_of(IP, VIP, 1_000).len(), 1);
-        assert!(bed.workers.iter().all(|w| w.table().live() > 5), "every worker had flows of the client");
+        assert!(bed.workers.iter().all(|w| w.flows().v4.live() > 5), "every worker had flows of the client");
     }
 }
 

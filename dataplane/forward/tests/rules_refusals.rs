@@ -25,7 +25,7 @@ fn web(protocol: Protocol) -> Port {
 fn icmp(sent: &[Vec<u8>]) -> (u8, u8, String) {
     assert_eq!(sent.len(), 1, "{sent:02x?}");
     assert_eq!(sent[0][23], 1, "not ICMP: {:02x?}", sent[0]);
-    let inner = [&[0; 14], &sent[0][42..]].concat();
+    let inner = [&sent[0][..14], &sent[0][42..]].concat();
     (sent[0][34], sent[0][35], ends(&inner).1.to_string())
 }
 

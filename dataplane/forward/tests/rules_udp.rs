@@ -167,7 +167,7 @@ fn rule_u4_changes_that_come_faster_than_the_clean_up_miss_nothing() {
         bed.commit(&updates);
     }
     (0..80).for_each(|_| bed.turn());
-    let live: Vec<u32> = bed.workers[0].table().iter().map(|(_, s)| s.keys[1].source()).collect();
+    let live: Vec<u32> = bed.workers[0].flows().v4.iter().map(|(_, s)| s.keys[1].source()).collect();
     let first: u32 = std::net::Ipv4Addr::new(10, 244, 0, 1).into();
     assert!(live.len() > 500 && live.iter().all(|&backend| backend == first), "{}", live.len());
 }

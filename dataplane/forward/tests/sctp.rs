@@ -7,7 +7,7 @@ use harness::services::{LOCAL, Port};
 use harness::{Bed, CLUSTER_IP, SNAT, VIP, answer_to, ends, from, to};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use turnpike_forward::track::State;
 use turnpike_packet::io::{Rss, Spread};
 use turnpike_packet::sctp::{self, chunk};
@@ -67,17 +67,17 @@ fn associate(bed: &mut Bed, client: &str) -> Vec<u8> {
 }
 
 fn state(bed: &Bed) -> State {
-    bed.workers[0].table().iter().next().map_or(State::Free, |(_, session)| session.state())
+    bed.workers[0].flows().v4.iter().next().map_or(State::Free, |(_, session)| session.state())
 }
 
 #[test]
 fn an_association_is_set_up_used_and_closed() {
     let mut bed = bed();
     let before = bed.counts();
-    let client: SocketAddrV4 = harness::CLIENT.parse().unwrap();
+    let client: SocketAddr = harness::CLIENT.parse().unwrap();
     let opening = associate(&mut bed, harness::CLIENT);
     let (source, backend) = ends(&opening);
-    assert_eq!((source.ip().octets(), backend.port()), (SNAT, 36412));
+    assert_eq!((source.ip(), backend.port()), (SNAT.into(), 36412));
     assert_eq!(opening[46..], init(harness::CLIENT, TO_CLIENT)[46..], "chunks are left as they are");
 
     let payload: Vec<u8> = (0..1_400).map(|n| n as u8).collect();
@@ -399,7 +399,7 @@ fn everybody_gets_their_answers(workers: usize, spread: &Spread) -> Bed {
         assert!([&out, &back, &echo].into_iter().all(|f| crc_error(f) == 0));
     }
     let states =
-        bed.workers.iter().flat_map(|w| w.table().iter().map(|(_, s)| s.state()).collect::<Vec<_>>());
+        bed.workers.iter().flat_map(|w| w.flows().v4.iter().map(|(_, s)| s.state()).collect::<Vec<_>>());
     assert_eq!(states.filter(|s| *s == State::Established).count(), 1_000);
     bed
 }
@@ -409,7 +409,7 @@ fn associations_find_their_worker_whether_or_not_the_nic_knows_sctp() {
     for workers in [2, 3] {
         let bed = everybody_gets_their_answers(workers, &Spread::Unknown);
         assert!(bed.count("handed_off") > 500);
-        assert!(bed.workers.iter().all(|w| w.table().live() > 100), "every worker has its share");
+        assert!(bed.workers.iter().all(|w| w.flows().v4.live() > 100), "every worker has its share");
     }
     // A NIC with RSS over TCP and UDP gives all SCTP to one queue.
     let rss = Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });

@@ -223,7 +223,7 @@ proptest! {
         let (talk, astray) = transfer(Network { lost, doubled, ahead }, lens, rooms, shifts, seed);
         prop_assert_eq!(astray, 0);
         prop_assert_eq!(talk.live(), 1);
-        let (_, session) = talk.bed.workers[0].table().iter().next().unwrap();
+        let (_, session) = talk.bed.workers[0].flows().v4.iter().next().unwrap();
         prop_assert_eq!(session.state(), State::Closed);
     }
 }

@@ -22,7 +22,7 @@ fn a_tcp_connection_is_translated_both_ways() {
     let mut bed = Bed::new();
     let out = bed.pass_through(&syn(CLIENT));
     let (source, backend) = ends(&out);
-    assert_eq!(source.ip().octets(), SNAT);
+    assert_eq!(source.ip(), std::net::IpAddr::from(SNAT));
     assert!(backend.to_string().starts_with("10.244.0.") && backend.port() == 8080, "{backend}");
     assert_eq!((&out[..6], &out[6..12], out[22]), (&ROUTER_MAC[..], &MAC[..], 63));
 
@@ -34,7 +34,7 @@ fn a_tcp_connection_is_translated_both_ways() {
 
     bed.pass_through(&tcp::segment(&to(VIP), 20, 10, FIN | ACK, b""));
     bed.pass_through(&tcp::segment(&answer_to(&out), 10, 21, FIN | ACK, b""));
-    let state = bed.workers[0].table().iter().next().unwrap().1.state();
+    let state = bed.workers[0].flows().v4.iter().next().unwrap().1.state();
     assert_eq!(state, State::Closed);
     let (arp, flow) = ((1, 42), (5, 288));
     let want = [
@@ -274,10 +274,10 @@ fn everybody_gets_their_answers(mut bed: Bed) -> Bed {
     let tuples: HashSet<_> = bed
         .workers
         .iter()
-        .flat_map(|w| w.table().iter().map(|(_, s)| s.keys[1].bits()).collect::<Vec<_>>())
+        .flat_map(|w| w.flows().v4.iter().map(|(_, s)| s.keys[1].bits()).collect::<Vec<_>>())
         .collect();
     assert_eq!(tuples.len(), 2_000, "no two flows share a tuple, on any worker");
-    assert!(bed.workers.iter().all(|w| w.table().live() > 200), "every worker has its share");
+    assert!(bed.workers.iter().all(|w| w.flows().v4.live() > 200), "every worker has its share");
     bed
 }
 

@@ -175,7 +175,8 @@ mod tests {
             Ok(Walk { protocol: TCP, offset: end, fragment })
         };
         let many = |n| std::iter::repeat_n(extension(DESTINATION, 8), n).collect::<Vec<_>>().concat();
-        let rows: Vec<(&str, u8, Vec<u8>, Result<Walk, Unwalkable>)> = vec![
+        type Row<'a> = (&'a str, u8, Vec<u8>, Result<Walk, Unwalkable>);
+        let rows: Vec<Row<'_>> = vec![
             ("none", TCP, tcp.clone(), plain(TCP, 0)),
             ("a protocol that is not known", 50, tcp.clone(), plain(50, 0)),
             ("no next header", 59, vec![], plain(59, 0)),

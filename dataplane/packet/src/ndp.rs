@@ -232,7 +232,8 @@ mod tests {
         assert!(
             Message::parse(&changed(&asks, &[])).is_some() && Message::parse(&changed(&tells, &[])).is_some()
         );
-        let rows: [(&str, &[u8], &[(usize, &[u8])]); 10] = [
+        type Row<'a> = (&'a str, &'a [u8], &'a [(usize, &'a [u8])]);
+        let rows: [Row<'_>; 10] = [
             ("a hop limit of less", &asks, &[(21, &[254])]),
             ("another code", &asks, &[(55, &[1])]),
             ("a group as target", &asks, &[(62, &[0xff])]),

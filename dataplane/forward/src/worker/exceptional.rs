@@ -1,7 +1,9 @@
 //! What a worker gives to the host's kernel instead of a verdict of its own, and what it sends for it.
 
 use super::Worker;
+use crate::address::{Address, Family};
 use crate::exception::{Class, Exception, Plan, Refusal};
+use crate::gateway::is_link_local;
 use crate::mailbox::Shared;
 use crate::select::is_bad_source;
 use crate::service_table::Tables;
@@ -9,10 +11,8 @@ use crate::verdict::{Tally, Verdict};
 use turnpike_packet::arp::{Arp, Operation};
 use turnpike_packet::icmpv4::UNREACHABLE;
 use turnpike_packet::io::{BURST, Frame, PacketIo};
-use turnpike_packet::{ethernet, ipv4};
+use turnpike_packet::{ethernet, ipv4, ipv6};
 
-/// EtherType of IPv6.
-const IPV6: u16 = 0x86dd;
 /// The other ICMP messages that quote a packet (RFC 1122 section 3.2.2).
 const SOURCE_QUENCH: u8 = 4;
 const REDIRECT: u8 = 5;
@@ -34,7 +34,9 @@ impl<F: Frame> Worker<'_, F> {
     #[must_use]
     pub fn with_exception(mut self, exception: Exception<F>) -> Self {
         let gateway = &self.shared.gateway;
-        let both = gateway.snat().iter().copied().filter(|&address| exception.plan().has(address));
+        let snat =
+            [Family::V4, Family::V6].into_iter().flat_map(|family| gateway.snat(family).iter().copied());
+        let both = snat.filter(|&address| exception.plan().has(address));
         self.pool.leave_to_kernel(both.collect(), exception.plan().local_ports);
         self.exception = Some(exception);
         self
@@ -58,7 +60,7 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// Whether echo requests to an address are the kernel's to answer.
-    pub(super) fn is_kernels(&self, port: usize, address: u32) -> bool {
+    pub(super) fn is_kernels(&self, port: usize, address: Address) -> bool {
         let plan = self.exception.as_ref().map(Exception::plan);
         plan.is_some_and(|plan| plan.tap(port).is_some() && plan.has(address))
     }
@@ -68,6 +70,15 @@ impl<F: Frame> Worker<'_, F> {
     pub(super) fn share_arp(&mut self, port: usize, frame: F, verdict: Verdict) {
         let tells = Arp::parse(frame.data())
             .is_some_and(|arp| arp.operation == Operation::Reply || arp.sender == arp.target);
+        self.share(port, frame, tells, verdict);
+    }
+
+    /// A message of neighbour discovery likewise. Solicitations for addresses that only the kernel has are its to answer.
+    pub(super) fn share_neighbour_discovery(&mut self, port: usize, frame: F, verdict: Verdict) {
+        self.share(port, frame, true, verdict);
+    }
+
+    fn share(&mut self, port: usize, frame: F, tells: bool, verdict: Verdict) {
         let now_ms = self.now_ms;
         let passed = match &mut self.exception {
             Some(exception) if tells && exception.plan().tap(port).is_some() => {
@@ -132,10 +143,10 @@ fn to_group(frame: &[u8], mac: [u8; 6]) -> Option<Passenger> {
     (to_group && source != mac && source[0] & 1 == 0).then_some(Passenger { class: Class::Link, sender: 0 })
 }
 
-/// A frame to our Ethernet address that is neither IPv4 nor ARP.
+/// A frame to our Ethernet address that is neither ARP nor of an IP that the gateway speaks.
 fn other_ethertype(frame: &[u8]) -> Option<Passenger> {
     let header = frame.first_chunk::<{ ethernet::HEADER }>()?;
-    if header[12..] != IPV6.to_be_bytes() {
+    if header[12..] != ethernet::IPV6.to_be_bytes() {
         return Some(Passenger { class: Class::Link, sender: 0 });
     }
     let sender = u128::from_be_bytes(*frame.get(22..)?.first_chunk()?);
@@ -144,7 +155,7 @@ fn other_ethertype(frame: &[u8]) -> Option<Passenger> {
     Some(Passenger { class, sender })
 }
 
-/// A packet over IPv4 to our Ethernet address whose header was checked.
+/// A packet over IP to our Ethernet address whose header was checked.
 fn to_own_address(
     frame: &[u8],
     port: usize,
@@ -153,8 +164,7 @@ fn to_own_address(
     tables: &Tables,
     shared: &Shared,
 ) -> Result<Passenger, Verdict> {
-    let address = |at: usize| frame.get(at..).and_then(|f| f.first_chunk()).copied().map(u32::from_be_bytes);
-    let (Some(source), Some(destination)) = (address(26), address(30)) else { return Err(verdict) };
+    let Some([source, destination]) = Address::ends_of(frame) else { return Err(verdict) };
     if !plan.has(destination) {
         return Err(verdict);
     }
@@ -171,17 +181,19 @@ fn to_own_address(
     if may_be_of_flow {
         return Err(verdict);
     }
-    let is_near = shared.gateway.ports()[port].addresses.iter().any(|&(own, length)| {
-        let shift = 32 - u32::from(length).min(32);
-        u64::from(u32::from(own) ^ source) >> shift == 0
-    });
+    let hop = shared.gateway.route(source);
+    let is_near = is_link_local(source)
+        || hop.is_some_and(|hop| hop.address == source && usize::from(hop.port) == port);
     let class = if is_near { Class::Neighbour } else { Class::Far };
-    Ok(Passenger { class, sender: source.into() })
+    Ok(Passenger { class, sender: source.bits() })
 }
 
 /// Whether an ICMP message to an address that SNAT uses too cannot be about a flow: it is no error, or it quotes a packet from one of the
 /// kernel's ports, or of a protocol without ports.
 fn is_about_kernel(frame: &[u8], plan: &Plan) -> bool {
+    if frame.get(12..14) == Some(&ethernet::IPV6.to_be_bytes()) {
+        return is_about_kernel6(frame, plan);
+    }
     let Some(ip) = frame.get(ethernet::HEADER..) else { return false };
     let header_len = |ip: &[u8]| ip.first().map(|first| usize::from(first & 0x0f) * 4);
     let Some(message) = header_len(ip).and_then(|len| ip.get(len..)) else { return false };
@@ -196,6 +208,29 @@ fn is_about_kernel(frame: &[u8], plan: &Plan) -> bool {
     !has_ports || is_first && port.is_some_and(|port| plan.is_local_port(u16::from_be_bytes(port)))
 }
 
+/// The same for IPv6.
+fn is_about_kernel6(frame: &[u8], plan: &Plan) -> bool {
+    let walked = |packet: &[u8]| {
+        let fixed = packet.first_chunk::<{ ipv6::HEADER }>()?;
+        let payload_len = usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+        let walk = ipv6::walk(fixed[6], &packet[ipv6::HEADER..], payload_len).ok()?;
+        Some((walk, ipv6::HEADER + walk.offset))
+    };
+    let Some(packet) = frame.get(ethernet::HEADER..) else { return false };
+    let Some(message) = walked(packet).and_then(|(_, at)| packet.get(at..)) else { return false };
+    let Some(&kind) = message.first() else { return false };
+    // RFC 4443 section 2.1: errors are those whose highest bit is 0.
+    if kind & 0x80 != 0 {
+        return true;
+    }
+    let Some(quoted) = message.get(8..) else { return false };
+    let Some((walk, at)) = walked(quoted) else { return false };
+    let has_ports = matches!(walk.protocol, ipv4::TCP | ipv4::UDP | ipv4::SCTP);
+    let is_first = walk.fragment.is_none_or(|fragment| fragment.offset == 0);
+    let port = quoted.get(at..).and_then(|l4| l4.first_chunk()).copied();
+    !has_ports || is_first && port.is_some_and(|port| plan.is_local_port(u16::from_be_bytes(port)))
+}
+
 /// Whether a frame of the kernel may leave: not longer than the link takes, and not from an address that Turnpike alone speaks for.
 fn may_leave<F: Frame>(frame: &F, port: usize, plan: &Plan, tables: &Tables, shared: &Shared) -> bool {
     let data = frame.data();
@@ -207,14 +242,14 @@ fn may_leave<F: Frame>(frame: &F, port: usize, plan: &Plan, tables: &Tables, sha
     if frame.frame_len() > tap.frame_bytes_max + tag {
         return false;
     }
-    let at = ethernet::HEADER
-        + match ethertype {
-            ethernet::IPV4 => 12,
-            ethernet::ARP => 14,
-            _ => return true,
-        };
-    let Some(source) = data.get(at..).and_then(|d| d.first_chunk()).copied().map(u32::from_be_bytes) else {
-        return false;
+    let source = match ethertype {
+        ethernet::IPV4 | ethernet::IPV6 => Address::ends_of(data).map(|[source, _]| source),
+        ethernet::ARP => {
+            let sender = data.get(ethernet::HEADER + 14..).and_then(|d| d.first_chunk()).copied();
+            sender.map(|sender| Address::v4(u32::from_be_bytes(sender)))
+        }
+        _ => return true,
     };
+    let Some(source) = source else { return false };
     plan.has(source) || !shared.gateway.is_snat(source) && tables.address(source).is_none()
 }

@@ -2,47 +2,46 @@
 //! spare TCP most of them.
 
 use super::{Origin, Worker};
-use crate::flow_key::FlowKey;
-use crate::icmp_error::{self, Onward};
-use crate::parse::{ETHERNET, Packet};
+use crate::address::Address;
+use crate::flow_table::Entry;
+use crate::icmp_error::Onward;
+use crate::parse::Packet;
+use crate::path::Path;
 use crate::rewrite::Addressing;
 use crate::select::is_bad_source;
 use crate::verdict::{Tally, Verdict};
-use turnpike_packet::icmpv4::{self, Complaint};
+use turnpike_packet::icmpv4::Complaint;
 use turnpike_packet::io::{BURST, Frame, PacketIo};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{ethernet, ipv4, mss};
+use turnpike_packet::{icmpv6, ipv4, mss};
 
 impl<F: Frame> Worker<'_, F> {
     /// An ICMP error; `key` is that of an answer to the packet it is about.
-    pub(super) fn icmp_error<I: PacketIo<Frame = F>>(
+    pub(super) fn icmp_error<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         mut frame: F,
-        key: FlowKey,
+        key: K,
         packet: Packet,
         ios: &mut [I],
         origin: Origin,
     ) {
-        let Some(found) = self.table.find(key) else {
+        let Some(found) = K::flows(&self.flows).find(key) else {
             return match self.owner_of_quoted(key, origin) {
                 Some(owner) => self.hand_over(owner, port, frame),
                 None => self.except(port, frame, self.unanswered_error(key)),
             };
         };
-        let outer_source = frame
-            .data()
-            .get(ETHERNET + 12..ETHERNET + 16)
-            .map_or(0, |a| u32::from_be_bytes([a[0], a[1], a[2], a[3]]));
-        if is_bad_source(outer_source, &self.tables, &self.shared) {
+        let is_bad = |[source, _]: [Address; 2]| is_bad_source(source, &self.tables, &self.shared);
+        if Address::ends_of(frame.data()).is_none_or(is_bad) {
             return self.counters.count(Verdict::BadSource);
         }
-        let (session, direction) = (*self.table.session(found.slot()), found.direction());
+        let (session, direction) = (*K::flows(&self.flows).session(found.slot()), found.direction());
         let link = self.shared.neighbours.link(session.next_hop[direction]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        let sent = session.keys[direction ^ 1];
+        let sent = session.keys()[direction ^ 1];
         let onward = Onward { sent, link: Addressing { destination: link.mac_bits(), source: mac_bits } };
-        if !icmp_error::translate(frame.data_mut(), packet.l4(), onward) {
+        if !K::translate_error(frame.data_mut(), packet.l4(), onward) {
             return self.counters.count(Verdict::TtlExpired);
         }
         self.counters.add(Tally::IcmpTranslated, 1);
@@ -50,15 +49,16 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// Another worker that has the flow of an error from a NIC, if there may be one. The NIC has spread it by the addresses of whoever made it.
-    fn owner_of_quoted(&self, key: FlowKey, origin: Origin) -> Option<usize> {
+    fn owner_of_quoted<K: Path>(&self, key: K, origin: Origin) -> Option<usize> {
         let gateway = &self.shared.gateway;
         if origin == Origin::Worker || gateway.workers() == 1 {
             return None;
         }
-        let hop = gateway.route(key.source())?;
+        let hop = gateway.route(key.source_address())?;
         let steering = &gateway.ports().get(usize::from(hop.port))?.steering;
         // The flow was made where the client's packets arrive, and its replies were led there by a port.
-        let by_addresses = key.protocol() == ipv4::SCTP && self.tables.address(key.destination()).is_some();
+        let by_addresses =
+            key.protocol() == ipv4::SCTP && self.tables.address(key.destination_address()).is_some();
         let owner = if by_addresses {
             steering.owner_by_addresses(key, gateway, &self.secret)
         } else {
@@ -68,7 +68,7 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// The verdict on an error about no flow that lives here.
-    fn unanswered_error(&self, key: FlowKey) -> Verdict {
+    fn unanswered_error<K: Path>(&self, key: K) -> Verdict {
         match self.chooser().unanswered(key) {
             verdict @ (Verdict::OwnAddress | Verdict::NotOurs) => verdict,
             _ => Verdict::IcmpNoFlow,
@@ -86,15 +86,14 @@ impl<F: Frame> Worker<'_, F> {
         }
     }
 
-    /// Whether the IPv4 packet in a frame is longer than a port takes, and if so how much that is.
-    pub(super) fn exceeds(&self, frame: &F, port: usize) -> Option<u16> {
+    /// Whether the IP packet in a frame is longer than a port takes, and if so how much that is.
+    pub(super) fn exceeds<K: Path>(&self, frame: &F, port: usize) -> Option<u16> {
         let mtu = self.shared.gateway.ports().get(port)?.mtu;
-        let length = frame.data().get(ETHERNET + 2..ETHERNET + 4)?;
-        (u16::from_be_bytes([length[0], length[1]]) > mtu).then_some(mtu)
+        (K::packet_len(frame.data())? > usize::from(mtu)).then_some(mtu)
     }
 
     /// A packet that does not fit the port it would leave through. Only where it must not be fragmented its sender is told.
-    pub(super) fn too_big<I: PacketIo<Frame = F>>(
+    pub(super) fn too_big<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         frame: &F,
@@ -102,33 +101,44 @@ impl<F: Frame> Worker<'_, F> {
         ios: &mut [I],
     ) {
         self.counters.count(Verdict::TooBig);
-        if frame.data().get(ETHERNET + 6).is_some_and(|flags| flags & 0x40 != 0) {
-            self.complain(port, frame, Complaint::TooBig { mtu }, ios);
+        if K::stays_whole(frame.data()) {
+            self.complain::<K, I>(port, frame, Complaint::TooBig { mtu }, ios);
         }
     }
 
     /// A packet whose time to live has run out.
-    pub(super) fn expired<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: &F, ios: &mut [I]) {
+    pub(super) fn expired<K: Path, I: PacketIo<Frame = F>>(&mut self, port: usize, frame: &F, ios: &mut [I]) {
         self.counters.count(Verdict::TtlExpired);
-        self.complain(port, frame, Complaint::TimeExceeded, ios);
+        self.complain::<K, I>(port, frame, Complaint::TimeExceeded, ios);
     }
 
     /// Tells the sender of a packet that came in on `port` what is wrong with it, from the gateway's own address there, within the limit on
     /// answers.
-    fn complain<I: PacketIo<Frame = F>>(
+    fn complain<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         frame: &F,
         complaint: Complaint,
         ios: &mut [I],
     ) {
-        let Some(sender) = frame.data().get(ETHERNET + 12..ETHERNET + 16) else { return };
-        let sender = u32::from_be_bytes([sender[0], sender[1], sender[2], sender[3]]);
+        let Some([sender, _]) = Address::ends_of(frame.data()) else { return };
         let Some(source) = self.shared.gateway.source_towards(port, sender) else { return };
-        let mut error = [0; ethernet::HEADER + icmpv4::ERROR_MAX];
-        if icmpv4::may_be_told(frame.data())
-            && self.answers.take(self.now_ms)
-            && let Some(len) = icmpv4::error(frame.data(), source, complaint, &mut error)
+        if K::may_be_told(frame.data()) && self.answers.take(self.now_ms) {
+            self.tell::<K, I>(port, frame, source, complaint, ios);
+        }
+    }
+
+    /// Sends an ICMP error about a packet back through the port it came in on.
+    pub(super) fn tell<K: Path, I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        frame: &F,
+        source: Address,
+        complaint: Complaint,
+        ios: &mut [I],
+    ) {
+        let mut error = [0; icmpv6::ERROR_FRAME_MAX];
+        if let Some(len) = K::error(frame.data(), source, complaint, &mut error)
             && self.answer(port, &error[..len], ios)
         {
             self.counters.add(Tally::IcmpSent, 1);
@@ -136,14 +146,12 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// Lowers the segment size that a SYN announces to what the setting says.
-    pub(super) fn clamp(&mut self, frame: &mut F, packet: Packet, ports: [usize; 2]) {
-        if packet.tcp_flags() & flags::SYN == 0 {
+    pub(super) fn clamp<K: Path>(&mut self, frame: &mut F, key: K, packet: Packet, ports: [usize; 2]) {
+        if packet.tcp_flags() & flags::SYN == 0 || key.protocol() != ipv4::TCP {
             return;
         }
-        let Some(most) = self.shared.gateway.largest_segment(ports) else { return };
-        let bytes = frame.data_mut();
-        if bytes.get(ETHERNET + 9) == Some(&ipv4::TCP)
-            && let Some(segment) = bytes.get_mut(packet.l4()..)
+        let Some(most) = self.shared.gateway.largest_segment(K::FAMILY, ports) else { return };
+        if let Some(segment) = frame.data_mut().get_mut(packet.l4()..)
             && mss::clamp(segment, most)
         {
             self.counters.add(Tally::MssClamped, 1);

@@ -2,19 +2,23 @@
 //! and for worker 0 next hops and affinities.
 
 use super::{Held, Worker};
+use crate::address::Family;
 use crate::announce::Repeats;
 use crate::census::Census;
+use crate::flow_key::{FlowKey, FlowKey6};
+use crate::flow_table::Entry;
 use crate::limits::{
     AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS,
     WALK_BUDGET, WALK_BUDGET_IDLE,
 };
 use crate::local::is_ours;
+use crate::path::{Flows, Path};
 use crate::rewrite::{Addressing, set_link};
 use crate::track::State;
 use crate::verdict::{Tally, Verdict};
 use std::sync::Arc;
-use turnpike_packet::arp;
 use turnpike_packet::io::{Frame, PacketIo};
+use turnpike_packet::{arp, ndp};
 
 /// Where the upkeep stands.
 #[derive(Debug, Default)]
@@ -26,9 +30,11 @@ pub(super) struct Upkeep {
     affinities: usize,
     /// [`crate::service_table::Tables::udp_changed`] of the tables that the last clean-up was begun for.
     cleaned: u64,
-    cleaning: Walk,
+    /// By family.
+    cleaning: [Walk; 2],
     census: Option<Arc<Census>>,
-    counting: Walk,
+    /// By family.
+    counting: [Walk; 2],
     announced: Repeats,
 }
 
@@ -39,11 +45,15 @@ impl Upkeep {
     }
 
     /// Begins a clean-up of UDP flows if the tables want one that was not begun yet. One that is under way starts anew from where it is.
-    pub(super) const fn clean(&mut self, wanted: u64, slots: u32) {
+    pub(super) fn clean(&mut self, wanted: u64, flows: &Flows<'_>) {
         if self.cleaned != wanted {
             self.cleaned = wanted;
-            self.cleaning.begin(slots);
+            begin(&mut self.cleaning, flows);
         }
+    }
+
+    fn is_walk_due(&self) -> bool {
+        self.cleaning.iter().chain(&self.counting).any(|walk| walk.is_due())
     }
 }
 
@@ -72,21 +82,33 @@ impl Walk {
     }
 }
 
+/// Begins a walk over both tables.
+fn begin(walks: &mut [Walk; 2], flows: &Flows<'_>) {
+    walks[Family::V4 as usize].begin(flows.v4.capacity());
+    walks[Family::V6 as usize].begin(flows.v6.capacity());
+}
+
 impl<F: Frame> Worker<'_, F> {
     /// The upkeep of a turn that handled so many frames.
     pub(super) fn keep_up<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I], handled: usize) {
         if !self.held.is_empty() {
             self.release(ios);
         }
-        if self.upkeep.cleaning.is_due() || self.upkeep.counting.is_due() {
+        if self.upkeep.is_walk_due() {
             let budget = if handled > 0 { WALK_BUDGET } else { WALK_BUDGET_IDLE };
-            self.clean(budget);
-            self.count(budget);
+            self.clean::<FlowKey>(budget);
+            self.clean::<FlowKey6>(budget);
+            self.counters.set(Tally::FlowsLive, self.flows.live());
+            self.count::<FlowKey>(budget);
+            self.count::<FlowKey6>(budget);
         }
         let elapsed_ms = self.now_ms.wrapping_sub(self.upkeep.swept_ms);
         if elapsed_ms > 0 {
             self.upkeep.swept_ms = self.now_ms;
-            self.sweep(elapsed_ms);
+            self.sweep::<FlowKey>(elapsed_ms);
+            self.sweep::<FlowKey6>(elapsed_ms);
+            self.counters.set(Tally::FlowsLive, self.flows.live());
+            self.counters.set(Tally::HeldFrames, self.held.len() as u64);
             self.look_for_questions();
             if self.id == 0 {
                 self.keep_neighbours(ios);
@@ -98,33 +120,32 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// Ends flows that were idle for too long.
-    fn sweep(&mut self, elapsed_ms: u32) {
-        let share = u64::from(self.table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
+    fn sweep<K: Path>(&mut self, elapsed_ms: u32) {
+        let table = K::flows_mut(&mut self.flows);
+        let share = u64::from(table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
         let budget = SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16));
         let tables = &self.tables;
-        let removed = self.table.sweep(self.now_ms, budget, |client| tables.tracking(client));
+        let removed = table.sweep(self.now_ms, budget, |client| tables.tracking(client));
         self.counters.add(Tally::FlowsClosed, u64::from(removed));
-        self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
-        self.counters.set(Tally::HeldFrames, self.held.len() as u64);
     }
 
     /// Ends UDP flows whose backend serves no more while another one does (rules U1 to U4), so that their next packet finds one that does.
     /// What a flow is of is looked up by whom its client addresses: a flow cannot be taken for one of another Service.
     #[cold]
-    fn clean(&mut self, budget: usize) {
+    fn clean<K: Path>(&mut self, budget: usize) {
+        let table = K::flows_mut(&mut self.flows);
         for _ in 0..budget {
-            let Some(slot) = self.upkeep.cleaning.next(self.table.capacity()) else { return };
-            let session = self.table.session(slot);
+            let Some(slot) = self.upkeep.cleaning[K::FAMILY as usize].next(table.capacity()) else { return };
+            let session = table.session(slot);
             if session.state() != State::Udp {
                 continue;
             }
-            let [client, backend] = session.keys;
+            let [client, backend] = *session.keys();
             let service = self.tables.frontend(client).and_then(|f| self.tables.service(f.service));
-            if service.is_some_and(|s| s.is_deserted(backend.source(), backend.source_port())) {
-                self.table.remove(slot);
+            if service.is_some_and(|s| s.is_deserted(backend.source_address(), backend.source_port())) {
+                table.remove(slot);
                 self.counters.add(Tally::FlowsClosed, 1);
                 self.counters.add(Tally::UdpFlowsCleaned, 1);
-                self.counters.set(Tally::FlowsLive, u64::from(self.table.live()));
             }
         }
     }
@@ -140,21 +161,25 @@ impl<F: Frame> Worker<'_, F> {
         if !known {
             // The control thread keeps what is let go here until nobody holds it.
             self.upkeep.census.clone_from(&open);
-            self.upkeep.counting.begin(if open.is_some() { self.table.capacity() } else { 0 });
+            self.upkeep.counting = [Walk::default(); 2];
+            if open.is_some() {
+                begin(&mut self.upkeep.counting, &self.flows);
+            }
         }
     }
 
     /// Counts flows for the census.
     #[cold]
-    fn count(&mut self, budget: usize) {
+    fn count<K: Path>(&mut self, budget: usize) {
         let Some(census) = &self.upkeep.census else { return };
+        let table = K::flows(&self.flows);
         for _ in 0..budget {
-            let Some(slot) = self.upkeep.counting.next(self.table.capacity()) else { return };
-            let session = self.table.session(slot);
+            let Some(slot) = self.upkeep.counting[K::FAMILY as usize].next(table.capacity()) else { return };
+            let session = table.session(slot);
             if session.state() != State::Free {
-                census.count(self.id, &session.keys);
+                census.count(self.id, session.keys());
             }
-            if !self.upkeep.counting.is_due() {
+            if self.upkeep.counting.iter().all(|walk| !walk.is_due()) {
                 census.finish(self.id);
             }
         }
@@ -186,9 +211,17 @@ impl<F: Frame> Worker<'_, F> {
                 continue;
             }
             for port in shared.gateway.ports_of(address) {
-                if self.answer(port, &arp::announcement(self.ports[port].mac, address), ios) {
-                    self.counters.add(Tally::ArpAnnouncements, 1);
-                }
+                let mac = self.ports[port].mac;
+                let (sent, tally) = match address.as_v4() {
+                    Some(address) => {
+                        (self.answer(port, &arp::announcement(mac, address), ios), Tally::ArpAnnouncements)
+                    }
+                    None => {
+                        let announcement = ndp::announcement(mac, address.bits());
+                        (self.answer(port, &announcement, ios), Tally::NeighbourAnnouncements)
+                    }
+                };
+                self.counters.add(tally, u64::from(sent));
             }
             if new.is_some() {
                 self.upkeep.announced.add(address, self.now_ms);
@@ -196,15 +229,22 @@ impl<F: Frame> Worker<'_, F> {
         }
     }
 
-    /// Sends an ARP request for a next hop.
+    /// Asks the link for the Ethernet address of a next hop.
     pub(super) fn ask<I: PacketIo<Frame = F>>(&mut self, next_hop: u16, ios: &mut [I]) {
         let hop = self.shared.neighbours.hop(next_hop);
         let port = usize::from(hop.port);
         let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
         let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
-        if self.answer(port, &arp::request(mac, source, hop.address), ios) {
-            self.counters.add(Tally::ArpRequests, 1);
-        }
+        let (sent, tally) = match (source.as_v4(), hop.address.as_v4()) {
+            (Some(source), Some(target)) => {
+                (self.answer(port, &arp::request(mac, source, target), ios), Tally::ArpRequests)
+            }
+            _ => {
+                let question = ndp::solicitation(mac, source.bits(), hop.address.bits());
+                (self.answer(port, &question, ios), Tally::NeighbourSolicitations)
+            }
+        };
+        self.counters.add(tally, u64::from(sent));
     }
 
     /// Sends held frames whose next hop is known by now, and gives up those that waited for too long.

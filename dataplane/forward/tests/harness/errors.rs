@@ -61,6 +61,8 @@ impl Bed {
 
     /// Everything the flow tables hold.
     pub fn flows(&self) -> Vec<String> {
-        self.workers.iter().flat_map(|w| w.table().iter().map(|(n, s)| format!("{n} {s:?}"))).collect()
+        let flows = self.workers.iter().map(turnpike_forward::worker::Worker::flows);
+        let v4 = flows.clone().flat_map(|f| f.v4.iter().map(|(n, s)| format!("{n} {s:?}")));
+        v4.chain(flows.flat_map(|f| f.v6.iter().map(|(n, s)| format!("{n} {s:?}")))).collect()
     }
 }

@@ -7,8 +7,9 @@ pub mod talk;
 pub mod tcp_model;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use turnpike_forward::flow_key::Key;
 use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::gateway::{Gateway, GatewayPort, MssClamp};
 use turnpike_forward::handoff::Handoff;
@@ -33,6 +34,8 @@ pub const CLIENT: &str = "198.51.100.7:40000";
 pub const VIP: &str = "203.0.113.80:80";
 pub const CLUSTER_IP: &str = "10.96.0.10:80";
 pub const SNAT: [u8; 4] = [10, 1, 0, 1];
+pub const OWN6: &str = "2001:db8::1";
+pub const SNAT6: &str = "2001:db8:1::1";
 
 pub struct Bed {
     pub nic: MemoryNic,
@@ -42,6 +45,14 @@ pub struct Bed {
     ios: Vec<[MemoryIo; 1]>,
     pub now_ms: u32,
     generation: u64,
+}
+
+/// A flow table in memory that was full of rubbish.
+fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
+    let bytes = FlowTable::<K>::memory_bytes(flows);
+    let memory: &'static mut [u8] = Box::leak(vec![0xa5; bytes + 64].into_boxed_slice());
+    let start = memory.as_ptr().align_offset(64);
+    FlowTable::new(&mut memory[start..start + bytes], flows, secret).unwrap()
 }
 
 impl Bed {
@@ -55,17 +66,22 @@ impl Bed {
 
     /// Workers without tables.
     pub fn bare(workers: usize, spread: &Spread, flows: u32) -> Self {
-        Self::made(workers, spread, flows, 1500, |gateway| gateway)
+        Self::made(workers, spread, flows, 1500, false, |gateway| gateway)
     }
 
     /// A worker without tables that announces the addresses it takes up.
     pub fn announcing() -> Self {
-        Self::made(1, &Spread::Unknown, 64, 1500, |gateway| gateway.announcing(true))
+        Self::made(1, &Spread::Unknown, 64, 1500, false, |gateway| gateway.announcing(true))
     }
 
     /// Workers without tables behind a port with this MTU.
     pub fn on_link(workers: usize, spread: &Spread, flows: u32, mtu: u16, clamp: MssClamp) -> Self {
-        Self::made(workers, spread, flows, mtu, |gateway| gateway.with_mss_clamp(clamp))
+        Self::made(workers, spread, flows, mtu, false, |gateway| gateway.with_mss_clamp(clamp))
+    }
+
+    /// Workers that speak both families.
+    pub fn dual(workers: usize, spread: &Spread, mtu: u16) -> Self {
+        Self::made(workers, spread, 4_096, mtu, true, |gateway| gateway)
     }
 
     fn made(
@@ -73,27 +89,31 @@ impl Bed {
         spread: &Spread,
         flows: u32,
         mtu: u16,
+        is_dual: bool,
         set: impl FnOnce(Gateway) -> Gateway,
     ) -> Self {
         let info = PortInfo { mac: MAC, mtu, spread: spread.clone() };
+        let (mut addresses, mut snat) = (vec![([192, 0, 2, 1].into(), 24)], vec![SNAT.into()]);
+        if is_dual {
+            addresses.push((OWN6.parse().unwrap(), 64));
+            snat.push(SNAT6.parse().unwrap());
+        }
         let port = GatewayPort {
             mac: MAC,
-            addresses: vec![([192, 0, 2, 1].into(), 24)],
+            addresses,
             gateway: Some([192, 0, 2, 254].into()),
+            gateway6: is_dual.then(|| "fe80::fe".parse().unwrap()),
             routes: vec![],
             steering: Steering::of(spread, workers),
             mtu,
         };
-        let gateway = Gateway::new(vec![port], &[SNAT.into()], workers).unwrap();
+        let gateway = Gateway::new(vec![port], &snat, workers).unwrap();
         let shared = Shared::new(set(gateway));
         let secret = Secret::new([11, 22, 33, 44]);
         let nic = MemoryNic::new(info, workers);
         let made = Handoff::mesh(workers).into_iter().enumerate().map(|(id, handoff)| {
-            let bytes = FlowTable::memory_bytes(flows);
-            let memory: &'static mut [u8] = Box::leak(vec![0xa5; bytes + 64].into_boxed_slice());
-            let start = memory.as_ptr().align_offset(64);
-            let table = FlowTable::new(&mut memory[start..start + bytes], flows, secret).unwrap();
-            Worker::new(id, shared.clone(), table, handoff, secret)
+            let worker = Worker::new(id, shared.clone(), table(flows, secret), handoff, secret);
+            if is_dual { worker.with_ipv6(table(flows, secret)) } else { worker }
         });
         Self {
             workers: made.collect(),
@@ -148,9 +168,8 @@ impl Bed {
             }
             for (address, kind) in [(VIP, FrontendKind::LoadBalancer), (CLUSTER_IP, FrontendKind::ClusterIp)]
             {
-                let address: SocketAddrV4 = address.parse().unwrap();
-                let frontend =
-                    FrontendKey { address: (*address.ip()).into(), port: address.port(), protocol };
+                let address: SocketAddr = address.parse().unwrap();
+                let frontend = FrontendKey { address: address.ip(), port: address.port(), protocol };
                 updates.push(Update::PutFrontend(Frontend {
                     key: frontend,
                     service: key.clone(),
@@ -163,11 +182,13 @@ impl Bed {
         self.commit(&updates);
     }
 
-    /// The router has answered ARP.
+    /// The router has answered ARP and neighbour discovery.
     pub fn know_router(&mut self) {
-        let router = NextHop { port: 0, address: u32::from_be_bytes([192, 0, 2, 254]) };
-        assert!(self.shared.neighbours.index(router).is_some());
-        assert!(self.shared.neighbours.learn(router, ROUTER_MAC, self.now_ms));
+        for address in ["192.0.2.254", "fe80::fe"] {
+            let router = NextHop { port: 0, address: address.parse::<IpAddr>().unwrap().into() };
+            assert!(self.shared.neighbours.index(router).is_some());
+            assert!(self.shared.neighbours.learn(router, ROUTER_MAC, self.now_ms));
+        }
         self.take();
     }
 
@@ -246,11 +267,10 @@ pub fn from(client: &str, frontend: &str) -> Flight {
     }
 }
 
-/// Addresses and ports of a frame with IPv4 and TCP or UDP.
-pub fn ends(frame: &[u8]) -> (SocketAddrV4, SocketAddrV4) {
-    let address = |at: usize| std::net::Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
-    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-    (SocketAddrV4::new(address(26), port(34)), SocketAddrV4::new(address(30), port(36)))
+/// Addresses and ports of a frame with TCP, UDP or SCTP.
+#[track_caller]
+pub fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    flight::ends(frame).unwrap_or_else(|| panic!("no ends in {frame:02x?}"))
 }
 
 /// The flight of a backend's answer to a frame that it got.

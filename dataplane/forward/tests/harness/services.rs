@@ -2,7 +2,7 @@
 
 use super::{Bed, ends, from};
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use turnpike_packet::tcp::{self, flags};
 use turnpike_packet::udp;
 use turnpike_wire::update::{
@@ -111,8 +111,8 @@ impl Port {
 }
 
 pub fn frontend_key(address: &str, protocol: Protocol) -> FrontendKey {
-    let address: SocketAddrV4 = address.parse().unwrap();
-    FrontendKey { address: (*address.ip()).into(), port: address.port(), protocol }
+    let address: SocketAddr = address.parse().unwrap();
+    FrontendKey { address: address.ip(), port: address.port(), protocol }
 }
 
 /// Services in 10.96.0.0/16, pods in 10.244.0.0/16.
@@ -143,25 +143,25 @@ impl Bed {
     }
 
     /// A client's first segment; the backend it went to, and from whom as the backend sees it.
-    pub fn connect(&mut self, client: &str, frontend: &str) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    pub fn connect(&mut self, client: &str, frontend: &str) -> Option<(SocketAddr, SocketAddr)> {
         let frame = tcp::segment(&from(client, frontend), 1, 0, flags::SYN, b"");
         self.outcome(&frame, client)
     }
 
     /// A segment of an open connection.
-    pub fn go_on(&mut self, client: &str, frontend: &str) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    pub fn go_on(&mut self, client: &str, frontend: &str) -> Option<(SocketAddr, SocketAddr)> {
         let frame = tcp::segment(&from(client, frontend), 2, 1, flags::ACK, b"data");
         self.outcome(&frame, client)
     }
 
     /// A datagram.
-    pub fn ask(&mut self, client: &str, frontend: &str) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    pub fn ask(&mut self, client: &str, frontend: &str) -> Option<(SocketAddr, SocketAddr)> {
         self.outcome(&udp::datagram(&from(client, frontend), b"query"), client)
     }
 
     /// Source and destination with which a frame was sent on; none when it was not, or only answered.
-    fn outcome(&mut self, frame: &[u8], client: &str) -> Option<(SocketAddrV4, SocketAddrV4)> {
-        let client: SocketAddrV4 = client.parse().unwrap();
+    fn outcome(&mut self, frame: &[u8], client: &str) -> Option<(SocketAddr, SocketAddr)> {
+        let client: SocketAddr = client.parse().unwrap();
         self.know_router();
         let sent = self.exchange(&[frame.to_vec()]);
         let on = sent.iter().find(|f| f[23] != 1 && ends(f).1 != client);

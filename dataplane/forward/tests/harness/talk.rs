@@ -97,7 +97,7 @@ impl Talk {
         if let ([arrived], Side::Client, true) = (&sent[..], side, delta.contains_key("forwarded")) {
             self.backend = Some(answer_to(arrived));
         }
-        let session = self.bed.workers[0].table().iter().next().map(|(_, session)| *session);
+        let session = self.bed.workers[0].flows().v4.iter().next().map(|(_, session)| *session);
         Seen {
             delta,
             state: session.map(|s| s.state()),
@@ -113,7 +113,7 @@ impl Talk {
     }
 
     pub fn live(&self) -> u32 {
-        self.bed.workers[0].table().live()
+        self.bed.workers[0].flows().v4.live()
     }
 
     /// Every row in turn: who sends what, the state it leads to, whether it is a sign of life, all counters it moves.
