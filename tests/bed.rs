@@ -21,6 +21,8 @@ pub struct Lab {
     workers: String,
     /// Name of the tap through which the gateway's kernel is reached; empty: it has a NIC of its own.
     exception: String,
+    /// Whether everything has an IPv6 address too.
+    is_dual: bool,
 }
 
 impl Lab {
@@ -31,17 +33,22 @@ impl Lab {
 
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
-        Self::laid_out(name, workers, "")
+        Self::laid_out(name, workers, "", false)
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.
     pub fn with_exception(name: &str, workers: &str, tap: &str) -> Result<Self> {
-        Self::laid_out(name, workers, tap)
+        Self::laid_out(name, workers, tap, false)
     }
 
-    fn laid_out(name: &str, workers: &str, exception: &str) -> Result<Self> {
-        let lab =
-            Self { name: name.to_owned(), workers: workers.to_owned(), exception: exception.to_owned() };
+    /// The same with both IP families.
+    pub fn dual(name: &str, workers: &str, tap: &str) -> Result<Self> {
+        Self::laid_out(name, workers, tap, true)
+    }
+
+    fn laid_out(name: &str, workers: &str, exception: &str, is_dual: bool) -> Result<Self> {
+        let (name, workers, exception) = (name.to_owned(), workers.to_owned(), exception.to_owned());
+        let lab = Self { name, workers, exception, is_dual };
         lab.lab(["up"])?;
         for (pod, address) in [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12"), ("web-3", "10.244.0.13")] {
             lab.lab(["pod-add", pod, address])?;
@@ -69,6 +76,7 @@ impl Lab {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
         command.args(arguments).env("TURNPIKE_LAB", &self.name).env("TURNPIKE_LAB_WORKERS", &self.workers);
         command.env("TURNPIKE_LAB_EXCEPTION", &self.exception);
+        command.env("TURNPIKE_LAB_IPV6", if self.is_dual { "1" } else { "" });
         run(command.stdin(Stdio::null()))
     }
 
@@ -122,6 +130,22 @@ impl Lab {
     /// `turnpike status -o json`.
     pub fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.turnpike_ok(&["status", "-o", "json"])?)?)
+    }
+
+    /// A counter of all workers, once the latest has been shown.
+    pub fn count(&self, name: &str) -> Result<u64> {
+        std::thread::sleep(Duration::from_millis(300));
+        let status = self.status()?;
+        let workers = status["dataplane"]["workers"].as_array().context("no workers in the status")?;
+        let counts = workers.iter().map(|worker| worker["counters"][name].as_u64());
+        counts.sum::<Option<u64>>().with_context(|| format!("no counter {name}"))
+    }
+
+    /// The SHA-256 sum of what a command prints.
+    pub fn sum_of(&self, place: &str, command: &str) -> Result<String> {
+        let script = format!("set -o pipefail; {command} | sha256sum");
+        let printed = self.run_in(place, "bash", &["-c", &script])?;
+        printed.split_whitespace().next().map(str::to_owned).context("sha256sum printed nothing")
     }
 
     /// Waits until the control plane answers.

@@ -33,19 +33,13 @@ impl Drop for Daemon {
     }
 }
 
-fn counter(lab: &Lab, name: &str) -> u64 {
-    let status = lab.status().unwrap();
-    let workers = status["dataplane"]["workers"].as_array().unwrap();
-    workers.iter().map(|worker| worker["counters"][name].as_u64().unwrap()).sum()
-}
-
 fn ping(lab: &Lab, from: &str, to: &str, more: &[&str]) -> String {
     let words = [&["-c", "5", "-i", "0.2", "-W", "2"], more, &[to]].concat();
     lab.run_in(from, "ping", &words).unwrap_or_else(|e| panic!("{from} pings {to}: {e:#}"))
 }
 
 fn the_kernel_answers_and_asks(lab: &Lab) {
-    let before = counter(lab, "to_kernel");
+    let before = lab.count("to_kernel").unwrap();
     for from in ["client", "host"] {
         assert!(ping(lab, from, OWN, &[]).contains(" 0% packet loss"));
     }
@@ -54,11 +48,13 @@ fn the_kernel_answers_and_asks(lab: &Lab) {
     for to in ["198.51.100.7", "192.0.2.10", "192.0.2.254"] {
         assert!(ping(lab, "gw", to, &[]).contains(" 0% packet loss"));
     }
-    wait("the counters", Duration::from_secs(5), || Ok(counter(lab, "to_kernel") >= before + 30)).unwrap();
+    wait("the counters", Duration::from_secs(5), || Ok(lab.count("to_kernel").unwrap() >= before + 30))
+        .unwrap();
     // Turnpike itself answers for the VIP.
-    let before = counter(lab, "echo_replied");
+    let before = lab.count("echo_replied").unwrap();
     ping(lab, "client", "203.0.113.80", &[]);
-    wait("the counters", Duration::from_secs(5), || Ok(counter(lab, "echo_replied") >= before + 5)).unwrap();
+    wait("the counters", Duration::from_secs(5), || Ok(lab.count("echo_replied").unwrap() >= before + 5))
+        .unwrap();
 }
 
 /// Every ARP request for the gateway's address has one answer: the dataplane's or the kernel's, not both.
@@ -213,7 +209,7 @@ fn established(lab: &Lab) {
 fn a_flood_harms_nobody(lab: &Lab, login: &str) {
     let sessions = || ["gw", "router"].map(|place| since(&session(lab, place).unwrap()));
     let before = sessions();
-    let limited = counter(lab, "kernel_limited");
+    let limited = lab.count("kernel_limited").unwrap();
     let flood = program("flood").unwrap();
     let seconds = (HOLD_S * 2).to_string();
     let load = lab.spawn_load(&[VIP, "--seconds", &seconds, "--rate", "200"]).unwrap();
@@ -237,7 +233,7 @@ fn a_flood_harms_nobody(lab: &Lab, login: &str) {
     // BIRD works the time of day out anew for each answer.
     let moved = before.iter().zip(sessions()).map(|(before, after)| (after - before).abs());
     assert!(moved.fold(0.0, f64::max) < 0.5, "the session has ended: {before:?}, {:?}", sessions());
-    assert!(counter(lab, "kernel_limited") > limited, "the flood was bounded");
+    assert!(lab.count("kernel_limited").unwrap() > limited, "the flood was bounded");
     lab.run_in("client", "sh", &["-c", &format!("{login} true")]).unwrap();
 }
 

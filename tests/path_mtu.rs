@@ -24,20 +24,6 @@ metadata: {name: sink, labels: {app: sink}}
 status: {phase: Running, podIP: 10.244.0.11}
 ";
 
-fn sum(lab: &Lab, place: &str, command: &str) -> String {
-    let script = format!("set -o pipefail; {command} | sha256sum");
-    let printed = lab.run_in(place, "bash", &["-c", &script]).unwrap();
-    printed.split_whitespace().next().unwrap().to_owned()
-}
-
-/// A counter of all workers, once the latest has been shown.
-fn count(lab: &Lab, name: &str) -> u64 {
-    std::thread::sleep(Duration::from_millis(300));
-    let status = lab.status().unwrap();
-    let workers = status["dataplane"]["workers"].as_array().unwrap();
-    workers.iter().map(|worker| worker["counters"][name].as_u64().unwrap()).sum()
-}
-
 /// No kernel remembers what it was told before.
 fn forget(lab: &Lab) {
     for place in ["client", "router", "pod-web-1", "pod-web-2", "pod-web-3"] {
@@ -53,9 +39,9 @@ fn link(lab: &Lab, network: &str, device: &str, mtu: &[&str]) {
 /// Downloads 5 MB from each pod in turn and uploads them to one; both ends must have the same bytes.
 fn bytes_pass_both_ways(lab: &Lab) {
     let file = lab.dir().join("www/five").to_string_lossy().into_owned();
-    let original = sum(lab, "client", &format!("cat {file}"));
+    let original = lab.sum_of("client", &format!("cat {file}")).unwrap();
     for _ in 0..4 {
-        assert_eq!(sum(lab, "client", &format!("curl -sS --max-time 20 {URL}")), original);
+        assert_eq!(lab.sum_of("client", &format!("curl -sS --max-time 20 {URL}")).unwrap(), original);
     }
     let received = lab.dir().join("received").to_string_lossy().into_owned();
     let to_file = format!("OPEN:{received},creat,trunc");
@@ -67,7 +53,7 @@ fn bytes_pass_both_ways(lab: &Lab) {
     lab.run_in("client", "timeout", &["20", "socat", "-u", &format!("OPEN:{file}"), &format!("TCP4:{SINK}")])
         .unwrap();
     assert!(sink.wait().unwrap().success());
-    assert_eq!(sum(lab, "client", &format!("cat {received}")), original);
+    assert_eq!(lab.sum_of("client", &format!("cat {received}")).unwrap(), original);
 }
 
 /// Starts the dataplane anew with other lines in its configuration.
@@ -105,27 +91,27 @@ fn rfc4787_req13_path_mtu_discovery_works_through_the_gateway() {
     let small = ["mtu", "lock", "1300"];
     for (side, (network, device)) in [("client", client), ("backends", pods)] {
         forget(&lab);
-        let before = count(&lab, "icmp_translated");
+        let before = lab.count("icmp_translated").unwrap();
         link(&lab, network, device, &small);
         bytes_pass_both_ways(&lab);
         link(&lab, network, device, &[]);
-        assert!(count(&lab, "icmp_translated") > before, "the router of the {side} was heard");
+        assert!(lab.count("icmp_translated").unwrap() > before, "the router of the {side} was heard");
     }
     for quiet in ["icmp_bad", "icmp_sent", "too_big", "mss_clamped"] {
-        assert_eq!(count(&lab, quiet), 0, "{quiet}");
+        assert_eq!(lab.count(quiet).unwrap(), 0, "{quiet}");
     }
 
     // The gateway's own port is the small one.
     reconfigure(&lab, "\"off\"", 1_280);
     bytes_pass_both_ways(&lab);
-    assert!(count(&lab, "too_big") > 0 && count(&lab, "icmp_sent") > 0);
-    assert_eq!(count(&lab, "mss_clamped"), 0);
+    assert!(lab.count("too_big").unwrap() > 0 && lab.count("icmp_sent").unwrap() > 0);
+    assert_eq!(lab.count("mss_clamped").unwrap(), 0);
 
     // With lowered segment sizes nobody has to be told.
     for mss_clamp in ["\"auto\"", "1200"] {
         reconfigure(&lab, mss_clamp, 1_280);
         bytes_pass_both_ways(&lab);
-        assert_eq!((count(&lab, "too_big"), count(&lab, "icmp_sent")), (0, 0), "{mss_clamp}");
-        assert!(count(&lab, "mss_clamped") >= 10, "{mss_clamp}");
+        assert_eq!((lab.count("too_big").unwrap(), lab.count("icmp_sent").unwrap()), (0, 0), "{mss_clamp}");
+        assert!(lab.count("mss_clamped").unwrap() >= 10, "{mss_clamp}");
     }
 }

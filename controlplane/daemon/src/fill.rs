@@ -6,7 +6,7 @@
 use crate::flow_census::Census;
 use crate::state::{State, held};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -109,7 +109,7 @@ fn tell(told: u64, used: &Used) -> u64 {
 fn snat_ports(config: &Config) -> u64 {
     let range = config.cluster.node_port_range;
     let within = |range: PortRange, port: u16| range.first <= port && port <= range.last;
-    let usable = |address: &Ipv4Addr| {
+    let usable = |address: &IpAddr| {
         let kernel = config.is_kernels(*address).then(local_ports);
         let ports = (SNAT_PORT_MIN..=u16::MAX).filter(|&port| !within(range, port));
         ports.filter(|&port| !kernel.is_some_and(|kernel| within(kernel, port))).count() as u64
@@ -196,6 +196,7 @@ mod tests {
             device: "net_null0".into(),
             addresses: vec!["10.1.0.1/24".parse().unwrap()],
             gateway: None,
+            gateway6: None,
             routes: vec![],
             mtu: None,
             exception: Some("tp-wan".into()),

@@ -65,7 +65,7 @@ impl Settings {
             LoadBalancerScope::Pools(pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect())
         };
         let ports: BTreeSet<IpAddr> = config.own_addresses().into_iter().collect();
-        let snat = config.snat_addresses().into_iter().map(IpAddr::V4);
+        let snat = config.snat_addresses();
         Self {
             own_addresses: ports.iter().copied().chain(snat).collect(),
             node_port_addresses: node_port_addresses(

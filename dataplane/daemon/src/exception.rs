@@ -5,6 +5,7 @@
 
 use crate::tap::{self, TapError, TapPlan};
 use capsule::{Eal, Mbuf, Mempool};
+use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tun_rs::SyncDevice;
 use turnpike_forward::exception::{KernelEnd, Plan, Tap};
+use turnpike_forward::gateway::own_addresses;
 use turnpike_packet::ethernet;
 use turnpike_packet::io::{BURST, Frame};
 use turnpike_wire::config::local_ports;
@@ -206,7 +208,7 @@ impl Taps {
     pub(crate) fn plan(&self, node_ports: (u16, u16)) -> Option<Plan> {
         let tap = |plan: &TapPlan| Tap {
             frame_bytes_max: ethernet::HEADER + usize::from(plan.mtu),
-            addresses: plan.addresses.iter().map(|network| network.addr().into()).collect(),
+            addresses: own_addresses(plan.addresses.iter().map(IpNet::addr), plan.mac),
         };
         let taps = self.taps.iter().map(|made| made.as_ref().map(|(_, plan)| tap(plan))).collect();
         let local = local_ports();

@@ -29,10 +29,9 @@ use capsule::{Device, Mbuf, Port};
 use clap::Parser;
 use control::Control;
 use exception::{ExceptionThread, Taps};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use open_io::Io;
 use std::io::{IsTerminal, Read};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -94,6 +93,7 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     let mut io = open_io::open(&config.dataplane)?;
     let gateway = gateway(&config, &io)?;
     let pages = pages::create(&folder, &config.dataplane, &io, &gateway)?;
+    let speaks_ipv6 = gateway.speaks_ipv6();
     let shared = Shared::new(gateway);
     let common = Common {
         eal: io.eal,
@@ -101,6 +101,8 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         secret: secret()
             .map_err(|why| anyhow!("cannot read /dev/urandom for the flow tables' secret: {why}"))?,
         flows: config.dataplane.flows_per_worker,
+        ipv6_flows: speaks_ipv6
+            .then(|| config.dataplane.ipv6_flows_per_worker.unwrap_or(config.dataplane.flows_per_worker)),
         hugepages: config.dataplane.hugepages,
         idle: config.dataplane.idle,
         started,
@@ -150,15 +152,14 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     let workers = config.dataplane.workers.len();
     let ports = config.dataplane.ports.iter().zip(&io.ports).map(|(named, port)| GatewayPort {
         mac: port.info().mac,
-        addresses: named.addresses.iter().map(|net| (net.addr().into(), net.prefix_len())).collect(),
+        addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
         gateway: named.gateway,
-        gateway6: None,
+        gateway6: named.gateway6,
         routes: named.routes.iter().map(static_route).collect(),
         steering: Steering::of(&port.info().spread, workers),
         mtu: named.mtu.unwrap_or(port.info().mtu),
     });
-    let snat: Vec<IpAddr> = config.snat_addresses().into_iter().map(IpAddr::V4).collect();
-    let gateway = Gateway::new(ports.collect(), &snat, workers)?;
+    let gateway = Gateway::new(ports.collect(), &config.snat_addresses(), workers)?;
     Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
 }
 
@@ -174,7 +175,8 @@ fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
                 .routes
                 .iter()
                 .map(|route| (route.to, route.via))
-                .chain(named.gateway.map(|gateway| (Ipv4Net::default(), gateway)))
+                .chain(named.gateway.map(|gateway| (IpNet::V4(Ipv4Net::default()), gateway.into())))
+                .chain(named.gateway6.map(|gateway| (IpNet::V6(Ipv6Net::default()), gateway.into())))
                 .collect(),
             // af_packet takes copies; what other drivers take the kernel never sees.
             below: named
@@ -214,5 +216,5 @@ fn secret() -> std::io::Result<Secret> {
 }
 
 fn static_route(route: &turnpike_wire::config::StaticRoute) -> StaticRoute {
-    StaticRoute { to: (route.to.network().into(), route.to.prefix_len()), via: route.via.into() }
+    StaticRoute { to: (route.to.network(), route.to.prefix_len()), via: route.via }
 }

@@ -216,6 +216,7 @@ mod tests {
             device: (*device).into(),
             addresses: vec![],
             gateway: None,
+            gateway6: None,
             routes: vec![],
             exception: None,
             mtu: None,

@@ -2,21 +2,21 @@
 //!
 //! A tap is made for this process alone: it is gone, with its addresses and routes, when the process ends in whatever way.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 /// How little the tap's routes are preferred: those that the host has by itself to the same network come first.
@@ -32,9 +32,9 @@ pub(crate) struct TapPlan {
     /// The port's largest IP packet, in bytes.
     pub(crate) mtu: u16,
     /// The gateway's addresses on the port.
-    pub(crate) addresses: Vec<Ipv4Net>,
+    pub(crate) addresses: Vec<IpNet>,
     /// Networks behind neighbours of the port, and who leads there; all else among them.
-    pub(crate) routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    pub(crate) routes: Vec<(IpNet, IpAddr)>,
     /// The kernel's own interface under the port, from which the kernel gets the same frames a second time.
     pub(crate) below: Option<String>,
 }
@@ -121,33 +121,40 @@ const fn takes_for_others(rp_filter: Option<u8>, arp_ignore: Option<u8>) -> bool
     !matches!((rp_filter, arp_ignore), (Some(1), Some(1..)))
 }
 
-fn add_address(index: u32, network: Ipv4Net) -> io::Result<()> {
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn add_address(index: u32, network: IpNet) -> io::Result<()> {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(network.addr());
     message.header.prefix_len = network.prefix_len();
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(network.addr().into()),
-        AddressAttribute::Address(network.addr().into()),
-    ];
-    if network.prefix_len() < 31 {
-        message.attributes.push(AddressAttribute::Broadcast(network.broadcast()));
+    message.attributes =
+        vec![AddressAttribute::Local(network.addr()), AddressAttribute::Address(network.addr())];
+    match network {
+        IpNet::V4(network) if network.prefix_len() < 31 => {
+            message.attributes.push(AddressAttribute::Broadcast(network.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        // The dataplane answers for it already: the kernel need not look for others who have it, nor wait.
+        IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
     ask_kernel(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn add_route(index: u32, to: Ipv4Net, via: Ipv4Addr) -> io::Result<()> {
+fn add_route(index: u32, to: IpNet, via: IpAddr) -> io::Result<()> {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(via);
     message.header.destination_prefix_length = to.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(to.network())),
-        RouteAttribute::Gateway(RouteAddress::Inet(via)),
+        RouteAttribute::Destination(to.network().into()),
+        RouteAttribute::Gateway(via.into()),
         RouteAttribute::Oif(index),
         RouteAttribute::Priority(ROUTE_METRIC),
     ];

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use turnpike_forward::exception::Exception;
-use turnpike_forward::flow_key::FlowKey;
+use turnpike_forward::flow_key::{FlowKey, FlowKey6};
 use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
@@ -34,6 +34,8 @@ pub(crate) struct Common {
     pub(crate) shared: Arc<Shared>,
     pub(crate) secret: Secret,
     pub(crate) flows: u32,
+    /// The same over IPv6, if the gateway speaks it.
+    pub(crate) ipv6_flows: Option<u32>,
     pub(crate) hugepages: Hugepages,
     pub(crate) idle: Idle,
     pub(crate) started: Instant,
@@ -131,13 +133,21 @@ fn work(
         Hugepages::Require => Pages::Require,
         Hugepages::Never => Pages::Never,
     };
-    let flows = common.flows;
     // Made by its own worker: the memory is on the worker's NUMA node, and the tables of all workers are made at the same time.
-    let mut memory = HugeMemory::new(FlowTable::<FlowKey>::memory_bytes(flows), pages)
-        .map_err(|source| WorkerError::FlowMemory { worker: id, flows, source })?;
-    let table = FlowTable::new(memory.bytes_mut(), flows, common.secret)
-        .map_err(|source| WorkerError::FlowTable { worker: id, source })?;
+    let memory_for = |flows: u32, bytes: usize| {
+        HugeMemory::new(bytes, pages).map_err(|source| WorkerError::FlowMemory { worker: id, flows, source })
+    };
+    let table_error = |source| WorkerError::FlowTable { worker: id, source };
+    let flows = common.flows;
+    let mut memory = memory_for(flows, FlowTable::<FlowKey>::memory_bytes(flows))?;
+    let table = FlowTable::new(memory.bytes_mut(), flows, common.secret).map_err(table_error)?;
     let mut worker = Worker::new(id, Arc::clone(&common.shared), table, handoff, common.secret);
+    let mut memory6;
+    if let Some(flows) = common.ipv6_flows {
+        memory6 = memory_for(flows, FlowTable::<FlowKey6>::memory_bytes(flows))?;
+        let table = FlowTable::new(memory6.bytes_mut(), flows, common.secret).map_err(table_error)?;
+        worker = worker.with_ipv6(table);
+    }
     if let Some(exception) = exception {
         worker = worker.with_exception(exception);
     }

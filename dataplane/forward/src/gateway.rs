@@ -135,7 +135,8 @@ impl Gateway {
         let snat = [Family::V4, Family::V6].map(|family| {
             snat.iter().copied().map(Address::from).filter(|address| address.family() == family).collect()
         });
-        let own = ports.iter().map(own_addresses).collect();
+        let own =
+            ports.iter().map(|port| own_addresses(port.addresses.iter().map(|to| to.0), port.mac)).collect();
         Ok(Self { ports, snat, own, workers, announces: false, routes, mss_clamp: MssClamp::default() })
     }
 
@@ -254,11 +255,12 @@ impl Gateway {
     }
 }
 
-/// The addresses of a port, and if it speaks IPv6 the link-local one that every interface has (RFC 4291 section 2.8).
-fn own_addresses(port: &GatewayPort) -> Vec<Address> {
-    let mut own: Vec<Address> = port.addresses.iter().map(|&(address, _)| address.into()).collect();
+/// The addresses of an interface, and if it speaks IPv6 the link-local one that every interface has (RFC 4291 section 2.8).
+#[must_use]
+pub fn own_addresses(named: impl Iterator<Item = IpAddr>, mac: [u8; 6]) -> Vec<Address> {
+    let mut own: Vec<Address> = named.map(Address::from).collect();
     if own.iter().any(|address| address.family() == Family::V6) {
-        own.push(link_local(port.mac));
+        own.push(link_local(mac));
     }
     own
 }

@@ -1,10 +1,10 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
 pub use crate::config_mss::MssClamp;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where the file is looked for without `--config`.
@@ -187,6 +187,8 @@ pub struct Dataplane {
     pub workers: Vec<u16>,
     /// Flows each worker can hold.
     pub flows_per_worker: u32,
+    /// The same of IPv6, if a port has an IPv6 address; none: as many as `flows_per_worker`.
+    pub ipv6_flows_per_worker: Option<u32>,
     /// Memory for packets: huge pages where there are, none, or demanded.
     pub hugepages: Hugepages,
     /// Packet memory in MiB.
@@ -236,11 +238,15 @@ pub struct Port {
     pub name: String,
     /// A DPDK virtual device with its arguments (`net_af_packet0,iface=gw0`) or a PCI address (`0000:01:00.0`).
     pub device: String,
-    /// The gateway's addresses on this port, with the length of the connected network. The first is the source of ARP requests.
-    pub addresses: Vec<Ipv4Net>,
-    /// Next hop for everything that is on no connected network, if this port leads there.
+    /// The gateway's addresses on this port, of one or both families, with the length of the connected network. The first of its family is the
+    /// source of questions for neighbours. A port with an IPv6 address has the link-local one of its Ethernet address as well.
+    pub addresses: Vec<IpNet>,
+    /// Next hop for everything of IPv4 that is on no connected network, if this port leads there.
     #[serde(default)]
     pub gateway: Option<Ipv4Addr>,
+    /// The same for IPv6; often a router's link-local address.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
     /// Networks behind neighbours of this port other than `gateway`. The longest prefix of all ports wins.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,
@@ -257,9 +263,9 @@ pub struct Port {
 #[serde(deny_unknown_fields)]
 pub struct StaticRoute {
     /// Where to.
-    pub to: Ipv4Net,
-    /// The next hop, a neighbour on a network of the port.
-    pub via: Ipv4Addr,
+    pub to: IpNet,
+    /// The next hop, a neighbour on a network of the port; of IPv6 also a link-local address.
+    pub via: IpAddr,
 }
 
 /// The ports that this host's kernel gives its own connections (`net.ipv4.ip_local_port_range`). SNAT leaves them to it on the addresses of
@@ -281,8 +287,8 @@ fn local_ports_of(text: &str) -> Option<PortRange> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Snat {
-    /// Routed to this gateway by the network; empty: the first address of the first port.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Routed to this gateway by the network; empty: the first address of each family.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// An inclusive range of ports, written `"30000-32767"`.
@@ -385,6 +391,7 @@ impl Default for Dataplane {
         Self {
             workers: Vec::new(),
             flows_per_worker: 1 << 20,
+            ipv6_flows_per_worker: None,
             hugepages: Hugepages::Auto,
             memory_mb: 256,
             idle: Idle::Adaptive,
@@ -484,30 +491,25 @@ impl Config {
     /// Every address of every port.
     #[must_use]
     pub fn own_addresses(&self) -> Vec<IpAddr> {
-        self.dataplane.ports.iter().flat_map(|p| p.addresses.iter().map(|n| IpAddr::V4(n.addr()))).collect()
+        self.dataplane.ports.iter().flat_map(|p| p.addresses.iter().map(IpNet::addr)).collect()
     }
 
     /// Whether the host's kernel has this address through a tap.
     #[must_use]
-    pub fn is_kernels(&self, address: Ipv4Addr) -> bool {
+    pub fn is_kernels(&self, address: IpAddr) -> bool {
         let behind_taps = self.dataplane.ports.iter().filter(|port| port.exception.is_some());
         behind_taps.flat_map(|port| &port.addresses).any(|network| network.addr() == address)
     }
 
-    /// SNAT addresses: as set, else the first address of the first port.
+    /// SNAT addresses: as set, else the first address of each family.
     #[must_use]
-    pub fn snat_addresses(&self) -> Vec<Ipv4Addr> {
-        if self.dataplane.snat.addresses.is_empty() {
-            self.dataplane
-                .ports
-                .first()
-                .and_then(|p| p.addresses.first())
-                .map(|n| n.addr())
-                .into_iter()
-                .collect()
-        } else {
-            self.dataplane.snat.addresses.clone()
+    pub fn snat_addresses(&self) -> Vec<IpAddr> {
+        if !self.dataplane.snat.addresses.is_empty() {
+            return self.dataplane.snat.addresses.clone();
         }
+        let own = self.own_addresses();
+        let first = |is_of: fn(&IpAddr) -> bool| own.iter().copied().find(is_of);
+        first(IpAddr::is_ipv4).into_iter().chain(first(IpAddr::is_ipv6)).collect()
     }
 }
 

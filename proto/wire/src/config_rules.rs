@@ -4,7 +4,7 @@ use crate::config::{ClusterMode, Config, ConfigError, Port, StaticRoute};
 use crate::limits::{PORTS_MAX, ROUTES_MAX, WORKERS_MAX};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// A rule that a configuration breaks.
@@ -55,9 +55,19 @@ pub(crate) fn broken_dataplane(config: &Config) -> Option<Broken> {
 
 /// Longest packet that every host takes (RFC 791 section 3.1), in bytes: a port takes as much.
 const MTU_LEAST: u16 = 576;
+/// Least MTU of a link of IPv6 (RFC 8200 section 5), in bytes.
+const IPV6_MTU_LEAST: u16 = 1_280;
 
 fn mtu(port: &Port) -> Result<(), Broken> {
     match port.mtu {
+        Some(mtu) if mtu < IPV6_MTU_LEAST && port.addresses.iter().any(|n| n.addr().is_ipv6()) => {
+            Err(Broken::new(
+                format!("dataplane.ports {:?}", port.name),
+                format!(
+                    "mtu = {mtu} is below {IPV6_MTU_LEAST}, the least that IPv6 can use; take its IPv6 addresses away, or raise it"
+                ),
+            ))
+        }
         Some(mtu) if mtu < MTU_LEAST => Err(Broken::new(
             format!("dataplane.ports {:?}", port.name),
             format!("mtu = {mtu} is below {MTU_LEAST}; write what the link takes, e.g. 1500"),
@@ -186,7 +196,7 @@ fn networks(config: &Config) -> Result<(), Broken> {
     }
     let mut sources = BTreeSet::new();
     for address in &config.dataplane.snat.addresses {
-        if !is_host(*address) {
+        if !is_host(*address) || is_link_local(*address) {
             return Err(Broken::new("dataplane.snat.addresses", format!("{address} is no host's address")));
         }
         if !sources.insert(address) {
@@ -199,7 +209,8 @@ fn networks(config: &Config) -> Result<(), Broken> {
     }
     for port in &config.dataplane.ports {
         let setting = format!("dataplane.ports {:?}", port.name);
-        for address in port.addresses.iter().map(|network| network.addr()).chain(port.gateway) {
+        let own = port.addresses.iter().map(IpNet::addr);
+        for address in own.chain(port.gateway.map(IpAddr::V4)).chain(port.gateway6.map(IpAddr::V6)) {
             outside(&setting, address, &given_out)?;
         }
     }
@@ -258,8 +269,8 @@ fn apart(setting: &str, network: &IpNet, others: &[Named]) -> Result<(), Broken>
 }
 
 /// Refuses an address that a Service could get.
-fn outside(setting: &str, address: Ipv4Addr, given_out: &[Named]) -> Result<(), Broken> {
-    match given_out.iter().find(|(_, network)| network.contains(&IpAddr::V4(address))) {
+fn outside(setting: &str, address: IpAddr, given_out: &[Named]) -> Result<(), Broken> {
+    match given_out.iter().find(|(_, network)| network.contains(&address)) {
         None => Ok(()),
         Some((other, network)) => Err(Broken::new(
             setting,
@@ -340,6 +351,12 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
         return Err(Broken::new(
             "dataplane.workers",
             format!("{} workers; there can be {WORKERS_MAX}", dataplane.workers.len()),
+        ));
+    }
+    if let Some(flows) = dataplane.ipv6_flows_per_worker.filter(|flows| !FLOWS.contains(flows)) {
+        return Err(Broken::new(
+            "dataplane.ipv6_flows_per_worker",
+            format!("{flows} is not {} to {}", FLOWS.start(), FLOWS.end()),
         ));
     }
     if !FLOWS.contains(&dataplane.flows_per_worker) {
@@ -423,9 +440,13 @@ fn port_rules(port: &Port) -> Result<(), Broken> {
     if port.addresses.is_empty() {
         return Err(Broken::new(setting, "no address; write e.g. addresses = [\"192.0.2.1/24\"]"));
     }
-    if let Some(bad) = port.addresses.iter().find(|n| {
-        !is_host(n.addr()) || n.prefix_len() < 31 && (n.addr() == n.network() || n.addr() == n.broadcast())
-    }) {
+    if let Some(own) = port.addresses.iter().find(|n| is_link_local(n.addr())) {
+        return Err(Broken::new(
+            setting,
+            format!("{own} is link-local; leave it out, a port with another IPv6 address has one by itself"),
+        ));
+    }
+    if let Some(bad) = port.addresses.iter().find(|n| !is_host(n.addr()) || is_network_itself(n)) {
         return Err(Broken::new(
             setting,
             format!(
@@ -433,10 +454,13 @@ fn port_rules(port: &Port) -> Result<(), Broken> {
             ),
         ));
     }
-    let next_hops = port.gateway.map(|gateway| ("gateway", gateway)).into_iter();
+    let next_hops = port.gateway.map(|gateway| ("gateway", gateway.into())).into_iter();
+    let next_hops = next_hops.chain(port.gateway6.map(|gateway| ("gateway6", gateway.into())));
+    let speaks_ipv6 = port.addresses.iter().any(|n| n.addr().is_ipv6());
     for (what, hop) in next_hops.chain(port.routes.iter().map(|route| ("route via", route.via))) {
-        let is_neighbour = port.addresses.iter().any(|n| n.contains(&hop) && n.addr() != hop)
-            && !port.addresses.iter().any(|n| n.addr() == hop);
+        let is_neighbour = is_link_local(hop) && speaks_ipv6
+            || port.addresses.iter().any(|n| n.contains(&hop) && n.addr() != hop)
+                && !port.addresses.iter().any(|n| n.addr() == hop);
         if !is_neighbour {
             return Err(Broken::new(
                 setting,
@@ -455,7 +479,12 @@ fn routes(setting: &str, port: &Port) -> Result<(), Broken> {
         return Err(Broken::new(setting, message));
     }
     let mut networks = BTreeSet::new();
-    for StaticRoute { to, .. } in &port.routes {
+    for StaticRoute { to, via } in &port.routes {
+        if to.addr().is_ipv4() != via.is_ipv4() {
+            let message =
+                format!("route to {to} via {via}: they are of two IP families; name a next hop of the same");
+            return Err(Broken::new(setting, message));
+        }
         if to.addr() != to.network() {
             let message = format!("route to {to} has bits behind its prefix; write {}", to.trunc());
             return Err(Broken::new(setting, message));
@@ -481,12 +510,25 @@ fn is_interface_name(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name.chars().all(plain) && !name.starts_with(['.', '-'])
 }
 
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.octets()[0] == 0)
+fn is_host(address: IpAddr) -> bool {
+    let is_reserved = match address {
+        IpAddr::V4(address) => address.is_broadcast() || address.octets()[0] == 0,
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+    };
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_reserved)
+}
+
+/// fe80::/10 (RFC 4291 section 2.5.6).
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Whether an address stands for its whole network: the first and last one of IPv4, the first one of IPv6 (RFC 4291 section 2.6.1). Of two hosts
+/// alone on a link both are hosts (RFC 3021, RFC 6164).
+fn is_network_itself(network: &IpNet) -> bool {
+    let has_hosts_alone = network.prefix_len() + 1 >= network.max_prefix_len();
+    let is_last_of_ipv4 = network.addr().is_ipv4() && network.addr() == network.broadcast();
+    !has_hosts_alone && (network.addr() == network.network() || is_last_of_ipv4)
 }
 
 #[cfg(test)]
@@ -531,6 +573,7 @@ mod tests {
         full.etcd.key_file = Some("x".into());
         full.etcd.user = Some("x".into());
         full.etcd.password_file = Some("x".into());
+        full.dataplane.ipv6_flows_per_worker = Some(1_024);
         full.kubernetes.kubeconfig = Some("x".into());
         full.kubernetes.context = Some("x".into());
         let all = toml::to_string(&full).unwrap();
@@ -569,16 +612,25 @@ mod tests {
                 "10.244.1.0/24 is there twice",
             ),
             (change("192.0.2.1/24", "192.0.2.0/24"), "192.0.2.0/24"),
+            (change("2001:db8::1/64", "2001:db8::/64"), "2001:db8::/64 is no host's address"),
+            (change("2001:db8::1/64", "fe80::1/64"), "fe80::1/64 is link-local"),
+            (change("2001:db8::1/64", "::ffff:1.2.3.4/64"), "is no host's address"),
+            (change("fe80::fe", "2001:db8:9::1"), "gateway6 2001:db8:9::1 is no neighbour"),
+            (change(", \"2001:db8::1/64\"", ""), "gateway6 fe80::fe is no neighbour"),
+            (change("via = \"192.0.2.7\"", "via = \"fe80::7\""), "they are of two IP families"),
+            (change("mtu = 1500", "mtu = 1279"), "mtu = 1279 is below 1280"),
+            (change("2001:db8:1::1", "fe80::1"), "fe80::1 is no host's address"),
+            (
+                change("# ipv6_flows_per_worker = 1048576", "ipv6_flows_per_worker = 9"),
+                "dataplane.ipv6_flows_per_worker: 9",
+            ),
             (change("203.0.113.0/24", "192.0.2.0/28"), "192.0.2.1 lies in 192.0.2.0/28"),
             (change("203.0.113.0/24", "192.0.2.254/32"), "192.0.2.254 lies in 192.0.2.254/32"),
             (change("203.0.113.0/24", "224.1.0.0/16"), "224.1.0.0/16 overlaps 224.0.0.0/3"),
             (change("203.0.113.0/24", "0.0.0.0/1"), "0.0.0.0/1 overlaps 0.0.0.0/8"),
             (change("203.0.113.0/24", "fe80::/64"), "fe80::/64 overlaps fe80::/10"),
             (change("10.244.0.0/16", "10.0.0.0/8"), "cluster.pod_cidrs: 10.0.0.0/8 overlaps 10.96.0.0/16"),
-            (
-                change("[\"192.0.2.1/24\"]", "[\"192.0.2.1/24\", \"192.0.2.1/25\"]"),
-                "192.0.2.1 is there twice",
-            ),
+            (change("\"2001:db8::1/64\"]", "\"2001:db8::1/64\", \"192.0.2.1/25\"]"), "192.0.2.1 is there twice"),
             (
                 change("[dataplane.snat]", &second_port("net_af_packet0,iface=gw1", "198.51.100.1/24")),
                 "device net_af_packet0 is another port's",
@@ -587,8 +639,8 @@ mod tests {
                 change("[dataplane.snat]", &second_port("net_af_packet1,iface=gw1", "192.0.2.1/24")),
                 "\"lan\": 192.0.2.1 is there twice",
             ),
-            (change("[\"10.1.0.1\"]", "[\"10.1.0.1\", \"10.1.0.1\"]"), "10.1.0.1 is there twice"),
-            (change("addresses = [\"10.1.0.1\"]", "addresses = [\"10.96.0.1\"]"), "10.96.0.1"),
+            (change("\"2001:db8:1::1\"]", "\"10.1.0.1\"]"), "10.1.0.1 is there twice"),
+            (change("addresses = [\"10.1.0.1\"", "addresses = [\"10.96.0.1\""), "10.96.0.1"),
             (change("device = \"net_af_packet0", "device = \"eth0"), "eth0"),
             (change("exception = \"tp-wan\"", "exception = \"\""), "exception \"\" cannot name"),
             (change("\"tp-wan\"", "\"sixteen-letters-\""), "\"sixteen-letters-\" cannot name"),
