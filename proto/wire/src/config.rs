@@ -1,5 +1,6 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
+pub use crate::config_devices::PortDevice;
 pub use crate::config_mss::MssClamp;
 use ipnet::{IpNet, Ipv4Net};
 use serde::de::Error;
@@ -236,6 +237,9 @@ pub struct Port {
     pub name: String,
     /// A DPDK virtual device with its arguments (`net_af_packet0,iface=gw0`) or a PCI address (`0000:01:00.0`).
     pub device: String,
+    /// The VLAN (IEEE 802.1Q) whose frames are this port's, 1 to 4094; none: frames without a tag. Ports with the same device need different ones.
+    #[serde(default)]
+    pub vlan: Option<u16>,
     /// The gateway's addresses on this port, with the length of the connected network. The first is the source of ARP requests.
     pub addresses: Vec<Ipv4Net>,
     /// Next hop for everything that is on no connected network, if this port leads there.
