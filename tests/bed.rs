@@ -21,6 +21,31 @@ pub struct Lab {
     workers: String,
     /// Name of the tap through which the gateway's kernel is reached; empty: it has a NIC of its own.
     exception: String,
+    arms: Arms,
+    /// `dataplane.idle`.
+    idle: String,
+}
+
+/// How a lab's gateway is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arms {
+    /// One NIC for clients and, by the router, pods.
+    #[default]
+    One,
+    /// A second NIC on the pods' network.
+    Two,
+    /// One NIC, on which the pods' network is VLAN 200.
+    Vlan,
+}
+
+impl Arms {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Two => "two",
+            Self::Vlan => "vlan",
+        }
+    }
 }
 
 impl Lab {
@@ -31,17 +56,27 @@ impl Lab {
 
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
-        Self::laid_out(name, workers, "")
+        Self::laid_out(name, workers, "", Arms::One, "adaptive")
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.
     pub fn with_exception(name: &str, workers: &str, tap: &str) -> Result<Self> {
-        Self::laid_out(name, workers, tap)
+        Self::laid_out(name, workers, tap, Arms::One, "adaptive")
     }
 
-    fn laid_out(name: &str, workers: &str, exception: &str) -> Result<Self> {
-        let lab =
-            Self { name: name.to_owned(), workers: workers.to_owned(), exception: exception.to_owned() };
+    /// The same with a gateway that is attached so.
+    pub fn with_arms(name: &str, workers: &str, arms: Arms) -> Result<Self> {
+        Self::laid_out(name, workers, "", arms, "adaptive")
+    }
+
+    /// The same with workers that rest so: `adaptive` or `poll`.
+    pub fn with_idle(name: &str, workers: &str, idle: &str) -> Result<Self> {
+        Self::laid_out(name, workers, "", Arms::One, idle)
+    }
+
+    fn laid_out(name: &str, workers: &str, exception: &str, arms: Arms, idle: &str) -> Result<Self> {
+        let (workers, exception, idle) = (workers.to_owned(), exception.to_owned(), idle.to_owned());
+        let lab = Self { name: name.to_owned(), workers, exception, arms, idle };
         lab.lab(["up"])?;
         for (pod, address) in [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12"), ("web-3", "10.244.0.13")] {
             lab.lab(["pod-add", pod, address])?;
@@ -68,7 +103,8 @@ impl Lab {
     pub fn lab<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
         command.args(arguments).env("TURNPIKE_LAB", &self.name).env("TURNPIKE_LAB_WORKERS", &self.workers);
-        command.env("TURNPIKE_LAB_EXCEPTION", &self.exception);
+        command.env("TURNPIKE_LAB_EXCEPTION", &self.exception).env("TURNPIKE_LAB_ARMS", self.arms.name());
+        command.env("TURNPIKE_LAB_IDLE", &self.idle);
         run(command.stdin(Stdio::null()))
     }
 
