@@ -18,11 +18,51 @@ pub fn workspace() -> PathBuf {
 #[derive(Debug)]
 pub struct Lab {
     name: String,
-    workers: String,
+    layout: Layout,
+}
+
+/// How a lab is laid out.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Cores of the workers, as in the configuration file.
+    pub workers: String,
     /// Name of the tap through which the gateway's kernel is reached; empty: it has a NIC of its own.
-    exception: String,
+    pub exception: String,
+    /// How the gateway is attached.
+    pub arms: Arms,
+    /// `dataplane.idle`.
+    pub idle: String,
     /// Whether everything has an IPv6 address too.
-    is_dual: bool,
+    pub is_dual: bool,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        let (workers, idle) = ("[1]".to_owned(), "adaptive".to_owned());
+        Self { workers, exception: String::new(), arms: Arms::One, idle, is_dual: false }
+    }
+}
+
+/// How a lab's gateway is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arms {
+    /// One NIC for clients and, by the router, pods.
+    #[default]
+    One,
+    /// A second NIC on the pods' network.
+    Two,
+    /// One NIC, on which the pods' network is VLAN 200.
+    Vlan,
+}
+
+impl Arms {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Two => "two",
+            Self::Vlan => "vlan",
+        }
+    }
 }
 
 impl Lab {
@@ -33,22 +73,33 @@ impl Lab {
 
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
-        Self::laid_out(name, workers, "", false)
+        Self::laid_out(name, Layout { workers: workers.into(), ..Layout::default() })
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.
     pub fn with_exception(name: &str, workers: &str, tap: &str) -> Result<Self> {
-        Self::laid_out(name, workers, tap, false)
+        let (workers, exception) = (workers.into(), tap.into());
+        Self::laid_out(name, Layout { workers, exception, ..Layout::default() })
     }
 
-    /// The same with both IP families.
+    /// The same with both IP families; without a tap its kernel has a NIC of its own.
     pub fn dual(name: &str, workers: &str, tap: &str) -> Result<Self> {
-        Self::laid_out(name, workers, tap, true)
+        let (workers, exception) = (workers.into(), tap.into());
+        Self::laid_out(name, Layout { workers, exception, is_dual: true, ..Layout::default() })
     }
 
-    fn laid_out(name: &str, workers: &str, exception: &str, is_dual: bool) -> Result<Self> {
-        let (name, workers, exception) = (name.to_owned(), workers.to_owned(), exception.to_owned());
-        let lab = Self { name, workers, exception, is_dual };
+    /// The same with a gateway that is attached so.
+    pub fn with_arms(name: &str, workers: &str, arms: Arms) -> Result<Self> {
+        Self::laid_out(name, Layout { workers: workers.into(), arms, ..Layout::default() })
+    }
+
+    /// The same with workers that rest so: `adaptive` or `poll`.
+    pub fn with_idle(name: &str, workers: &str, idle: &str) -> Result<Self> {
+        Self::laid_out(name, Layout { workers: workers.into(), idle: idle.into(), ..Layout::default() })
+    }
+
+    fn laid_out(name: &str, layout: Layout) -> Result<Self> {
+        let lab = Self { name: name.to_owned(), layout };
         lab.lab(["up"])?;
         for (pod, address) in [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12"), ("web-3", "10.244.0.13")] {
             lab.lab(["pod-add", pod, address])?;
@@ -74,9 +125,11 @@ impl Lab {
     /// Runs a verb of the lab script.
     pub fn lab<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
-        command.args(arguments).env("TURNPIKE_LAB", &self.name).env("TURNPIKE_LAB_WORKERS", &self.workers);
-        command.env("TURNPIKE_LAB_EXCEPTION", &self.exception);
-        command.env("TURNPIKE_LAB_IPV6", if self.is_dual { "1" } else { "" });
+        command.args(arguments).env("TURNPIKE_LAB", &self.name);
+        let Layout { workers, exception, arms, idle, is_dual } = &self.layout;
+        command.env("TURNPIKE_LAB_WORKERS", workers).env("TURNPIKE_LAB_EXCEPTION", exception);
+        command.env("TURNPIKE_LAB_ARMS", arms.name()).env("TURNPIKE_LAB_IDLE", idle);
+        command.env("TURNPIKE_LAB_IPV6", if *is_dual { "1" } else { "" });
         run(command.stdin(Stdio::null()))
     }
 

@@ -1,5 +1,6 @@
-//! Support for the tests of the whole: the lab as a value, and requests that are counted.
+//! Support for the tests of the whole: the lab as a value, requests that are counted, and what idle workers cost and gain.
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod idleness;
 pub mod load;

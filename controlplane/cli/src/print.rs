@@ -238,6 +238,7 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("NAME", |v| text(v, "/name")),
             ("DEVICE", |v| text(v, "/device")),
             ("DRIVER", |v| text(v, "/driver")),
+            ("VLAN", |v| v["vlan"].as_u64().map_or_else(|| "-".into(), |vlan| vlan.to_string())),
             ("MAC", |v| text(v, "/mac")),
             ("LINK", |v| if v["link_up"] == true { "up".into() } else { "down".into() }),
             ("STEERING", |v| text(v, "/steering")),

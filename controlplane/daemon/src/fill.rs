@@ -194,6 +194,7 @@ mod tests {
         config.dataplane.ports = vec![turnpike_wire::config::Port {
             name: "wan".into(),
             device: "net_null0".into(),
+            vlan: None,
             addresses: vec!["10.1.0.1/24".parse().unwrap()],
             gateway: None,
             gateway6: None,

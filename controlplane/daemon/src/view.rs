@@ -193,6 +193,7 @@ fn port(page: &PageView) -> Option<PortStatus> {
         mac: label.mac,
         link_up: counters.get(PORT_COUNTERS[0]).is_some_and(|&up| up != 0),
         steering: label.steering,
+        vlan: label.vlan,
         counters,
     })
 }

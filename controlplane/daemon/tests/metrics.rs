@@ -76,6 +76,7 @@ fn pages(folder: &std::path::Path) {
         driver: "net_null".into(),
         mac: "02:00:00:00:00:01".into(),
         steering: "rss".into(),
+        vlan: Some(100),
     };
     let names = PORT_COUNTERS.map(str::to_owned).to_vec();
     let port = PageSpec { kind: KIND_PORT, index: 0, label: label.to_string(), names };

@@ -24,6 +24,7 @@ mod rss;
 mod rx;
 mod thread;
 mod tx;
+mod wake;
 
 pub use device::{Device, DeviceError};
 pub use eal::{Eal, EalConfig, EalError, Memory, free_hugepages_mb};

@@ -6,6 +6,7 @@ use crate::mempool::Mempool;
 use crate::queue::Queue;
 use crate::ring::{RingConsumer, RingProducer};
 use crate::rss::{self, Wish};
+use crate::wake::Before;
 use crate::{control, error_text};
 use dpdk_sys as sys;
 use std::ffi::{CStr, CString, c_int};
@@ -160,8 +161,10 @@ impl Port {
     ) -> Result<(Self, Vec<Queue>), PortError> {
         device.check()?;
         let name = c_string(device.port_name(), device)?;
+        let before;
         {
             let _one_at_a_time = control();
+            before = Before::look(device.port_name());
             match device {
                 Device::Pci(address) if port_by_name(&name).is_none() => {
                     return Err(PortError::NotProbed(address.clone()));
@@ -177,7 +180,11 @@ impl Port {
             device: device.to_string(),
             reason: "it makes no network port".into(),
         })?;
-        Self::configure(eal, device.to_string(), port, config, pool, Vec::new())
+        let (port, mut queues) = Self::configure(eal, device.to_string(), port, config, pool, Vec::new())?;
+        for (queue, socket) in queues.iter_mut().zip(before.found(config.queues)) {
+            queue.wakes_by(socket);
+        }
+        Ok((port, queues))
     }
 
     /// Makes a port of rings: queue `i` receives from the consumer and sends to the producer of pair `i`. The other ends stay with the caller.

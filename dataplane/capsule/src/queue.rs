@@ -4,6 +4,7 @@ use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
 use crate::port::Opened;
 use crate::{rx, tx};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use turnpike_packet::io::{Burst, PacketIo, PortInfo};
 
@@ -16,13 +17,24 @@ pub struct Queue {
     linearize: bool,
     unsendable: u64,
     pool: Mempool,
+    wake: Option<OwnedFd>,
     opened: Arc<Opened>,
 }
 
 impl Queue {
     /// The `queue`th of `opened`'s queue pairs; the only one of this number.
     pub(crate) fn new(opened: Arc<Opened>, queue: u16, pool: Mempool, linearize: bool) -> Self {
-        Self { port: opened.port_id(), queue, linearize, unsendable: 0, pool, opened }
+        Self { port: opened.port_id(), queue, linearize, unsendable: 0, pool, wake: None, opened }
+    }
+
+    pub(crate) fn wakes_by(&mut self, wake: OwnedFd) {
+        self.wake = Some(wake);
+    }
+
+    /// What becomes readable when there is a frame to receive, where the driver has such a thing. It is given away once.
+    #[must_use]
+    pub fn take_wake(&mut self) -> Option<OwnedFd> {
+        self.wake.take()
     }
 
     /// Frames of more segments than the driver can send, and too long for one buffer: taken by [`PacketIo::tx`] and dropped.

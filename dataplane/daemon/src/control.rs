@@ -46,11 +46,12 @@ pub(crate) struct Control {
     /// Those that were answered or replaced, kept for the same reason.
     closed: Vec<Arc<Census>>,
     record: Vec<u8>,
-    ports: Vec<(Port, PortPage)>,
+    /// Devices, each with the pages of its ports.
+    devices: Vec<(Port, Vec<PortPage>)>,
     page: GatewayPage,
     started: Instant,
     control_alive: bool,
-    /// Ports whose link was up at the last look.
+    /// Devices whose link was up at the last look.
     links_up: usize,
 }
 
@@ -67,11 +68,11 @@ impl Control {
     pub(crate) fn new(
         side: DataplaneSide,
         shared: Arc<Shared>,
-        ports: Vec<(Port, PortPage)>,
+        devices: Vec<(Port, Vec<PortPage>)>,
         page: GatewayPage,
         started: Instant,
     ) -> Self {
-        let links_up = ports.len();
+        let links_up = devices.len();
         Self {
             side,
             shared,
@@ -83,7 +84,7 @@ impl Control {
             census: None,
             closed: Vec::new(),
             record: Vec::new(),
-            ports,
+            devices,
             page,
             started,
             control_alive: false,
@@ -249,7 +250,12 @@ impl Control {
             self.outbox.neighbour(hop.address.ip(), link.is_resolved().then(|| link.mac()));
         }
         self.page.show(&counters);
-        let up: usize = self.ports.iter_mut().map(|(port, page)| usize::from(page.show(port))).sum();
+        let mut up = 0;
+        for (device, pages) in &mut self.devices {
+            let (stats, is_up) = (device.stats(), device.link().up);
+            pages.iter_mut().for_each(|page| page.show(&stats, is_up));
+            up += usize::from(is_up);
+        }
         // A link that comes back may lead to another switch, which does not know where we are.
         if up > std::mem::replace(&mut self.links_up, up) {
             self.shared.announce_all();

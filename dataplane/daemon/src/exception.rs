@@ -3,6 +3,7 @@
 //! Workers call no system and wake nobody, so this thread looks at their rings by itself: without a pause while there is something, then
 //! after naps that grow, in which a tap with a frame to read wakes it. It leaves the workers' cores alone if there are others.
 
+use crate::bell::Bell;
 use crate::tap::{self, TapError, TapPlan};
 use capsule::{Eal, Mbuf, Mempool};
 use ipnet::IpNet;
@@ -234,12 +235,12 @@ pub(crate) struct ExceptionThread {
 }
 
 impl ExceptionThread {
-    /// Starts it; `worker_cores` are left to the workers.
+    /// Starts it; the workers' cores are left to them, and worker 0 is woken for what the kernel sends.
     pub(crate) fn start(
         taps: Taps,
         workers: KernelEnd<Mbuf>,
         (eal, pool): (Eal, Mempool),
-        worker_cores: &[u16],
+        (worker_cores, bells): (&[u16], Arc<[Bell]>),
     ) -> std::io::Result<Self> {
         let Taps { taps, tallies } = taps;
         let (taps, plans): (Vec<_>, Vec<_>) = taps.into_iter().map(Option::unzip).unzip();
@@ -254,7 +255,8 @@ impl ExceptionThread {
             // Without a cache of its own every frame costs a little more; nothing else depends on it.
             let _registered = capsule::register_thread(eal);
             let make = |port: usize| remake(plans.get(port)?.as_ref()?);
-            run(&mut crossing, make, &stopped);
+            let wake = || bells.first().into_iter().for_each(Bell::ring);
+            run(&mut crossing, make, wake, &stopped);
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -285,11 +287,13 @@ fn remake(plan: &TapPlan) -> Option<SyncDevice> {
 fn run<D: AsFd, M: FrameMemory>(
     crossing: &mut Crossing<D, M>,
     mut make: impl FnMut(usize) -> Option<D>,
+    wake: impl Fn(),
     stop: &AtomicBool,
 ) {
     let mut nap_us = *NAP_US.start();
     while !stop.load(Ordering::Relaxed) {
         if crossing.turn() > 0 {
+            wake();
             nap_us = *NAP_US.start();
             continue;
         }

@@ -5,7 +5,7 @@
 //!
 //! - [`open_io`]: what the configuration names → open queues; one clear error for each thing a host may lack
 //! - [`exception`] with [`tap`]: the exception thread, between the workers and the host's kernel
-//! - [`workers`] with [`idle`]: the worker threads, around `forward`'s worker
+//! - [`workers`] with [`idle`] and [`bell`]: the worker threads, around `forward`'s worker
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
 //! - [`pages`]: the counter pages
 //!
@@ -14,6 +14,7 @@
 //! outlives the process, also not after SIGKILL: locks end with it, packet memory belongs to no file, sockets and taps close.
 #![forbid(unsafe_code)]
 
+mod bell;
 mod control;
 mod conversation;
 mod exception;
@@ -25,6 +26,7 @@ mod tap;
 mod workers;
 
 use anyhow::{Result, anyhow};
+use bell::Bell;
 use capsule::{Device, Mbuf, Port};
 use clap::Parser;
 use control::Control;
@@ -43,6 +45,7 @@ use turnpike_forward::gateway::{Gateway, GatewayPort, StaticRoute};
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::steering::Steering;
+use turnpike_forward::trunk::Attachment;
 use turnpike_shm::DataplaneSide;
 use turnpike_wire::config::{self, Config};
 use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
@@ -106,6 +109,8 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         hugepages: config.dataplane.hugepages,
         idle: config.dataplane.idle,
         started,
+        bells: bells(config.dataplane.workers.len())
+            .map_err(|why| anyhow!("cannot make the workers' eventfds: {why}"))?,
     };
     let taps = Taps::make(tap_plans(&config, &io))?;
     let tallies = taps.tallies.clone();
@@ -120,14 +125,18 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         gateway = config.gateway_name(),
         dpdk = capsule::dpdk_version(),
         workers = config.dataplane.workers.len(),
-        ports = io.ports.len(),
+        ports = config.dataplane.ports.len(),
+        devices = io.devices.len(),
         huge_pages = io.huge,
         took_ms = started.elapsed().as_millis() as u64,
         "forwarding; waiting for the control plane"
     );
     let pages_of_ports = pages.ports.into_iter().zip(tallies).map(|(page, tally)| page.with_tap(tally));
-    let ports = io.ports.into_iter().zip(pages_of_ports);
-    let mut control = Control::new(side, shared, ports.collect(), pages.gateway, started);
+    let mut devices: Vec<_> = io.devices.into_iter().map(|device| (device, Vec::new())).collect();
+    for (device, page) in io.device_of.into_iter().zip(pages_of_ports) {
+        devices[device].1.push(page);
+    }
+    let mut control = Control::new(side, shared, devices, pages.gateway, started);
     let outcome = control.run(&workers, &stop);
     drop(workers);
     drop(exception);
@@ -150,7 +159,7 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
 /// The gateway of the configuration with what its NICs turned out to be.
 fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     let workers = config.dataplane.workers.len();
-    let ports = config.dataplane.ports.iter().zip(&io.ports).map(|(named, port)| GatewayPort {
+    let ports = config.dataplane.ports.iter().zip(io.of_ports()).map(|(named, port)| GatewayPort {
         mac: port.info().mac,
         addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
         gateway: named.gateway,
@@ -159,7 +168,10 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
         steering: Steering::of(&port.info().spread, workers),
         mtu: named.mtu.unwrap_or(port.info().mtu),
     });
-    let gateway = Gateway::new(ports.collect(), &config.snat_addresses(), workers)?;
+    let attached = io.device_of.iter().zip(&config.dataplane.ports);
+    let attached = attached.map(|(&device, named)| Attachment { device, vlan: named.vlan });
+    let gateway =
+        Gateway::new(ports.collect(), &config.snat_addresses(), workers)?.attached(attached.collect())?;
     Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
 }
 
@@ -187,7 +199,7 @@ fn tap_plans(config: &Config, io: &Io) -> Vec<Option<TapPlan>> {
                 .and_then(|device| device.kernel_interface().map(str::to_owned)),
         })
     };
-    config.dataplane.ports.iter().zip(&io.ports).map(plan).collect()
+    config.dataplane.ports.iter().zip(io.of_ports()).map(plan).collect()
 }
 
 /// Starts the exception thread, if there is a tap; gives each worker's end of the way to it.
@@ -200,9 +212,15 @@ fn exception_path(
     let (range, workers) = (config.cluster.node_port_range, &config.dataplane.workers);
     let Some(plan) = taps.plan((range.first, range.last)) else { return Ok((Vec::new(), None)) };
     let (ends, kernel) = turnpike_forward::exception::rings(plan, workers.len(), common.secret);
-    let thread = ExceptionThread::start(taps, kernel, (io.eal, io.pool), workers)
-        .map_err(|why| anyhow!("cannot make the exception thread: {why}"))?;
+    let thread =
+        ExceptionThread::start(taps, kernel, (io.eal, io.pool), (workers, Arc::clone(&common.bells)))
+            .map_err(|why| anyhow!("cannot make the exception thread: {why}"))?;
     Ok((ends, Some(thread)))
+}
+
+/// A bell for each worker.
+fn bells(workers: usize) -> std::io::Result<Arc<[Bell]>> {
+    (0..workers).map(|_| Bell::new()).collect()
 }
 
 /// Nobody outside can guess it, so nobody can choose packets that collide.

@@ -53,17 +53,26 @@ pub(crate) enum OpenError {
     Port { port: String, source: capsule::PortError },
 }
 
-/// Open ports, and for each worker its queue of each port in the order of the configuration.
+/// Open devices, and for each worker its queue of each of them, in the order in which the configuration names them first.
 #[derive(Debug)]
 pub(crate) struct Io {
     pub(crate) eal: Eal,
-    pub(crate) ports: Vec<Port>,
+    pub(crate) devices: Vec<Port>,
+    /// For each port of the configuration, the number of its device.
+    pub(crate) device_of: Vec<usize>,
     pub(crate) queues: Vec<Vec<Queue>>,
     pub(crate) pool: Mempool,
     pub(crate) huge: bool,
 }
 
-/// What must be true of this host, found without changing anything. The devices come back as they will be opened.
+impl Io {
+    /// The device of each port of the configuration.
+    pub(crate) fn of_ports(&self) -> impl Iterator<Item = &Port> {
+        self.device_of.iter().map(|&device| &self.devices[device])
+    }
+}
+
+/// What must be true of this host, found without changing anything. The devices come back as they will be opened, ports that share one once.
 pub(crate) fn check(dataplane: &Dataplane) -> Result<Vec<Device>, OpenError> {
     check_cores(&dataplane.workers, &available_cores())?;
     match dataplane.ports.len() {
@@ -72,13 +81,16 @@ pub(crate) fn check(dataplane: &Dataplane) -> Result<Vec<Device>, OpenError> {
         _ => {}
     }
     let workers = dataplane.workers.len();
-    let devices =
-        dataplane.ports.iter().map(|port| check_device(port, workers)).collect::<Result<Vec<_>, _>>()?;
+    let mut devices = Vec::new();
+    for shared in dataplane.devices() {
+        let ports: Vec<_> = shared.ports.iter().map(|&port| &dataplane.ports[port]).collect();
+        devices.push(check_device(&ports, workers)?);
+    }
     buffers(dataplane, memory(dataplane))?;
     Ok(devices)
 }
 
-/// Starts the environment and opens every port with one queue pair for each worker.
+/// Starts the environment and opens every device with one queue pair for each worker.
 pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let devices = check(dataplane)?;
     let memory = memory(dataplane);
@@ -96,21 +108,29 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
     let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
     let workers = dataplane.workers.len();
-    let mut io =
-        Io { eal, ports: Vec::new(), queues: (0..workers).map(|_| Vec::new()).collect(), pool, huge };
-    for (named, device) in dataplane.ports.iter().zip(&devices) {
-        let config = PortConfig { queues: workers as u16, mtu: named.mtu, ..PortConfig::default() };
+    let mut io = Io {
+        eal,
+        devices: Vec::new(),
+        device_of: vec![0; dataplane.ports.len()],
+        queues: (0..workers).map(|_| Vec::new()).collect(),
+        pool,
+        huge,
+    };
+    for (number, (shared, device)) in dataplane.devices().iter().zip(&devices).enumerate() {
+        let names: Vec<&str> = shared.ports.iter().map(|&port| dataplane.ports[port].name.as_str()).collect();
+        let config = PortConfig { queues: workers as u16, mtu: shared.mtu, ..PortConfig::default() };
         let (port, queues) = Port::open(eal, device, &config, pool)
-            .map_err(|source| OpenError::Port { port: named.name.clone(), source })?;
+            .map_err(|source| OpenError::Port { port: names.join(", "), source })?;
         tracing::info!(
-            port = named.name,
+            port = names.join(", "),
             device = port.device(),
             driver = port.driver(),
             mac = %mac_text(port.info().mac),
             mtu = port.info().mtu,
             "port is open"
         );
-        io.ports.push(port);
+        shared.ports.iter().for_each(|&port| io.device_of[port] = number);
+        io.devices.push(port);
         for (worker, queue) in io.queues.iter_mut().zip(queues) {
             worker.push(queue);
         }
@@ -137,11 +157,14 @@ fn check_cores(workers: &[u16], available: &[u16]) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn check_device(port: &config::Port, workers: usize) -> Result<Device, OpenError> {
+/// The device that these ports share, which is at least one.
+fn check_device(ports: &[&config::Port], workers: usize) -> Result<Device, OpenError> {
+    let Some(port) = ports.first() else { return Err(OpenError::NoPorts) };
     let named = |source| OpenError::Device { port: port.name.clone(), source };
     let device = with_queues(port.device.parse().map_err(named)?, workers);
     device.check().map_err(named)?;
-    if (needs_root(&device) || port.exception.is_some()) && !may_use_raw_sockets() {
+    let with_tap = ports.iter().any(|port| port.exception.is_some());
+    if (needs_root(&device) || with_tap) && !may_use_raw_sockets() {
         return Err(OpenError::NoRoot { port: port.name.clone(), device: device.to_string() });
     }
     Ok(device)
@@ -190,7 +213,7 @@ fn memory_with(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
 /// How many packet buffers are made: what ports and workers may hold.
 fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
-    let queues = workers * dataplane.ports.len() as u32;
+    let queues = workers * dataplane.devices().len() as u32;
     let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
     let buffers =
         queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER + rings * EXCEPTION_FRAMES as u32;
@@ -214,6 +237,7 @@ mod tests {
         let port = |device: &&str| config::Port {
             name: "wan".into(),
             device: (*device).into(),
+            vlan: None,
             addresses: vec![],
             gateway: None,
             gateway6: None,
@@ -250,6 +274,9 @@ mod tests {
             assert!(message.contains(mend), "{message}");
         }
         assert_eq!(check(&dataplane(&[core], &["net_null0"], 256)).unwrap().len(), 1);
+        let mut shared = dataplane(&[core], &["net_null0", "net_null0", "net_null1"], 256);
+        shared.ports[1].vlan = Some(100);
+        assert_eq!(check(&shared).unwrap().len(), 2, "ports that are told apart by VLAN have one device");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use crate::conversation::ConversationTally;
 use crate::exception::TapTally;
 use crate::open_io::{Io, mac_text};
-use capsule::Port;
+use capsule::Stats;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use turnpike_forward::gateway::Gateway;
 use turnpike_forward::verdict::Counters;
+use turnpike_forward::worker::{Traffic, Worker};
+use turnpike_packet::io::Frame;
 use turnpike_shm::{CounterFile, CounterPage, KIND_GATEWAY, KIND_PORT, KIND_WORKER, PageSpec, ShmError};
 use turnpike_wire::config::Dataplane;
 use turnpike_wire::pages::{GATEWAY_COUNTERS, PORT_COUNTERS, PortLabel, WORKER_COUNTERS};
@@ -25,13 +27,21 @@ pub(crate) struct WorkerPage {
     page: CounterPage,
     core: u16,
     flows_max: u32,
+    /// Where it tells what has crossed ports that share their device.
+    told: Vec<(usize, Arc<ToldTraffic>)>,
 }
+
+/// What one worker last told of the traffic of one port.
+#[derive(Debug, Default)]
+struct ToldTraffic([AtomicU64; 4]);
 
 /// A port's page.
 pub(crate) struct PortPage {
     page: CounterPage,
     /// What has crossed its tap, if it has one.
     tap: Option<Arc<TapTally>>,
+    /// What each worker tells of it, if it shares its device.
+    traffic: Vec<Arc<ToldTraffic>>,
 }
 
 /// The gateway's page.
@@ -61,7 +71,7 @@ pub(crate) fn create(
         specs.push(PageSpec { kind: KIND_WORKER, index, label: format!("core {core}"), names });
     }
     for (index, ((named, port), side)) in
-        (0u32..).zip(dataplane.ports.iter().zip(&io.ports).zip(gateway.ports()))
+        (0u32..).zip(dataplane.ports.iter().zip(io.of_ports()).zip(gateway.ports()))
     {
         let label = PortLabel {
             name: named.name.clone(),
@@ -69,6 +79,7 @@ pub(crate) fn create(
             driver: port.driver().to_owned(),
             mac: mac_text(port.info().mac),
             steering: side.steering.name().to_owned(),
+            vlan: named.vlan,
         };
         specs.push(PageSpec {
             kind: KIND_PORT,
@@ -87,19 +98,33 @@ pub(crate) fn create(
     let mut pages = CounterFile::create(folder, &specs)?.into_iter();
     let flows_max = dataplane.flows_per_worker;
     let workers = dataplane.workers.iter().zip(&mut pages);
-    let workers = workers.map(|(&core, page)| WorkerPage { page, core, flows_max }).collect();
-    let ports = io.ports.iter().zip(&mut pages).map(|(_, page)| PortPage { page, tap: None }).collect();
+    let mut workers: Vec<_> =
+        workers.map(|(&core, page)| WorkerPage { page, core, flows_max, told: Vec::new() }).collect();
+    let ports = (0..dataplane.ports.len()).zip(&mut pages);
+    let ports = ports.map(|(port, page)| {
+        let mut traffic = Vec::new();
+        for worker in workers.iter_mut().filter(|_| gateway.is_trunked(port)) {
+            let told = Arc::<ToldTraffic>::default();
+            worker.told.push((port, Arc::clone(&told)));
+            traffic.push(told);
+        }
+        PortPage { page, tap: None, traffic }
+    });
+    let ports = ports.collect();
     let gateway = pages.next().map(GatewayPage).ok_or(ShmError::Counters { reason: "a page is missing" })?;
     Ok(Pages { workers, ports, gateway })
 }
 
 impl WorkerPage {
-    /// Shows a worker's counters and the generation it works by.
-    pub(crate) fn show(&mut self, counters: &Counters, generation: u64) {
-        self.page.set_all(counters.values());
-        let further = [u64::from(self.core), generation, u64::from(self.flows_max)];
+    /// Shows a worker's counters and the generation it works by, and tells what has crossed ports that share their device.
+    pub(crate) fn show<F: Frame>(&mut self, worker: &Worker<'_, F>) {
+        self.page.set_all(worker.counters().values());
+        let further = [u64::from(self.core), worker.tables().generation, u64::from(self.flows_max)];
         for (at, value) in (Counters::COUNT..).zip(further) {
             self.page.set(at, value);
+        }
+        for (port, told) in &self.told {
+            told.tell(&worker.traffic(*port).unwrap_or_default());
         }
     }
 }
@@ -110,9 +135,14 @@ impl PortPage {
         Self { tap, ..self }
     }
 
-    /// Shows what the driver counts, and what has crossed the tap; returns whether the link is up.
-    pub(crate) fn show(&mut self, port: &Port) -> bool {
-        let (stats, up) = (port.stats(), port.link().up);
+    /// Shows what the driver of its device counts, and what has crossed the tap. Of ports that share a device the workers know the traffic.
+    pub(crate) fn show(&mut self, stats: &Stats, up: bool) {
+        let traffic = if self.traffic.is_empty() {
+            [stats.rx_frames, stats.rx_bytes, stats.tx_frames, stats.tx_bytes]
+        } else {
+            std::array::from_fn(|at| self.traffic.iter().map(|told| told.0[at].load(Ordering::Relaxed)).sum())
+        };
+        let [rx_frames, rx_bytes, tx_frames, tx_bytes] = traffic;
         let tap = |counter: fn(&TapTally) -> &AtomicU64| {
             self.tap.as_ref().map_or(0, |tap| counter(tap).load(Ordering::Relaxed))
         };
@@ -120,10 +150,10 @@ impl PortPage {
             (tap(|t| &t.to_kernel), tap(|t| &t.from_kernel), tap(|t| &t.lost));
         self.page.set_all(&[
             u64::from(up),
-            stats.rx_frames,
-            stats.rx_bytes,
-            stats.tx_frames,
-            stats.tx_bytes,
+            rx_frames,
+            rx_bytes,
+            tx_frames,
+            tx_bytes,
             stats.rx_missed,
             stats.rx_errors,
             stats.tx_errors,
@@ -132,7 +162,15 @@ impl PortPage {
             from_kernel,
             lost,
         ]);
-        up
+    }
+}
+
+impl ToldTraffic {
+    fn tell(&self, traffic: &Traffic) {
+        let counts = [traffic.rx_frames, traffic.rx_bytes, traffic.tx_frames, traffic.tx_bytes];
+        for (word, count) in self.0.iter().zip(counts) {
+            word.store(count, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The worker threads: one pinned to each core, running turns until told to stop.
 
-use crate::idle::BackOff;
+use crate::bell::Bell;
+use crate::idle::{BackOff, Rest};
 use crate::pages::WorkerPage;
 use capsule::{Eal, Mbuf, Queue};
 use rustix::thread::set_current_timer_slack;
 use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -39,6 +41,8 @@ pub(crate) struct Common {
     pub(crate) hugepages: Hugepages,
     pub(crate) idle: Idle,
     pub(crate) started: Instant,
+    /// Of each worker.
+    pub(crate) bells: Arc<[Bell]>,
 }
 
 /// What one worker has of its own.
@@ -152,8 +156,10 @@ fn work(
         worker = worker.with_exception(exception);
     }
     let _ = ready.send(Ok(()));
-    run(&mut worker, &mut queues, &mut page, common, stop);
-    page.show(worker.counters(), worker.tables().generation);
+    // Frames wake it if every queue has something to wait for.
+    let wakes: Option<Vec<OwnedFd>> = queues.iter_mut().map(Queue::take_wake).collect();
+    run(&mut worker, &mut queues, &mut page, (common, wakes), stop);
+    page.show(&worker);
     Ok(())
 }
 
@@ -161,25 +167,50 @@ fn run(
     worker: &mut Worker<'_, Mbuf>,
     queues: &mut [Queue],
     page: &mut WorkerPage,
-    common: &Common,
+    (common, wakes): (&Common, Option<Vec<OwnedFd>>),
     stop: &AtomicBool,
 ) {
-    let mut back_off = BackOff::new(common.idle);
+    let mut back_off = BackOff::new(common.idle, wakes.is_some());
+    let (wakes, own_bell) = (wakes.unwrap_or_default(), &common.bells[worker.id()]);
     let mut turns_to_clock = 0;
     let mut now_ms = clock_ms(common.started);
     let mut shown_ms = now_ms;
     while !stop.load(Ordering::Relaxed) {
         let handled = worker.turn(queues, now_ms);
-        let rested = back_off.after(handled).take();
+        ring(worker, &common.bells);
+        let rest = back_off.after(handled, || worker.has_more());
+        if let Rest::Wait(limit) = rest {
+            own_bell.lie_down();
+            let handled = worker.turn(queues, now_ms);
+            if handled == 0 {
+                own_bell.wait(&wakes, limit);
+            }
+            own_bell.get_up();
+            ring(worker, &common.bells);
+            back_off.after(handled, || false);
+        }
+        let rested = rest.take();
         if rested || turns_to_clock == 0 {
             turns_to_clock = TURNS_PER_CLOCK;
             now_ms = clock_ms(common.started);
             if now_ms.wrapping_sub(shown_ms) >= SHOW_COUNTERS_MS {
                 shown_ms = now_ms;
-                page.show(worker.counters(), worker.tables().generation);
+                page.show(worker);
             }
         }
         turns_to_clock -= 1;
+    }
+}
+
+/// Wakes the workers that frames were handed to.
+fn ring(worker: &mut Worker<'_, Mbuf>, bells: &[Bell]) {
+    let mut handed_to = worker.take_handed_to();
+    while handed_to != 0 {
+        let other = handed_to.trailing_zeros() as usize;
+        handed_to &= handed_to - 1;
+        if let Some(bell) = bells.get(other) {
+            bell.ring();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::address::{Address, Family, mask};
 use crate::neighbour::NextHop;
 use crate::steering::Steering;
+use crate::trunk::{self, AttachError, Attachment, Line};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use turnpike_packet::mss;
@@ -50,6 +51,8 @@ pub struct Gateway {
     /// By family, longest prefixes first.
     routes: [Vec<Prefixes>; 2],
     mss_clamp: MssClamp,
+    attachments: Vec<Attachment>,
+    lines: Vec<Line>,
 }
 
 /// The routes whose prefixes have one length.
@@ -137,7 +140,44 @@ impl Gateway {
         });
         let own =
             ports.iter().map(|port| own_addresses(port.addresses.iter().map(|to| to.0), port.mac)).collect();
-        Ok(Self { ports, snat, own, workers, announces: false, routes, mss_clamp: MssClamp::default() })
+        let attachments = trunk::one_each(ports.len());
+        let lines = (0..ports.len()).map(Line::Plain).collect();
+        Ok(Self {
+            ports,
+            snat,
+            own,
+            workers,
+            announces: false,
+            routes,
+            mss_clamp: MssClamp::default(),
+            attachments,
+            lines,
+        })
+    }
+
+    /// The same with ports that are attached so, one [`Attachment`] each; before, each has a device of its own.
+    pub fn attached(self, attachments: Vec<Attachment>) -> Result<Self, AttachError> {
+        let lines = trunk::lines(self.ports.len(), &attachments)?;
+        Ok(Self { attachments, lines, ..self })
+    }
+
+    /// Where each port is attached.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// What the frames of each device are.
+    #[must_use]
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Whether a port's device carries VLANs.
+    #[must_use]
+    pub fn is_trunked(&self, port: usize) -> bool {
+        let line = self.attachments.get(port).and_then(|attachment| self.lines.get(attachment.device));
+        matches!(line, Some(Line::Trunk(_)))
     }
 
     /// The same with another rule for segment sizes.
@@ -203,10 +243,22 @@ impl Gateway {
         self.announces
     }
 
-    /// On which ports an address is announced: an own one on its own, all others on all.
+    /// On which ports an address of the gateway's is answered and announced: an own one on its own, one of a connected network where that
+    /// network is, and all others on all, since whoever asks for such an address has been told that it is there.
     pub fn ports_of(&self, address: Address) -> impl Iterator<Item = usize> + '_ {
-        let own = self.own.iter().position(|own| own.contains(&address));
-        (0..self.ports.len()).filter(move |port| own.is_none_or(|own| own == *port))
+        // Ports of one device have its Ethernet address and so one link-local address.
+        let is_own = self.own.iter().any(|own| own.contains(&address));
+        let connected = self.route(address).filter(|hop| !is_own && hop.address == address);
+        (0..self.ports.len()).filter(move |&port| match connected {
+            Some(hop) => port == usize::from(hop.port),
+            None => !is_own || self.own[port].contains(&address),
+        })
+    }
+
+    /// Whether an address of the gateway's is answered on a port.
+    #[must_use]
+    pub fn answers_on(&self, port: usize, address: Address) -> bool {
+        self.ports_of(address).any(|answering| answering == port)
     }
 
     /// How many workers share the work.
@@ -384,6 +436,36 @@ mod tests {
         let mixed = StaticRoute { to: ("10.0.0.0".parse().unwrap(), 8), via: "fe80::1".parse().unwrap() };
         let ports = vec![GatewayPort { routes: vec![mixed], ..port(&[], None) }];
         assert!(matches!(Gateway::new(ports, &snat, 1), Err(GatewayError::Families(..))));
+    }
+
+    #[test]
+    fn addresses_are_answered_where_they_belong() {
+        let ports = vec![
+            port(&[("192.0.2.1", 24), ("2001:db8::1", 64)], Some("192.0.2.254")),
+            port(&[("10.244.0.254", 16)], None),
+            port(&[("10.245.0.1", 24), ("2001:db8:2::1", 64)], None),
+        ];
+        let gateway = Gateway::new(ports, &["10.1.0.1".parse().unwrap()], 1).unwrap();
+        let rows = [
+            ("an own address", "192.0.2.1", vec![0]),
+            ("another port's own address", "10.244.0.254", vec![1]),
+            ("a VIP of a connected network", "192.0.2.80", vec![0]),
+            ("a VIP of another connected network", "10.245.0.80", vec![2]),
+            ("a VIP of no network", "203.0.113.80", vec![0, 1, 2]),
+            ("a SNAT address of no network", "10.1.0.1", vec![0, 1, 2]),
+            ("the link-local address of ports with one Ethernet address", "fe80::ff:fe00:1", vec![0, 2]),
+        ];
+        for (what, text, wanted) in rows {
+            let address = address(text);
+            assert_eq!(gateway.ports_of(address).collect::<Vec<_>>(), wanted, "{what}");
+            for port in 0..3 {
+                assert_eq!(
+                    gateway.answers_on(port, address),
+                    wanted.contains(&port),
+                    "{what} on port {port}"
+                );
+            }
+        }
     }
 
     #[test]

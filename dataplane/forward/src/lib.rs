@@ -11,8 +11,8 @@
 //! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
 //! [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
 //! others about packets that were translated; [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
-//! bound. [`gateway`] is what stays the same while a dataplane runs. [`path`] says what is done in another way for IPv6, in [`parse6`] and
-//! [`rewrite6`]; an [`address`] is of either family.
+//! bound. [`gateway`] is what stays the same while a dataplane runs, [`trunk`] which of a device's frames are whose. [`path`] says what is done
+//! in another way for IPv6, in [`parse6`] and [`rewrite6`]; an [`address`] is of either family.
 //!
 //! # Invariants
 //! - Nothing here allocates, locks, formats or calls the system between two turns of a worker, except to take new tables.
@@ -54,5 +54,6 @@ pub mod shared_map;
 pub mod stage;
 pub mod steering;
 pub mod track;
+pub mod trunk;
 pub mod verdict;
 pub mod worker;

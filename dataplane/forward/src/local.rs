@@ -10,7 +10,7 @@ use turnpike_packet::ndp::{self, Kind, Message};
 /// What a packet about neighbours asks for. `A` is the frame of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<A> {
-    /// It asked for an address of ours; this is the answer.
+    /// It asked for an address of ours that is answered on its port; this is the answer.
     Answer(A),
     /// Its sender is a next hop in use.
     Learned,
@@ -24,6 +24,11 @@ pub enum Outcome<A> {
 #[must_use]
 pub fn is_ours(address: Address, tables: &Tables, shared: &Shared) -> bool {
     tables.address(address).is_some() || shared.gateway.is_own(address) || shared.gateway.is_snat(address)
+}
+
+/// Whether an address is the gateway's, and one that it answers for on a port.
+fn is_answered(address: Address, port: usize, tables: &Tables, shared: &Shared) -> bool {
+    is_ours(address, tables, shared) && shared.gateway.answers_on(port, address)
 }
 
 /// Handles an ARP packet that came in on `port`, whose Ethernet address is `mac`.
@@ -44,7 +49,7 @@ pub fn arp(
     }
     let sender = NextHop { port: port as u8, address: of };
     let learned = shared.neighbours.learn(sender, packet.sender_mac, now_ms);
-    if packet.operation == Operation::Request && is_ours(target, tables, shared) {
+    if packet.operation == Operation::Request && is_answered(target, port, tables, shared) {
         return Outcome::Answer(arp::reply(&packet, mac));
     }
     if learned { Outcome::Learned } else { Outcome::Ignored }
@@ -79,7 +84,7 @@ pub fn neighbour_discovery(
             && known.is_some_and(|known| known.is_resolved() && known.mac() != link);
         link[0] & 1 == 0 && link != [0; 6] && !is_fixed && shared.neighbours.learn(hop, link, now_ms)
     });
-    if message.kind == Kind::Solicitation && is_ours(target, tables, shared) {
+    if message.kind == Kind::Solicitation && is_answered(target, port, tables, shared) {
         return Outcome::Answer(ndp::advertisement(&message, from, mac));
     }
     if learned { Outcome::Learned } else { Outcome::Ignored }

@@ -7,7 +7,7 @@ use crate::icmp_error;
 use crate::limits::SCTP_CHUNKS_MAX;
 use crate::verdict::Verdict;
 use turnpike_packet::sctp::{self, chunk};
-use turnpike_packet::{checksum, icmpv4, tcp::flags};
+use turnpike_packet::{checksum, icmpv4, tcp::flags, vlan};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -218,6 +218,7 @@ fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
         (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
         // RFC 2464 section 7: groups of IPv6 have these addresses.
         (0x86dd, own) if own || ethernet[..2] == [0x33; 2] => (FlowKey::from_header(0), Packet(IPV6)),
+        (tag, _) if vlan::is_tag(tag) => bad(Verdict::OtherVlan),
         (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4(head, frame_len, missing),
         (_, true) => bad(Verdict::OtherEthertype),

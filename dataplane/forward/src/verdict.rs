@@ -78,6 +78,8 @@ verdicts! {
     NotOurs = "not_ours",
     /// The Ethernet destination is another host.
     OtherMac = "other_mac",
+    /// Of a VLAN that no port of the device has, or with several tags.
+    OtherVlan = "other_vlan",
     /// The source address is one of the gateway's own, a VIP, loopback, multicast or zero.
     BadSource = "bad_source",
     /// No room in the flow table.

@@ -5,8 +5,10 @@
 //! `burst` and `steady`; everything else goes through `slow`.
 
 mod answers;
+mod egress;
 mod exceptional;
 mod icmp;
+mod trunking;
 mod upkeep;
 
 use crate::address::Family;
@@ -27,15 +29,17 @@ use crate::rewrite::{Addressing, mac_bits};
 use crate::select::Chooser;
 use crate::service_table::Tables;
 use crate::track::{Direction, State};
+use crate::trunk::Line;
 use crate::verdict::{Counters, Tally, Verdict};
 use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
 use std::collections::VecDeque;
 use std::sync::Arc;
+pub use trunking::Traffic;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp_segment::Segment;
 use turnpike_packet::{ethernet, ipv4};
-use turnpike_wire::limits::PORTS_MAX;
+use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 use upkeep::Upkeep;
 
 /// One worker. `'m` is the life of its flow tables' memory.
@@ -51,6 +55,8 @@ pub struct Worker<'m, F: Frame> {
     /// The way to the host's kernel, if a port has a tap.
     exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
+    /// What the frames of each queue pair are.
+    lines: Vec<Line>,
     held: VecDeque<Held<F>>,
     /// Frames of IPv6 of the burst in hand.
     ipv6: Burst<F>,
@@ -60,7 +66,11 @@ pub struct Worker<'m, F: Frame> {
     upkeep: Upkeep,
     /// Longest frame that every port takes.
     longest: usize,
+    /// Workers that frames were handed to since somebody asked, a bit each.
+    handed_to: u64,
 }
+
+const _: () = assert!(WORKERS_MAX <= u64::BITS as usize);
 
 /// What a worker keeps for one port.
 struct Port<F: Frame> {
@@ -71,6 +81,15 @@ struct Port<F: Frame> {
     tx: Burst<F>,
     /// Bytes queued since they were last counted.
     tx_bytes: u64,
+    /// The queue pair that its frames come from and go to.
+    device: usize,
+    /// The tag that its frames get.
+    vlan: Option<u16>,
+    /// Its device carries VLANs.
+    is_trunked: bool,
+    /// Frames of a burst from such a device that are this port's.
+    arrived: Burst<F>,
+    traffic: Traffic,
 }
 
 /// A translated frame that waits for its next hop's Ethernet address.
@@ -104,12 +123,19 @@ impl<'m, F: Frame> Worker<'m, F> {
         secret: Secret,
     ) -> Self {
         let workers = shared.gateway.workers();
-        let ports = shared.gateway.ports().iter().map(|port| Port {
+        let gateway = &shared.gateway;
+        let attached = gateway.ports().iter().zip(gateway.attachments()).enumerate();
+        let ports = attached.map(|(at, (port, attachment))| Port {
             mac: port.mac,
             mac_bits: mac_bits(port.mac),
             owned: [Family::V4, Family::V6].map(|family| workers > 1 && port.steering.is_by_program(family)),
             tx: Burst::new(),
             tx_bytes: 0,
+            device: attachment.device,
+            vlan: attachment.vlan,
+            is_trunked: gateway.is_trunked(at),
+            arrived: Burst::new(),
+            traffic: Traffic::default(),
         });
         Self {
             id,
@@ -121,12 +147,14 @@ impl<'m, F: Frame> Worker<'m, F> {
             handoff,
             exception: None,
             ports: ports.collect(),
+            lines: gateway.lines().to_vec(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
             ipv6: Burst::new(),
             answers: Allowance::new(),
             counters: Counters::default(),
             now_ms: 0,
             upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
+            handed_to: 0,
             longest: ethernet::HEADER + usize::from(shared.gateway.least_mtu()),
             shared,
         }
@@ -164,24 +192,29 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// One turn: a burst from each port, frames from other workers, a little upkeep, and everything sent. `ios` are its queue pairs in the
-    /// order of the gateway's ports, `now_ms` a clock that never goes back, in milliseconds modulo 2³². Returns how many frames it handled.
+    /// order of the gateway's devices, `now_ms` a clock that never goes back, in milliseconds modulo 2³². Returns how many frames it handled.
     pub fn turn<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I], now_ms: u32) -> usize {
         self.now_ms = now_ms;
         self.adopt();
         let mut handled = 0;
-        for port in 0..ios.len() {
+        for device in 0..ios.len() {
             let mut burst = Burst::new();
-            let received = ios[port].rx(&mut burst);
+            let received = ios[device].rx(&mut burst);
             if received > 0 {
                 handled += received;
-                self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Nic);
+                match self.lines[device] {
+                    Line::Plain(port) => self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Nic),
+                    Line::Trunk(_) => self.sort(device, &mut burst, ios),
+                }
             }
         }
         handled += self.take_handed_over(ios);
         handled += self.take_from_kernel(ios);
         self.keep_up(ios, handled);
-        for (port, io) in ios.iter_mut().enumerate() {
-            self.flush(port, io);
+        for port in 0..self.ports.len() {
+            if let Some(io) = ios.get_mut(self.ports[port].device) {
+                self.flush(port, io);
+            }
         }
         self.counters.add(if handled > 0 { Tally::BusyTurns } else { Tally::IdleTurns }, 1);
         handled
@@ -248,7 +281,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         let out = usize::from(outs[0]);
         let mixed = outs.iter().take(received).fold(0, |mixed, &o| mixed | (o ^ outs[0]));
         if mixed == 0
-            && let (Some(Port { tx, .. }), Some(io)) = (self.ports.get_mut(out), ios.get_mut(out))
+            && let Some(Port { tx, device, is_trunked: false, .. }) = self.ports.get_mut(out)
+            && let Some(io) = ios.get_mut(*device)
             && tx.is_empty()
         {
             // The whole burst leaves as it is; what the NIC does not take stays for the next time.
@@ -321,6 +355,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         match packet.kind() {
+            Kind::Bad(Verdict::OtherVlan) => self.tagged(port, frame, ios, origin),
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
             Kind::Ipv6 => self.set_aside(port, frame),
@@ -513,35 +548,12 @@ impl<'m, F: Frame> Worker<'m, F> {
         self.counters.count(verdict);
     }
 
-    /// Queues a frame on a port; `false` when its transmit queue stays full.
-    #[inline]
-    fn queue<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) -> bool {
-        if self.ports[port].tx.is_full()
-            && let Some(io) = ios.get_mut(port)
-        {
-            self.flush(port, io);
-        }
-        let tx = &mut self.ports[port].tx;
-        let bytes = frame.frame_len() as u64;
-        let queued = tx.try_push(frame).is_ok();
-        self.ports[port].tx_bytes += if queued { bytes } else { 0 };
-        queued
-    }
-
-    /// Sends what is queued on a port; what the NIC does not take stays for the next time.
-    #[inline]
-    fn flush<I: PacketIo<Frame = F>>(&mut self, port: usize, io: &mut I) {
-        let Port { tx, tx_bytes, .. } = &mut self.ports[port];
-        if !tx.is_empty() {
-            let sent = io.tx(tx);
-            self.counters.add(Tally::TxPackets, sent as u64);
-            self.counters.add(Tally::TxBytes, std::mem::take(tx_bytes));
-        }
-    }
-
     fn hand_over(&mut self, owner: usize, port: usize, frame: F) {
         let verdict = match self.handoff.send(owner, port as u8, frame) {
-            Ok(()) => Verdict::HandedOff,
+            Ok(()) => {
+                self.handed_to |= 1 << owner;
+                Verdict::HandedOff
+            }
             Err(_) => Verdict::HandoffFull,
         };
         self.counters.count(verdict);

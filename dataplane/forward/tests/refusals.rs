@@ -12,7 +12,7 @@ use turnpike_packet::checksum::checksum;
 use turnpike_packet::flight::Flight;
 use turnpike_packet::io::Spread;
 use turnpike_packet::tcp::{self, flags::*};
-use turnpike_packet::udp;
+use turnpike_packet::{udp, vlan};
 
 /// Sends one frame and gives the counters that moved, other than those of bytes, and what left.
 fn delta(bed: &mut Bed, frame: &[u8], first_segment: usize) -> (BTreeMap<&'static str, u64>, Vec<Vec<u8>>) {
@@ -63,7 +63,9 @@ fn every_bad_packet_has_its_verdict_and_nothing_leaves() {
         ("another host's Ethernet address", with(query(), |f| f[5] ^= 1), "other_mac"),
         ("broadcast IPv4", with(query(), |f| f[..6].fill(0xff)), "other_mac"),
         ("IPv6", with(query(), |f| f[12..14].copy_from_slice(&[0x86, 0xdd])), "other_ethertype"),
-        ("VLAN tag", with(query(), |f| f[12..14].copy_from_slice(&[0x81, 0])), "other_ethertype"),
+        ("VLAN tag", vlan::tagged(&query(), 100), "other_vlan"),
+        ("two VLAN tags", vlan::tagged(&vlan::tagged(&query(), 100), 0), "other_vlan"),
+        ("half a VLAN tag", vlan::tagged(&query(), 0)[..15].to_vec(), "other_vlan"),
         ("IP version 5", with(query(), |f| f[14] = 0x55), "bad_ipv4"),
         ("header length 4", with(query(), |f| f[14] = 0x44), "bad_ipv4"),
         ("header length past the packet", with(udp::datagram(&to(VIP), b""), |f| f[14] = 0x4f), "bad_ipv4"),

@@ -527,6 +527,9 @@ pub struct PortStatus {
     pub link_up: bool,
     /// How replies find their worker: `rss` or `handoff`.
     pub steering: String,
+    /// Its VLAN; none: frames without a tag.
+    #[serde(default)]
+    pub vlan: Option<u16>,
     /// Every counter by name.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

@@ -1,5 +1,6 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
+pub use crate::config_devices::PortDevice;
 pub use crate::config_mss::MssClamp;
 use ipnet::IpNet;
 use serde::de::Error;
@@ -238,6 +239,9 @@ pub struct Port {
     pub name: String,
     /// A DPDK virtual device with its arguments (`net_af_packet0,iface=gw0`) or a PCI address (`0000:01:00.0`).
     pub device: String,
+    /// The VLAN (IEEE 802.1Q) whose frames are this port's, 1 to 4094; none: frames without a tag. Ports with the same device need different ones.
+    #[serde(default)]
+    pub vlan: Option<u16>,
     /// The gateway's addresses on this port, of one or both families, with the length of the connected network. The first of its family is the
     /// source of questions for neighbours. A port with an IPv6 address has the link-local one of its Ethernet address as well.
     pub addresses: Vec<IpNet>,

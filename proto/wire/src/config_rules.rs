@@ -1,6 +1,7 @@
 //! What makes a configuration work beyond its types: each rule names the setting, the value and the mend.
 
 use crate::config::{ClusterMode, Config, ConfigError, Port, StaticRoute};
+use crate::config_devices;
 use crate::limits::{PORTS_MAX, ROUTES_MAX, WORKERS_MAX};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    fn new(setting: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(setting: impl Into<String>, message: impl Into<String>) -> Self {
         Self { setting: setting.into(), message: message.into() }
     }
 
@@ -378,7 +379,6 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
         ));
     }
     let mut names = BTreeSet::new();
-    let mut devices = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     let mut taps = BTreeSet::new();
     for port in &dataplane.ports {
@@ -391,13 +391,6 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
         port_rules(port)?;
         mtu(port)?;
         let setting = || format!("dataplane.ports {:?}", port.name);
-        let device = port.device.split(',').next().unwrap_or_default();
-        if !devices.insert(device) {
-            return Err(Broken::new(
-                setting(),
-                format!("device {device} is another port's already; give each port a device of its own"),
-            ));
-        }
         if let Some(tap) = port.exception.as_ref().filter(|tap| !taps.insert(*tap)) {
             return Err(Broken::new(
                 setting(),
@@ -411,7 +404,7 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             ));
         }
     }
-    Ok(())
+    config_devices::check(&dataplane.ports)
 }
 
 fn port_rules(port: &Port) -> Result<(), Broken> {
@@ -576,6 +569,7 @@ mod tests {
         full.dataplane.ipv6_flows_per_worker = Some(1_024);
         full.kubernetes.kubeconfig = Some("x".into());
         full.kubernetes.context = Some("x".into());
+        full.dataplane.ports[0].vlan = Some(100);
         let all = toml::to_string(&full).unwrap();
         for key in all.lines().filter_map(|l| l.split_once(" = ").map(|(key, _)| key)) {
             assert!(GOOD.contains(&format!("{key} = ")), "the example must show {key}");
@@ -630,10 +624,13 @@ mod tests {
             (change("203.0.113.0/24", "0.0.0.0/1"), "0.0.0.0/1 overlaps 0.0.0.0/8"),
             (change("203.0.113.0/24", "fe80::/64"), "fe80::/64 overlaps fe80::/10"),
             (change("10.244.0.0/16", "10.0.0.0/8"), "cluster.pod_cidrs: 10.0.0.0/8 overlaps 10.96.0.0/16"),
-            (change("\"2001:db8::1/64\"]", "\"2001:db8::1/64\", \"192.0.2.1/25\"]"), "192.0.2.1 is there twice"),
+            (
+                change("\"2001:db8::1/64\"]", "\"2001:db8::1/64\", \"192.0.2.1/25\"]"),
+                "192.0.2.1 is there twice",
+            ),
             (
                 change("[dataplane.snat]", &second_port("net_af_packet0,iface=gw1", "198.51.100.1/24")),
-                "device net_af_packet0 is another port's",
+                "device \"net_af_packet0,iface=gw1\" is port \"wan\"'s",
             ),
             (
                 change("[dataplane.snat]", &second_port("net_af_packet1,iface=gw1", "192.0.2.1/24")),

@@ -39,7 +39,8 @@ pub fn is_verdict(name: &str) -> bool {
 /// Counters of a worker's page behind those of the packet path.
 pub const WORKER_COUNTERS: [&str; 3] = ["core", "generation", "flows_max"];
 
-/// Counters of a port's page. `link_up` is 0 or 1; frames lost before a worker saw them are in the four from `nic_rx_missed` on; the last three
+/// Counters of a port's page. `link_up` is 0 or 1. Of a port that shares its device by VLAN, frames and bytes are those of its own that workers
+/// took and gave, and all else up to `nic_rx_no_memory` is the device's. Frames lost before a worker saw them are in the four from `nic_rx_missed` on; the last three
 /// are of the port's tap: frames that the kernel took, that it sent, and that were lost between it and the workers.
 pub const PORT_COUNTERS: [&str; 12] = [
     "link_up",
@@ -71,7 +72,7 @@ pub const GATEWAY_COUNTERS: [&str; 11] = [
     "uptime_ms",
 ];
 
-/// The label of a port's page: five words with a tab between, since a device string holds commas and equals signs.
+/// The label of a port's page: six words with a tab between, since a device string holds commas and equals signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortLabel {
     /// Name in the configuration.
@@ -84,29 +85,40 @@ pub struct PortLabel {
     pub mac: String,
     /// How packets find their worker: `rss` or `handoff`.
     pub steering: String,
+    /// Its VLAN; none: frames without a tag.
+    pub vlan: Option<u16>,
 }
+
+/// What a label says of a port without a VLAN.
+const UNTAGGED: &str = "-";
 
 impl PortLabel {
     /// Reads a label; none if it is no port's.
     #[must_use]
     pub fn parse(label: &str) -> Option<Self> {
         let words: Vec<&str> = label.split('\t').collect();
-        let [name, device, driver, mac, steering] = words.as_slice() else { return None };
+        let [name, device, driver, mac, steering, vlan] = words.as_slice() else { return None };
         let own = |word: &&str| (*word).to_owned();
+        let vlan = if *vlan == UNTAGGED { None } else { Some(vlan.parse().ok()?) };
         Some(Self {
             name: own(name),
             device: own(device),
             driver: own(driver),
             mac: own(mac),
             steering: own(steering),
+            vlan,
         })
     }
 }
 
 impl fmt::Display for PortLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, device, driver, mac, steering } = self;
-        write!(f, "{name}\t{device}\t{driver}\t{mac}\t{steering}")
+        let Self { name, device, driver, mac, steering, vlan } = self;
+        write!(f, "{name}\t{device}\t{driver}\t{mac}\t{steering}\t")?;
+        match vlan {
+            Some(vlan) => write!(f, "{vlan}"),
+            None => f.write_str(UNTAGGED),
+        }
     }
 }
 
@@ -116,15 +128,18 @@ mod tests {
 
     #[test]
     fn labels_come_back_as_they_went() {
-        let label = PortLabel {
-            name: "wan".into(),
-            device: "net_af_packet0,iface=gw0,qpairs=2".into(),
-            driver: "net_af_packet".into(),
-            mac: "02:00:00:00:00:01".into(),
-            steering: "handoff".into(),
-        };
-        assert_eq!(PortLabel::parse(&label.to_string()), Some(label));
-        for other in ["", "wan", "a\tb\tc\td", "a\tb\tc\td\te\tf"] {
+        for vlan in [None, Some(1), Some(4094)] {
+            let label = PortLabel {
+                name: "wan".into(),
+                device: "net_af_packet0,iface=gw0,qpairs=2".into(),
+                driver: "net_af_packet".into(),
+                mac: "02:00:00:00:00:01".into(),
+                steering: "handoff".into(),
+                vlan,
+            };
+            assert_eq!(PortLabel::parse(&label.to_string()), Some(label));
+        }
+        for other in ["", "wan", "a\tb\tc\td\te", "a\tb\tc\td\te\tf", "a\tb\tc\td\te\t7\tg"] {
             assert_eq!(PortLabel::parse(other), None, "{other:?}");
         }
     }

@@ -85,7 +85,8 @@ impl<F: Frame> Worker<'_, F> {
         bytes: &[u8],
         ios: &mut [I],
     ) -> bool {
-        let Some(frame) = ios.get_mut(port).and_then(|io| io.alloc(bytes)) else { return false };
+        let io = self.ports.get(port).and_then(|port| ios.get_mut(port.device));
+        let Some(frame) = io.and_then(|io| io.alloc(bytes)) else { return false };
         self.queue(port, frame, ios)
     }
 

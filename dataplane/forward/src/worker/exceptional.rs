@@ -11,15 +11,13 @@ use crate::verdict::{Tally, Verdict};
 use turnpike_packet::arp::{Arp, Operation};
 use turnpike_packet::icmpv4::UNREACHABLE;
 use turnpike_packet::io::{BURST, Frame, PacketIo};
-use turnpike_packet::{ethernet, ipv4, ipv6};
+use turnpike_packet::{ethernet, ipv4, ipv6, vlan};
 
 /// The other ICMP messages that quote a packet (RFC 1122 section 3.2.2).
 const SOURCE_QUENCH: u8 = 4;
 const REDIRECT: u8 = 5;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
-/// Bytes of a VLAN tag.
-const VLAN_TAG: usize = 4;
 
 /// What a frame's verdict is if the kernel does not get it, and how its sender is bounded if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +124,11 @@ fn passenger(
     match verdict {
         Verdict::OtherMac => to_group(frame, shared.gateway.ports()[port].mac).ok_or(verdict),
         Verdict::OtherEthertype => other_ethertype(frame).ok_or(verdict),
+        // The kernel may have VLANs of its own behind the tap of a device that has none here.
+        Verdict::OtherVlan if frame.first_chunk() == Some(&shared.gateway.ports()[port].mac) => {
+            other_ethertype(frame).ok_or(verdict)
+        }
+        Verdict::OtherVlan => to_group(frame, shared.gateway.ports()[port].mac).ok_or(verdict),
         Verdict::OwnAddress
         | Verdict::SnatNoFlow
         | Verdict::Fragment
@@ -238,8 +241,10 @@ fn may_leave<F: Frame>(frame: &F, port: usize, plan: &Plan, tables: &Tables, sha
         return false;
     };
     let ethertype = u16::from_be_bytes([header[12], header[13]]);
-    let tag = if matches!(ethertype, 0x8100 | 0x88a8) { VLAN_TAG } else { 0 };
-    if frame.frame_len() > tap.frame_bytes_max + tag {
+    let is_tagged = vlan::is_tag(ethertype);
+    let tag = if is_tagged { vlan::TAG_BYTES } else { 0 };
+    // Which VLANs a device carries, and whose they are, is said by its ports alone.
+    if frame.frame_len() > tap.frame_bytes_max + tag || is_tagged && shared.gateway.is_trunked(port) {
         return false;
     }
     let source = match ethertype {

@@ -89,6 +89,20 @@ fn begin(walks: &mut [Walk; 2], flows: &Flows<'_>) {
 }
 
 impl<F: Frame> Worker<'_, F> {
+    /// Whether it has something to do that it will not be woken for by a frame: frames wait for a next hop or a NIC, or it walks through its
+    /// flows.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        let Upkeep { cleaning, counting, .. } = &self.upkeep;
+        let waits = !self.held.is_empty() || self.ports.iter().any(|port| !port.tx.is_empty());
+        waits || cleaning.iter().chain(counting).any(Walk::is_due)
+    }
+
+    /// The workers that it has handed frames to since the last call, as a set of bits: they may have to be woken.
+    pub const fn take_handed_to(&mut self) -> u64 {
+        std::mem::replace(&mut self.handed_to, 0)
+    }
+
     /// The upkeep of a turn that handled so many frames.
     pub(super) fn keep_up<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I], handled: usize) {
         if !self.held.is_empty() {

@@ -108,12 +108,18 @@ impl Bed {
             mtu,
         };
         let gateway = Gateway::new(vec![port], &snat, workers).unwrap();
-        let shared = Shared::new(set(gateway));
+        Self::of(set(gateway), info, flows)
+    }
+
+    /// The workers of a gateway whose ports have one device.
+    pub fn of(gateway: Gateway, info: PortInfo, flows: u32) -> Self {
+        let workers = gateway.workers();
+        let shared = Shared::new(gateway);
         let secret = Secret::new([11, 22, 33, 44]);
         let nic = MemoryNic::new(info, workers);
         let made = Handoff::mesh(workers).into_iter().enumerate().map(|(id, handoff)| {
             let worker = Worker::new(id, shared.clone(), table(flows, secret), handoff, secret);
-            if is_dual { worker.with_ipv6(table(flows, secret)) } else { worker }
+            if shared.gateway.speaks_ipv6() { worker.with_ipv6(table(flows, secret)) } else { worker }
         });
         Self {
             workers: made.collect(),
