@@ -21,6 +21,28 @@ pub struct Lab {
     layout: Layout,
 }
 
+/// A program in the background of a lab, ended with the test.
+#[derive(Debug)]
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// Starts it in one of the namespaces. What it complains about is in `PLACE-daemon.log` among the lab's files.
+    pub fn start(lab: &Lab, place: &str, words: &[&str]) -> Result<Self> {
+        let [program, arguments @ ..] = words else { bail!("no program to start") };
+        let log = std::fs::File::create(lab.dir().join(format!("{place}-daemon.log")))?;
+        let mut command = lab.command(place, program);
+        let child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn();
+        Ok(Self(child.with_context(|| format!("cannot start {program}"))?))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
 /// How a lab is laid out.
 #[derive(Clone, Debug)]
 pub struct Layout {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-use turnpike_tests::bed::{Lab, available, outcome_of, program, wait};
+use turnpike_tests::bed::{Daemon, Lab, available, outcome_of, program, wait};
 
 const VIP: &str = "http://203.0.113.80/";
 const OWN: &str = "192.0.2.1";
@@ -14,24 +14,6 @@ const TAP: &str = "tp-wan";
 const HOLD_S: u64 = 6;
 /// Bytes sent through SSH each way.
 const SSH_BYTES: u32 = 20_000_000;
-
-/// A program in the background, ended with the test.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(lab: &Lab, place: &str, words: &[&str]) -> Self {
-        let mut command = lab.command(place, words[0]);
-        let log = fs::File::create(lab.dir().join(format!("{place}-daemon.log"))).unwrap();
-        Self(command.args(&words[1..]).stdout(Stdio::null()).stderr(log).spawn().unwrap())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
 
 fn ping(lab: &Lab, from: &str, to: &str, more: &[&str]) -> String {
     let words = [&["-c", "5", "-i", "0.2", "-W", "2"], more, &[to]].concat();
@@ -108,7 +90,8 @@ fn ssh(lab: &Lab) -> (Daemon, String) {
     );
     fs::write(format!("{dir}/sshd_config"), config).unwrap();
     let daemon =
-        Daemon::start(lab, "gw", &["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{dir}/sshd_config")]);
+        Daemon::start(lab, "gw", &["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{dir}/sshd_config")])
+            .unwrap();
     let login = format!(
         "ssh -q -i {dir}/user -o BatchMode=yes -o ConnectTimeout=5 -o StrictHostKeyChecking=no -o UserKnownHostsFile={dir}/known root@{OWN}"
     );
@@ -134,7 +117,7 @@ fn ssh_carries_files(lab: &Lab, login: &str) {
 
 /// Transfers to and from a TCP server on the gateway's own address.
 fn transfers_run_both_ways(lab: &Lab) {
-    let _server = Daemon::start(lab, "gw", &["iperf3", "-s", "-B", OWN]);
+    let _server = Daemon::start(lab, "gw", &["iperf3", "-s", "-B", OWN]).unwrap();
     for (way, least_mbit) in [("--forceflush", 20.0), ("-R", 50.0), ("--bidir", 5.0)] {
         let mut report = serde_json::Value::Null;
         // It says what failed and calls that a success: until the server listens, and has let go of the client before.
@@ -171,7 +154,7 @@ fn bgp(lab: &Lab) -> [Daemon; 2] {
         fs::write(&config, text).unwrap();
         let words = ["bird", "-f", "-c", &config.to_string_lossy(), "-s", &socket.to_string_lossy()]
             .map(str::to_owned);
-        Daemon::start(lab, place, &words.each_ref().map(String::as_str))
+        Daemon::start(lab, place, &words.each_ref().map(String::as_str)).unwrap()
     };
     let daemons = [start("gw", &gateway), start("router", &router)];
     established(lab);
