@@ -32,6 +32,7 @@ pub mod cpu;
 pub mod exception;
 pub mod flow_key;
 pub mod flow_table;
+pub mod fragments;
 pub mod gateway;
 pub mod handoff;
 pub mod hash;

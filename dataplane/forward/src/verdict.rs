@@ -114,8 +114,21 @@ verdicts! {
     BadL4 = "bad_l4",
     /// Carries a source route (RFC 7126 section 4.3 and 4.4).
     SourceRoute = "source_route",
-    /// A fragment.
+    /// A fragment of something else than TCP or UDP.
     Fragment = "fragment",
+    /// A fragment that no datagram has: its first bytes are too few for a TCP or UDP header or rewrite one, it is empty, or it ends where
+    /// none may.
+    FragmentBad = "fragment_bad",
+    /// Of a datagram of which two fragments overlap or contradict each other (RFC 5722): all that is held of it, and all that comes later.
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment that has come before.
+    FragmentDuplicate = "fragment_duplicate",
+    /// Held for the first fragment of its datagram, which did not come in time.
+    FragmentTimeout = "fragment_timeout",
+    /// No room for another datagram or held frame, or the share of its source is used up; and all that comes of that datagram.
+    FragmentsFull = "fragments_full",
+    /// A later fragment of a datagram whose first one made no flow.
+    FragmentNoFlow = "fragment_no_flow",
     /// ICMP other than an echo request or an error about TCP, UDP or SCTP.
     Icmp = "icmp",
     /// An ICMP error that contradicts itself: a checksum, a length, its destination, or an MTU that no link has.
