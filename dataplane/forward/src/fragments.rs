@@ -16,11 +16,13 @@
 
 mod identification;
 mod pieces;
+mod read;
 #[cfg(test)]
 mod tests;
 
 pub use identification::Identifications;
 pub use pieces::{Misfit, Piece, Pieces};
+pub use read::{Read, Start};
 
 use crate::hash::{Secret, scale};
 use crate::limits::{
