@@ -21,6 +21,8 @@ pub struct Lab {
     workers: String,
     /// Name of the tap through which the gateway's kernel is reached; empty: it has a NIC of its own.
     exception: String,
+    /// DPDK's device on the gateway's NIC; empty: the usual one.
+    device: String,
 }
 
 impl Lab {
@@ -31,17 +33,22 @@ impl Lab {
 
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
-        Self::laid_out(name, workers, "")
+        Self::laid_out(name, workers, "", "")
+    }
+
+    /// The same with this DPDK device on the gateway's NIC.
+    pub fn with_device(name: &str, workers: &str, device: &str) -> Result<Self> {
+        Self::laid_out(name, workers, "", device)
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.
     pub fn with_exception(name: &str, workers: &str, tap: &str) -> Result<Self> {
-        Self::laid_out(name, workers, tap)
+        Self::laid_out(name, workers, tap, "")
     }
 
-    fn laid_out(name: &str, workers: &str, exception: &str) -> Result<Self> {
-        let lab =
-            Self { name: name.to_owned(), workers: workers.to_owned(), exception: exception.to_owned() };
+    fn laid_out(name: &str, workers: &str, exception: &str, device: &str) -> Result<Self> {
+        let [name, workers, exception, device] = [name, workers, exception, device].map(str::to_owned);
+        let lab = Self { name, workers, exception, device };
         lab.lab(["up"])?;
         for (pod, address) in [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12"), ("web-3", "10.244.0.13")] {
             lab.lab(["pod-add", pod, address])?;
@@ -69,6 +76,9 @@ impl Lab {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
         command.args(arguments).env("TURNPIKE_LAB", &self.name).env("TURNPIKE_LAB_WORKERS", &self.workers);
         command.env("TURNPIKE_LAB_EXCEPTION", &self.exception);
+        if !self.device.is_empty() {
+            command.env("TURNPIKE_LAB_DEVICE", &self.device);
+        }
         run(command.stdin(Stdio::null()))
     }
 
