@@ -24,6 +24,7 @@ pub use identification::Identifications;
 pub use pieces::{Misfit, Piece, Pieces};
 pub use read::{Read, Start};
 
+use crate::address::{Address, Family};
 use crate::hash::{Secret, scale};
 use crate::limits::{
     FRAGMENT_SHARE, FRAGMENT_SOURCES, FRAGMENT_STARTED_MAX, FRAGMENT_TIMEOUT_MS, FRAGMENT_WAITING_MAX,
@@ -31,13 +32,13 @@ use crate::limits::{
 };
 use crate::verdict::{Counters, Verdict};
 
-/// What the fragments of one datagram have in common. Addresses of IPv4 are written as IPv6 has them (RFC 4291 section 2.5.5.2).
+/// What the fragments of one datagram have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatagramKey {
     /// Source address.
-    pub source: u128,
+    pub source: Address,
     /// Destination address.
-    pub destination: u128,
+    pub destination: Address,
     /// Identification.
     pub id: u32,
     /// IP protocol; over IPv6, whose later fragments do not tell theirs, always the same.
@@ -48,7 +49,7 @@ impl DatagramKey {
     /// 64 bits of a keyed hash.
     #[must_use]
     pub const fn hash(&self, secret: &Secret) -> u64 {
-        let (source, destination) = (self.source, self.destination);
+        let (source, destination) = (self.source.bits(), self.destination.bits());
         let ends = secret.words(
             secret.words(source as u64, (source >> 64) as u64),
             secret.words(destination as u64, (destination >> 64) as u64).rotate_left(1),
@@ -327,7 +328,7 @@ impl<F> Fragments<F> {
     ) -> Option<u32> {
         let Fragment { datagram: key, onward, .. } = fragment;
         let stage = if onward.is_some() { Stage::Started } else { Stage::Waiting };
-        let hash = self.secret.words(key.source as u64, (key.source >> 64) as u64);
+        let hash = self.secret.address(key.source, 0);
         let source = scale((hash >> 32) as u32, FRAGMENT_SOURCES as u32) as u16;
         self.admit(source, stage, counters).then_some(())?;
         let at = self.free;
@@ -371,8 +372,10 @@ impl<F> Fragments<F> {
 
     /// With an identification of its own.
     fn named(&mut self, key: &DatagramKey, onward: Onward) -> Onward {
-        let is_v4 = key.source >> 32 == 0xffff;
-        let id = if is_v4 { self.identifications.for_v4() } else { self.identifications.for_v6() };
+        let id = match key.source.family() {
+            Family::V4 => self.identifications.for_v4(),
+            Family::V6 => self.identifications.for_v6(),
+        };
         Onward { id, ..onward }
     }
 

@@ -187,6 +187,8 @@ pub enum Tally {
     ResetsSent,
     /// Frames that are held now for a next hop.
     HeldFrames,
+    /// Fragments that are held now for the first one of their datagram.
+    FragmentsHeld,
     /// Frames of the host's kernel that were sent.
     FromKernel,
     /// Frames of the host's kernel that must not leave: from a VIP or a SNAT address, or longer than the MTU.
@@ -222,6 +224,7 @@ impl Tally {
         Self::MssClamped,
         Self::ResetsSent,
         Self::HeldFrames,
+        Self::FragmentsHeld,
         Self::FromKernel,
         Self::FromKernelRefused,
         Self::FromKernelLost,
@@ -253,6 +256,7 @@ impl Tally {
             Self::MssClamped => "mss_clamped",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",
+            Self::FragmentsHeld => "fragments_held",
             Self::FromKernel => "from_kernel",
             Self::FromKernelRefused => "from_kernel_refused",
             Self::FromKernelLost => "from_kernel_lost",

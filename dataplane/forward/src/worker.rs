@@ -6,6 +6,7 @@
 
 mod answers;
 mod exceptional;
+mod fragment;
 mod icmp;
 mod upkeep;
 
@@ -16,6 +17,7 @@ use crate::cpu;
 use crate::exception::Exception;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::flow_table::{Candidate, Entry, FlowTable, Place};
+use crate::fragments::Fragments;
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::HELD_FRAMES_MAX;
@@ -52,6 +54,7 @@ pub struct Worker<'m, F: Frame> {
     exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
     held: VecDeque<Held<F>>,
+    fragments: Fragments<F>,
     /// Frames of IPv6 of the burst in hand.
     ipv6: Burst<F>,
     answers: Allowance,
@@ -122,6 +125,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             exception: None,
             ports: ports.collect(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
+            fragments: Fragments::new(secret, id, workers),
             ipv6: Burst::new(),
             answers: Allowance::new(),
             counters: Counters::default(),
@@ -321,6 +325,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         origin: Origin,
     ) {
         match packet.kind() {
+            Kind::Bad(Verdict::Fragment) => self.fragment::<K, I>(port, frame, ios, origin),
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
             Kind::Ipv6 => self.set_aside(port, frame),
@@ -357,6 +362,21 @@ impl<'m, F: Frame> Worker<'m, F> {
                 return self.hand_over(owner, port, frame);
             }
         }
+        if let Some((frame, flow)) = self.admit(port, frame, key, packet, ios, origin) {
+            self.forward(port, frame, key, packet, flow, ios);
+        }
+    }
+
+    /// The flow of a packet, live or made now, which has seen it. None when the packet goes another way, or none.
+    fn admit<K: Path, I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        frame: F,
+        key: K,
+        packet: Packet,
+        ios: &mut [I],
+        origin: Origin,
+    ) -> Option<(F, Candidate)> {
         let found = K::flows(&self.flows).find(key);
         let found = found.filter(|&found| !(packet.asks() && self.reopens::<K>(found)));
         let flow = match found {
@@ -366,15 +386,20 @@ impl<'m, F: Frame> Worker<'m, F> {
                 if origin == Origin::Nic && self.shared.gateway.workers() > 1 && self.may_be_reply(key) {
                     let owner = self.owner(port, key);
                     if owner != self.id {
-                        return self.hand_over(owner, port, frame);
+                        self.hand_over(owner, port, frame);
+                        return None;
                     }
                 }
                 match self.open(key, packet, &frame) {
                     Ok(slot) => Candidate::from_client(slot),
                     Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
-                        return self.except(port, frame, verdict);
+                        self.except(port, frame, verdict);
+                        return None;
                     }
-                    Err(verdict) => return self.refuse(verdict, port, &frame, key, packet, ios),
+                    Err(verdict) => {
+                        self.refuse(verdict, port, &frame, key, packet, ios);
+                        return None;
+                    }
                 }
             }
         };
@@ -398,7 +423,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         } else if key.protocol() == ipv4::TCP {
             self.counters.add(Tally::TcpIgnored, 1);
         }
-        self.forward(port, frame, key, packet, flow, ios);
+        Some((frame, flow))
     }
 
     /// The worker that must get a packet with this key from a port.
@@ -540,7 +565,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     fn hand_over(&mut self, owner: usize, port: usize, frame: F) {
-        let verdict = match self.handoff.send(owner, port as u8, frame) {
+        let verdict = match self.handoff.send(owner, port as u8, frame, None) {
             Ok(()) => Verdict::HandedOff,
             Err(_) => Verdict::HandoffFull,
         };
@@ -553,10 +578,14 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut burst: Burst<F> = Burst::new();
         let mut port = 0;
         while taken < BURST
-            && let Some(handed) = self.handoff.receive()
+            && let Some((handed, onward)) = self.handoff.receive()
         {
             taken += 1;
             let from = usize::from(handed.port).min(self.ports.len() - 1);
+            if let Some(onward) = onward {
+                self.fragment_of_flow(from, handed.frame, onward, ios);
+                continue;
+            }
             if from != port && !burst.is_empty() {
                 self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
             }

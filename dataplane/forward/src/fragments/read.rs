@@ -1,6 +1,7 @@
 //! What a frame with a fragment says about its datagram.
 
 use super::{DatagramKey, Piece};
+use crate::address::Address;
 use crate::parse::ETHERNET;
 use crate::verdict::Verdict;
 use turnpike_packet::tcp::flags;
@@ -74,7 +75,7 @@ fn v4(head: &[u8]) -> Result<Read, Verdict> {
     let word = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
     let address = |at: usize| {
         let address = [fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]];
-        0xffff << 32 | u128::from(u32::from_be_bytes(address))
+        Address::v4(u32::from_be_bytes(address))
     };
     let header_len = usize::from(fixed[ETHERNET] & 0x0f) * 4;
     let (length, id, place, protocol) = (word(16), word(IDENTIFICATION), word(20), fixed[23]);
@@ -101,7 +102,9 @@ fn v6(head: &[u8]) -> Result<Read, Verdict> {
     if fragment.offset == 0 && !matches!(walk.protocol, ipv4::TCP | ipv4::UDP) {
         return Err(Verdict::Fragment);
     }
-    let address = |at: usize| fixed[at..at + 16].iter().fold(0, |bits, &byte| bits << 8 | u128::from(byte));
+    let address = |at: usize| {
+        Address::v6(fixed[at..at + 16].iter().fold(0, |bits, &byte| bits << 8 | u128::from(byte)))
+    };
     let datagram = DatagramKey {
         source: address(ETHERNET + 8),
         destination: address(ETHERNET + 24),
@@ -172,6 +175,10 @@ mod tests {
     use turnpike_packet::flight::{self, Flight};
     use turnpike_packet::udp;
 
+    type Change = fn(&mut Vec<u8>);
+    /// What it is, offset, whether more follow, what is changed, what comes of it.
+    type Row = (&'static str, u16, bool, Change, Result<(), Verdict>);
+
     /// A datagram over IPv4 or IPv6 as a fragment.
     fn fragment(source: &str, destination: &str, offset: u16, more: bool) -> Vec<u8> {
         let flight = Flight {
@@ -182,7 +189,7 @@ mod tests {
         };
         let mut frame = udp::datagram(&flight, &[7; 40]);
         let word = if flight.source.is_ipv4() {
-            offset / 8 | u16::from(more) << 13
+            (offset / 8) | (u16::from(more) << 13)
         } else {
             offset | u16::from(more)
         };
@@ -218,7 +225,10 @@ mod tests {
             let start = Start { protocol: 17, ports: (40_000, 53), l4, tcp_flags: flags::ACK };
             assert_eq!((first.start, last.start), (Some(start), None));
         }
-        assert_eq!(Read::of(&fragment(V4.0, V4.1, 8, true)).unwrap().datagram.source, 0xffff_c633_6407);
+        assert_eq!(
+            Read::of(&fragment(V4.0, V4.1, 8, true)).unwrap().datagram.source,
+            Address::v4(0xc633_6407)
+        );
     }
 
     #[test]
@@ -237,12 +247,11 @@ mod tests {
 
     #[test]
     fn rfc1858_rfc3128_what_no_datagram_has_is_refused() {
-        type Change = fn(&mut Vec<u8>);
         let tcp: Change = |f| {
             f[23] = 6;
             f[46] = 0x50;
         };
-        let rows: [(&str, u16, bool, Change, Result<(), Verdict>); 17] = [
+        let rows: [Row; 17] = [
             ("a first one", 0, true, |_| {}, Ok(())),
             ("a middle one", 800, true, |_| {}, Ok(())),
             ("not in units of eight", 800, true, |f| f[17] -= 4, Err(Verdict::FragmentBad)),
@@ -272,8 +281,7 @@ mod tests {
 
     #[test]
     fn rfc8200_what_no_packet_has_is_refused() {
-        type Change = fn(&mut Vec<u8>);
-        let rows: [(&str, u16, bool, Change, Result<(), Verdict>); 6] = [
+        let rows: [Row; 6] = [
             ("a first one", 0, true, |_| {}, Ok(())),
             ("not in units of eight", 8, true, |f| f[19] -= 4, Err(Verdict::FragmentBad)),
             ("behind the end", 65_528, false, |_| {}, Err(Verdict::FragmentBad)),

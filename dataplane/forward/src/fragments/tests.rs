@@ -16,12 +16,8 @@ fn table() -> (Fragments<u32>, Counters) {
 
 /// Fragment number `n` of `of` of a datagram that one of the sources sends.
 fn fragment(source: u32, id: u32, n: u16, of: u16) -> Fragment {
-    let datagram = DatagramKey {
-        source: 0xffff << 32 | u128::from(source),
-        destination: 0xffff_cb00_7150,
-        id,
-        protocol: 17,
-    };
+    let datagram =
+        DatagramKey { source: Address::v4(source), destination: Address::v4(0xcb00_7150), id, protocol: 17 };
     let piece = Piece { start: n * SIZE, end: (n + 1) * SIZE, more: n + 1 < of };
     let onward = Onward { ports: (40_000, 53), protocol: 17, owner: 0, id: 0 };
     Fragment { datagram, piece, onward: (n == 0).then_some(onward), port: 3 }
@@ -223,7 +219,7 @@ fn rfc6864_datagrams_leave_with_identifications_of_their_own() {
         assert!(first.id <= 0xffff && seen.insert(first.id));
     }
     let mut over_v6 = fragment(1, 7, 0, 1);
-    over_v6.datagram.source = 0x2001_0db8 << 96;
+    over_v6.datagram.source = Address::v6(0x2001_0db8 << 96);
     let mut take = || table.take(&over_v6, 0, 0, &mut counters);
     let ids = [take(), take(), take()]
         .map(|fate| if let Fate::Pass(_, onward, None) = fate { onward.id } else { 0 });
@@ -237,6 +233,7 @@ fn any_part_of_its_name_makes_another_datagram() {
     let hashes: std::collections::HashSet<_> = keys
         .iter()
         .map(|&(source, destination, id, protocol)| {
+            let (source, destination) = (Address::v6(source), Address::v6(destination));
             DatagramKey { source, destination, id, protocol }.hash(&SECRET)
         })
         .collect();
