@@ -133,7 +133,7 @@ fn rfc4787_req14_fragments_and_whole_packets_are_of_one_flow() {
         let there = from(&client(face, 9), face);
         let whole = bed.pass_through(&udp::datagram(&there, b"whole"));
         let (seen, backend) = ends(&whole);
-        let arrived = send(&mut bed, &mut receiver, &cut(&udp::datagram(&there, &[5; 3_000]), 1, 1_480));
+        let arrived = send(&mut bed, &mut receiver, &cut(&udp::datagram(&there, &[5; 3_000]), 1, 1_440));
         assert_eq!(ends(&arrived[0]), (seen, backend));
         assert_eq!(bed.count("flows_live"), 1);
     }
@@ -221,7 +221,7 @@ fn each_fragment_has_its_fate() {
 #[test]
 fn rfc4787_req14_held_fragments_end_in_time() {
     let mut bed = bed(1, &Spread::Unknown);
-    let fragments = cut(&udp::datagram(&from(&client(VIP, 7), VIP), &[7; 5_000]), 1, 1_480);
+    let fragments = cut(&udp::datagram(&from(&client(VIP, 7), VIP), &[7; 5_000]), 1, 1_440);
     let delta = moved(&mut bed, |bed| {
         assert!(bed.exchange(&fragments[1..]).is_empty());
         bed.pass(1_000);
@@ -272,7 +272,7 @@ fn rfc6864_two_clients_with_one_identification_do_not_meet() {
         let mut receiver = Receiver::default();
         let clients = 40;
         let sent: Vec<Vec<Vec<u8>>> = (1..=clients)
-            .map(|n| cut(&udp::datagram(&from(&client(face, n), face), &content(n, 4_000)), 4_711, 1_480))
+            .map(|n| cut(&udp::datagram(&from(&client(face, n), face), &content(n, 4_000)), 4_711, 1_440))
             .collect();
         let interleaved: Vec<_> = (0..3).flat_map(|k| sent.iter().map(move |f| f[k].clone())).collect();
         let arrived = send(&mut bed, &mut receiver, &interleaved);
@@ -295,9 +295,9 @@ fn tcp_segments_in_fragments_belong_to_their_connection() {
     bed.pass_through(&tcp::segment(&there, 2, 10, ACK, b""));
     let data = content(3, 3_000);
     let arrived =
-        send(&mut bed, &mut receiver, &cut(&tcp::segment(&there, 2, 10, ACK | PSH, &data), 1, 1_480));
+        send(&mut bed, &mut receiver, &cut(&tcp::segment(&there, 2, 10, ACK | PSH, &data), 1, 1_440));
     assert_eq!((ends(&arrived[0]), &arrived[0][54..]), (ends(&syn), &data[..]));
-    let arrived = send(&mut bed, &mut receiver, &cut(&tcp::segment(&back, 10, 3_002, ACK, &data), 1, 1_480));
+    let arrived = send(&mut bed, &mut receiver, &cut(&tcp::segment(&back, 10, 3_002, ACK, &data), 1, 1_440));
     assert_eq!(&arrived[0][54..], data);
     assert_eq!(bed.count("tcp_ignored"), 0);
 }
@@ -307,7 +307,7 @@ fn rfc4787_req14_a_flood_of_fragments_harms_nobody_else() {
     for workers in [1, 2] {
         let mut bed = bed(workers, &Spread::Unknown);
         let mut receiver = Receiver::default();
-        let template = cut(&udp::datagram(&from("198.51.100.7:1000", VIP), &[7; 3_000]), 1, 1_480)[1].clone();
+        let template = cut(&udp::datagram(&from("198.51.100.7:1000", VIP), &[7; 3_000]), 1, 1_440)[1].clone();
         let (turns, each) = (500u32, 2_000u32);
         let mut whole = 0;
         for turn in 0..turns {
@@ -359,7 +359,7 @@ proptest! {
         };
         let fragments = |flight: &Flight, n: usize, bytes: usize, count: usize| {
             // At least two, of at least a UDP header.
-            let size = (bytes + 8).div_ceil(count).max(16).min(1_440).next_multiple_of(8);
+            let size = (bytes + 8).div_ceil(count).clamp(16, 1_440).next_multiple_of(8);
             cut(&udp::datagram(flight, &content(n, bytes.max(16))), n as u32, size)
         };
         let there = datagrams.iter().enumerate().flat_map(|(n, &(face, of, bytes, count))| {
