@@ -56,12 +56,15 @@ pub struct Layout {
     pub idle: String,
     /// Whether everything has an IPv6 address too.
     pub is_dual: bool,
+    /// DPDK's device on the gateway's NIC; empty: the usual one.
+    pub device: String,
 }
 
 impl Default for Layout {
     fn default() -> Self {
         let (workers, idle) = ("[1]".to_owned(), "adaptive".to_owned());
-        Self { workers, exception: String::new(), arms: Arms::One, idle, is_dual: false }
+        let (exception, device) = (String::new(), String::new());
+        Self { workers, exception, arms: Arms::One, idle, is_dual: false, device }
     }
 }
 
@@ -96,6 +99,11 @@ impl Lab {
     /// The same with these cores as workers, as in the configuration file.
     pub fn with_workers(name: &str, workers: &str) -> Result<Self> {
         Self::laid_out(name, Layout { workers: workers.into(), ..Layout::default() })
+    }
+
+    /// The same with this DPDK device on the gateway's NIC.
+    pub fn with_device(name: &str, workers: &str, device: &str) -> Result<Self> {
+        Self::laid_out(name, Layout { workers: workers.into(), device: device.into(), ..Layout::default() })
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.
@@ -148,10 +156,13 @@ impl Lab {
     pub fn lab<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let mut command = Command::new(workspace().join("scripts/lab/lab"));
         command.args(arguments).env("TURNPIKE_LAB", &self.name);
-        let Layout { workers, exception, arms, idle, is_dual } = &self.layout;
+        let Layout { workers, exception, arms, idle, is_dual, device } = &self.layout;
         command.env("TURNPIKE_LAB_WORKERS", workers).env("TURNPIKE_LAB_EXCEPTION", exception);
         command.env("TURNPIKE_LAB_ARMS", arms.name()).env("TURNPIKE_LAB_IDLE", idle);
         command.env("TURNPIKE_LAB_IPV6", if *is_dual { "1" } else { "" });
+        if !device.is_empty() {
+            command.env("TURNPIKE_LAB_DEVICE", device);
+        }
         run(command.stdin(Stdio::null()))
     }
 

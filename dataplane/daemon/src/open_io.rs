@@ -5,7 +5,7 @@ use capsule::{
     Device, Eal, EalConfig, Memory, Mempool, Port, PortConfig, Queue, available_cores, free_hugepages_mb,
 };
 use std::collections::BTreeSet;
-use turnpike_forward::limits::EXCEPTION_FRAMES;
+use turnpike_forward::limits::{EXCEPTION_FRAMES, FRAGMENTS_HELD_MAX};
 use turnpike_wire::config::{self, Dataplane, Hugepages};
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
@@ -215,8 +215,10 @@ fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
     let queues = workers * dataplane.devices().len() as u32;
     let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
-    let buffers =
-        queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER + rings * EXCEPTION_FRAMES as u32;
+    let buffers = queues * BUFFERS_PER_QUEUE
+        + workers * workers * BUFFERS_PER_WORKER
+        + workers * FRAGMENTS_HELD_MAX as u32
+        + rings * EXCEPTION_FRAMES as u32;
     let least_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
     if least_mb > u64::from(dataplane.memory_mb) {
         return Err(OpenError::TooLittleMemory { memory_mb: dataplane.memory_mb, queues, workers, least_mb });
@@ -287,7 +289,8 @@ mod tests {
                 panic!("1 MiB is enough?")
             };
             small.memory_mb = least_mb as u32;
-            let without = 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER;
+            let held = 3 * FRAGMENTS_HELD_MAX as u32;
+            let without = 6 * BUFFERS_PER_QUEUE + 9 * BUFFERS_PER_WORKER + held;
             assert_eq!(buffers(&small, memory).unwrap(), without);
             small.memory_mb *= 2;
             small.ports[0].exception = Some("tp-wan".into());

@@ -12,8 +12,8 @@
 //! # Which ports of an address are the kernel's
 //! An address may be both the gateway's own and a SNAT address. Then a packet belongs to the flow that it is of, and to the kernel when it is
 //! of none. The kernel's own connections use ports that SNAT never uses ([`Plan::local_ports`]), so no reply to the kernel is ever taken for
-//! one to a flow, and none to a live flow for one to the kernel. Fragments and ICMP errors do not tell their port without a doubt: those that
-//! may be of a flow stay away from the kernel.
+//! one to a flow, and none to a live flow for one to the kernel. Of a datagram in fragments the first one tells, and all go
+//! its way ([`crate::fragments`]). ICMP errors do not tell their port without a doubt: those that may be of a flow stay away from the kernel.
 
 use crate::address::Address;
 use crate::handoff::Handed;

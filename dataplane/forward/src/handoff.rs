@@ -1,7 +1,13 @@
 //! Rings between workers: a frame that came to the wrong worker goes to the one that owns its flow.
 //!
 //! One single-producer, single-consumer ring for each ordered pair of workers, so no line is written by two producers.
+//!
+//! # No loops
+//! A frame from a NIC is handed over once. A fragment may be twice: first to the worker that knows its datagram, then, with what that one has found
+//! out, to the worker of the flow. Frames that come from another worker as they are never go on as they are, and those with a finding
+//! never go on at all.
 
+use crate::fragments::Onward;
 use crate::limits::HANDOFF_FRAMES;
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -14,11 +20,14 @@ pub struct Handed<F> {
     pub frame: F,
 }
 
+/// What goes through a ring: of a fragment beside the frame what is known of its datagram, if that is known.
+pub type Passed<F> = (Handed<F>, Option<Onward>);
+
 /// One worker's ends of the rings.
 #[derive(Debug)]
 pub struct Handoff<F> {
-    to: Vec<Option<Producer<Handed<F>>>>,
-    from: Vec<Consumer<Handed<F>>>,
+    to: Vec<Option<Producer<Passed<F>>>>,
+    from: Vec<Consumer<Passed<F>>>,
 }
 
 impl<F> Handoff<F> {
@@ -41,15 +50,17 @@ impl<F> Handoff<F> {
     }
 
     /// Hands a frame over; gives it back when the ring is full or there is no such worker.
-    pub fn send(&mut self, worker: usize, port: u8, frame: F) -> Result<(), F> {
+    pub fn send(&mut self, worker: usize, port: u8, frame: F, onward: Option<Onward>) -> Result<(), F> {
         match self.to.get_mut(worker) {
-            Some(Some(ring)) => ring.push(Handed { port, frame }).map_err(|rtrb::PushError::Full(h)| h.frame),
+            Some(Some(ring)) => ring
+                .push((Handed { port, frame }, onward))
+                .map_err(|rtrb::PushError::Full((handed, _))| handed.frame),
             _ => Err(frame),
         }
     }
 
     /// The next frame from any other worker.
-    pub fn receive(&mut self) -> Option<Handed<F>> {
+    pub fn receive(&mut self) -> Option<Passed<F>> {
         self.from.iter_mut().find_map(|ring| ring.pop().ok())
     }
 }

@@ -9,7 +9,7 @@
 //! # What stands beside the walks
 //! [`maglev`] chooses backends, [`affinity`] remembers them, [`port_pool`] chooses source ports, [`steering`] and [`handoff`] the worker,
 //! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
-//! [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
+//! [`fragments`] finds the flow of fragments; [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
 //! others about packets that were translated; [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
 //! bound. [`gateway`] is what stays the same while a dataplane runs, [`trunk`] which of a device's frames are whose. [`path`] says what is done
 //! in another way for IPv6, in [`parse6`] and [`rewrite6`]; an [`address`] is of either family.
@@ -32,6 +32,7 @@ pub mod cpu;
 pub mod exception;
 pub mod flow_key;
 pub mod flow_table;
+pub mod fragments;
 pub mod gateway;
 pub mod handoff;
 pub mod hash;

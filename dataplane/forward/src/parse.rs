@@ -239,11 +239,11 @@ fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
     if checksum::ones_complement_sum(header) != 0xffff {
         return bad(Verdict::BadIpv4Checksum);
     }
-    if (ip[6] & 0x3f) | ip[7] != 0 {
-        return bad(Verdict::Fragment);
-    }
     if has_source_route(&header[IPV4..]) {
         return bad(Verdict::SourceRoute);
+    }
+    if (ip[6] & 0x3f) | ip[7] != 0 {
+        return bad(Verdict::Fragment);
     }
     let l4 = ETHERNET + header_len;
     if ip[9] == ICMP

@@ -72,6 +72,14 @@ pub trait Path: Sums {
         link: Addressing,
     ) -> bool;
 
+    /// Translates a fragment that is not the first of its packet. `false`, and nothing is written, when its time has run out.
+    fn translate_later_fragment(
+        session: &Self::Session,
+        direction: usize,
+        frame: &mut [u8],
+        link: Addressing,
+    ) -> bool;
+
     /// Translates an ICMP error whose message starts at `icmp`; see [`icmp_error::translate`].
     fn translate_error(frame: &mut [u8], icmp: usize, onward: Onward<Self>) -> bool;
 
@@ -159,6 +167,15 @@ impl Path for FlowKey {
         }
     }
 
+    fn translate_later_fragment(
+        session: &Self::Session,
+        direction: usize,
+        frame: &mut [u8],
+        link: Addressing,
+    ) -> bool {
+        translation(session, direction).apply_to_later_fragment(frame, link)
+    }
+
     fn translate_error(frame: &mut [u8], icmp: usize, onward: Onward<Self>) -> bool {
         icmp_error::translate(frame, icmp, onward)
     }
@@ -238,6 +255,15 @@ impl Path for FlowKey6 {
             Some(_) => translation.apply_to_sctp(frame, packet.l4(), link),
             None => translation.apply(frame, packet.l4(), link),
         }
+    }
+
+    fn translate_later_fragment(
+        session: &Self::Session,
+        direction: usize,
+        frame: &mut [u8],
+        link: Addressing,
+    ) -> bool {
+        translation6(session, direction).apply_to_later_fragment(frame, link)
     }
 
     fn translate_error(frame: &mut [u8], icmp: usize, onward: Onward<Self>) -> bool {

@@ -146,6 +146,11 @@ impl Translation {
         lives
     }
 
+    /// The same for a later fragment, which has neither ports nor a transport checksum.
+    pub fn apply_to_later_fragment(&self, frame: &mut [u8], link: Addressing) -> bool {
+        frame.first_chunk_mut::<L4>().is_some_and(|head| self.apply_to_ip(head, link))
+    }
+
     /// The same for an SCTP packet. Its checksum is wrong afterwards by as much as it was before, too.
     #[cold]
     #[inline(never)]

@@ -53,6 +53,11 @@ impl Translation6 {
         true
     }
 
+    /// The same for a later fragment, which has neither ports nor a checksum.
+    pub fn apply_to_later_fragment(&self, frame: &mut [u8], link: Addressing) -> bool {
+        self.apply_to_ip(frame, link)
+    }
+
     /// The same for an SCTP packet, whose checksum covers no addresses.
     #[cold]
     #[inline(never)]

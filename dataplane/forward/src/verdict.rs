@@ -116,8 +116,21 @@ verdicts! {
     BadL4 = "bad_l4",
     /// Carries a source route (RFC 7126 section 4.3 and 4.4).
     SourceRoute = "source_route",
-    /// A fragment.
+    /// A fragment of something else than TCP or UDP.
     Fragment = "fragment",
+    /// A fragment that no datagram has: its first bytes are too few for a TCP or UDP header or rewrite one, it is empty, or it ends where
+    /// none may.
+    FragmentBad = "fragment_bad",
+    /// Of a datagram of which two fragments overlap or contradict each other (RFC 5722): all that is held of it, and all that comes later.
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment that has come before.
+    FragmentDuplicate = "fragment_duplicate",
+    /// Held for the first fragment of its datagram, which did not come in time.
+    FragmentTimeout = "fragment_timeout",
+    /// No room for another datagram or held frame, or the share of its source is used up; and all that comes of that datagram.
+    FragmentsFull = "fragments_full",
+    /// A later fragment of a datagram whose first one made no flow.
+    FragmentNoFlow = "fragment_no_flow",
     /// ICMP other than an echo request or an error about TCP, UDP or SCTP.
     Icmp = "icmp",
     /// An ICMP error that contradicts itself: a checksum, a length, its destination, or an MTU that no link has.
@@ -176,6 +189,8 @@ pub enum Tally {
     ResetsSent,
     /// Frames that are held now for a next hop.
     HeldFrames,
+    /// Fragments that are held now for the first one of their datagram.
+    FragmentsHeld,
     /// Frames of the host's kernel that were sent.
     FromKernel,
     /// Frames of the host's kernel that must not leave: from a VIP or a SNAT address, or longer than the MTU.
@@ -211,6 +226,7 @@ impl Tally {
         Self::MssClamped,
         Self::ResetsSent,
         Self::HeldFrames,
+        Self::FragmentsHeld,
         Self::FromKernel,
         Self::FromKernelRefused,
         Self::FromKernelLost,
@@ -242,6 +258,7 @@ impl Tally {
             Self::MssClamped => "mss_clamped",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",
+            Self::FragmentsHeld => "fragments_held",
             Self::FromKernel => "from_kernel",
             Self::FromKernelRefused => "from_kernel_refused",
             Self::FromKernelLost => "from_kernel_lost",

@@ -7,6 +7,7 @@
 mod answers;
 mod egress;
 mod exceptional;
+mod fragment;
 mod icmp;
 mod trunking;
 mod upkeep;
@@ -18,6 +19,7 @@ use crate::cpu;
 use crate::exception::Exception;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::flow_table::{Candidate, Entry, FlowTable, Place};
+use crate::fragments::{Fragments, Onward};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::HELD_FRAMES_MAX;
@@ -58,6 +60,7 @@ pub struct Worker<'m, F: Frame> {
     /// What the frames of each queue pair are.
     lines: Vec<Line>,
     held: VecDeque<Held<F>>,
+    fragments: Fragments<F>,
     /// Frames of IPv6 of the burst in hand.
     ipv6: Burst<F>,
     answers: Allowance,
@@ -149,6 +152,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             ports: ports.collect(),
             lines: gateway.lines().to_vec(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
+            fragments: Fragments::new(secret, id, workers),
             ipv6: Burst::new(),
             answers: Allowance::new(),
             counters: Counters::default(),
@@ -356,6 +360,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     ) {
         match packet.kind() {
             Kind::Bad(Verdict::OtherVlan) => self.tagged(port, frame, ios, origin),
+            Kind::Bad(Verdict::Fragment) => self.fragment::<K, I>(port, frame, ios, origin),
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
             Kind::Ipv6 => self.set_aside(port, frame),
@@ -389,9 +394,24 @@ impl<'m, F: Frame> Worker<'m, F> {
         if origin == Origin::Nic && self.ports[port].owned[K::FAMILY as usize] {
             let owner = self.owner(port, key);
             if owner != self.id {
-                return self.hand_over(owner, port, frame);
+                return self.hand_over(owner, port, frame, None);
             }
         }
+        if let Some((frame, flow)) = self.admit(port, frame, key, packet, ios, origin) {
+            self.forward(port, frame, key, packet, flow, ios);
+        }
+    }
+
+    /// The flow of a packet, live or made now, which has seen it. None when the packet goes another way, or none.
+    fn admit<K: Path, I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        frame: F,
+        key: K,
+        packet: Packet,
+        ios: &mut [I],
+        origin: Origin,
+    ) -> Option<(F, Candidate)> {
         let found = K::flows(&self.flows).find(key);
         let found = found.filter(|&found| !(packet.asks() && self.reopens::<K>(found)));
         let flow = match found {
@@ -401,15 +421,20 @@ impl<'m, F: Frame> Worker<'m, F> {
                 if origin == Origin::Nic && self.shared.gateway.workers() > 1 && self.may_be_reply(key) {
                     let owner = self.owner(port, key);
                     if owner != self.id {
-                        return self.hand_over(owner, port, frame);
+                        self.hand_over(owner, port, frame, None);
+                        return None;
                     }
                 }
                 match self.open(key, packet, &frame) {
                     Ok(slot) => Candidate::from_client(slot),
                     Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
-                        return self.except(port, frame, verdict);
+                        self.except(port, frame, verdict);
+                        return None;
                     }
-                    Err(verdict) => return self.refuse(verdict, port, &frame, key, packet, ios),
+                    Err(verdict) => {
+                        self.refuse(verdict, port, &frame, key, packet, ios);
+                        return None;
+                    }
                 }
             }
         };
@@ -433,7 +458,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         } else if key.protocol() == ipv4::TCP {
             self.counters.add(Tally::TcpIgnored, 1);
         }
-        self.forward(port, frame, key, packet, flow, ios);
+        Some((frame, flow))
     }
 
     /// The worker that must get a packet with this key from a port.
@@ -548,8 +573,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         self.counters.count(verdict);
     }
 
-    fn hand_over(&mut self, owner: usize, port: usize, frame: F) {
-        let verdict = match self.handoff.send(owner, port as u8, frame) {
+    fn hand_over(&mut self, owner: usize, port: usize, frame: F, onward: Option<Onward>) {
+        let verdict = match self.handoff.send(owner, port as u8, frame, onward) {
             Ok(()) => {
                 self.handed_to |= 1 << owner;
                 Verdict::HandedOff
@@ -565,10 +590,14 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut burst: Burst<F> = Burst::new();
         let mut port = 0;
         while taken < BURST
-            && let Some(handed) = self.handoff.receive()
+            && let Some((handed, onward)) = self.handoff.receive()
         {
             taken += 1;
             let from = usize::from(handed.port).min(self.ports.len() - 1);
+            if let Some(onward) = onward {
+                self.fragment_of_flow(from, handed.frame, onward, ios);
+                continue;
+            }
             if from != port && !burst.is_empty() {
                 self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
             }

@@ -178,7 +178,7 @@ fn each_packet_goes_to_its_service_or_to_the_kernel_and_never_to_both() {
         ("ping of a SNAT address", echo("10.1.0.1:0", 8), "echo_replied", 1),
         ("a late answer to a flow", datagram("10.1.0.1:2000"), "snat_no_flow", 0),
         ("an ICMP error about a VIP", error_about(VIP, 6, 80), "icmp_no_flow", 0),
-        ("a fragment for a VIP", with(datagram(VIP), |f| f[20] = 0x20), "fragment", 0),
+        ("a fragment of ICMP for a VIP", with(datagram(VIP), |f| (f[20], f[23]) = (0x20, 1)), "fragment", 0),
         ("routed here in vain", datagram("192.0.2.9:53"), "not_ours", 0),
         ("another host's", to_mac(datagram("192.0.2.1:53"), [2, 0, 0, 0, 0, 7]), "other_mac", 0),
         (
@@ -313,7 +313,13 @@ fn replies_to_flows_never_come_to_a_kernel_with_the_same_address() {
         ("an answer to the kernel", stray(&kernel_port), "to_kernel"),
         ("of no flow", stray(&format!("10.1.0.1:{free}")), "to_kernel"),
         ("SSH", tcp::segment(&to("10.1.0.1:22"), 1, 0, SYN, b""), "to_kernel"),
-        ("a fragment", with(stray(&kernel_port), |f| f[20] = 0x20), "fragment"),
+        ("a first fragment of no flow", with(stray(&kernel_port), |f| f[20] = 0x20), "to_kernel"),
+        ("the last one", with(stray(&kernel_port), |f| f[21] = 1), "to_kernel"),
+        (
+            "a fragment of no protocol of flows",
+            with(stray(&kernel_port), |f| (f[20], f[23]) = (0x20, 1)),
+            "fragment",
+        ),
         (
             "an error about a flow",
             error_about(&format!("10.1.0.1:{}", ports[0]), 17, ports[0]),

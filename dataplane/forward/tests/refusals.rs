@@ -81,8 +81,28 @@ fn every_bad_packet_has_its_verdict_and_nothing_leaves() {
             },
             "bad_ipv4_checksum",
         ),
-        ("first fragment", with(query(), |f| f[20] = 0x20), "fragment"),
-        ("last fragment", with(query(), |f| f[21] = 9), "fragment"),
+        ("a first fragment not in units of eight bytes", with(query(), |f| f[20] = 0x20), "fragment_bad"),
+        (
+            "a fragment that ends behind every datagram",
+            with(query(), |f| f[20..22].copy_from_slice(&[0x1f, 0xff])),
+            "fragment_bad",
+        ),
+        ("a fragment of GRE", with(query(), |f| (f[20], f[23]) = (0x20, 47)), "fragment"),
+        (
+            "a fragment for somebody else's address",
+            with(udp::datagram(&to("8.8.8.8:53"), b""), |f| f[20] = 0x20),
+            "not_ours",
+        ),
+        (
+            "a fragment of our own",
+            with(udp::datagram(&from("10.1.0.1:1", VIP), b""), |f| f[21] = 9),
+            "bad_source",
+        ),
+        (
+            "a fragment for our own address",
+            with(udp::datagram(&to("192.0.2.1:80"), b""), |f| f[21] = 9),
+            "fragment",
+        ),
         (
             "fragment with a wrong checksum",
             {
@@ -312,7 +332,7 @@ fn one_verdict_each(bed: &Bed) {
         let counters = worker.counters();
         let verdicts: u64 = Verdict::ALL.iter().map(|&v| counters.verdict(v)).sum();
         assert_eq!(
-            verdicts + counters.tally(Tally::HeldFrames),
+            verdicts + counters.tally(Tally::HeldFrames) + counters.tally(Tally::FragmentsHeld),
             counters.tally(Tally::RxPackets),
             "{:?}",
             bed.counts()

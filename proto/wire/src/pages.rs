@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 23] = [
+pub const WORKER_TALLIES: [&str; 24] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -23,6 +23,7 @@ pub const WORKER_TALLIES: [&str; 23] = [
     "mss_clamped",
     "resets_sent",
     "held_frames",
+    "fragments_held",
     "from_kernel",
     "from_kernel_refused",
     "from_kernel_lost",

@@ -31,6 +31,7 @@ pub(super) const TALLIES: &[(&str, &str, &str, bool)] = &[
     ("flows_live", "worker_flows", "Flows that are live", false),
     ("flows_max", "worker_flows_limit", "Flows that a worker can hold", false),
     ("held_frames", "worker_held_frames", "Frames that wait for a next hop", false),
+    ("fragments_held", "worker_held_fragments", "Fragments that wait for the first of their datagram", false),
     ("generation", "worker_adopted_generation", "Generation that the worker has adopted", false),
 ];
 

@@ -28,7 +28,7 @@ impl<F: Frame> Worker<'_, F> {
     ) {
         let Some(found) = K::flows(&self.flows).find(key) else {
             return match self.owner_of_quoted(key, origin) {
-                Some(owner) => self.hand_over(owner, port, frame),
+                Some(owner) => self.hand_over(owner, port, frame, None),
                 None => self.except(port, frame, self.unanswered_error(key)),
             };
         };

@@ -8,8 +8,8 @@ use crate::census::Census;
 use crate::flow_key::{FlowKey, FlowKey6};
 use crate::flow_table::Entry;
 use crate::limits::{
-    AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, HELD_MS, SWEEP_BUDGET, SWEEP_PERIOD_MS,
-    WALK_BUDGET, WALK_BUDGET_IDLE,
+    AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, FRAGMENT_SWEEP_BUDGET, HELD_MS, SWEEP_BUDGET,
+    SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
 };
 use crate::local::is_ours;
 use crate::path::{Flows, Path};
@@ -123,6 +123,8 @@ impl<F: Frame> Worker<'_, F> {
             self.sweep::<FlowKey6>(elapsed_ms);
             self.counters.set(Tally::FlowsLive, self.flows.live());
             self.counters.set(Tally::HeldFrames, self.held.len() as u64);
+            self.fragments.sweep(self.now_ms, FRAGMENT_SWEEP_BUDGET, &mut self.counters);
+            self.counters.set(Tally::FragmentsHeld, self.fragments.held() as u64);
             self.look_for_questions();
             if self.id == 0 {
                 self.keep_neighbours(ios);

@@ -1,0 +1,130 @@
+//! Datagrams far longer than any link takes, through VIPs and back, cut and put together again by real kernels on both sides.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::Value;
+use std::process::{Child, Command};
+use std::time::Duration;
+use turnpike_tests::bed::{Lab, available, program, wait};
+
+/// Full NAT.
+const VIP: &str = "203.0.113.84:7";
+/// The client's address is kept.
+const KEPT: &str = "203.0.113.85:7";
+
+const MANIFEST: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: large}
+spec:
+  type: LoadBalancer
+  loadBalancerIP: 203.0.113.84
+  selector: {app: web}
+  ports: [{name: echo, protocol: UDP, port: 7, targetPort: 9001}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kept, annotations: {turnpike.dev/mode: dnat}}
+spec:
+  type: LoadBalancer
+  loadBalancerIP: 203.0.113.85
+  selector: {app: web}
+  ports: [{name: echo, protocol: UDP, port: 7, targetPort: 9001}]
+";
+
+/// A server in a pod, ended with the test.
+struct Echo(Child);
+
+impl Echo {
+    fn start(lab: &Lab, pod: &str) -> Self {
+        let datagrams = program("datagrams").unwrap();
+        Self(lab.spawn(pod, &datagrams.to_string_lossy(), &["echo", "0.0.0.0:9001"]).unwrap())
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// The counters of all workers, once the latest have been shown.
+fn count(lab: &Lab, name: &str) -> u64 {
+    std::thread::sleep(Duration::from_millis(300));
+    let status = lab.status().unwrap();
+    let workers = status["dataplane"]["workers"].as_array().unwrap();
+    workers.iter().map(|worker| worker["counters"][name].as_u64().unwrap()).sum()
+}
+
+/// So many datagrams of these sizes, each of which must come back as it was sent.
+fn come_back(lab: &Lab, address: &str, bytes: &str, count: u64, clients: u64) {
+    let datagrams = program("datagrams").unwrap();
+    let (each, at_once) = (count.to_string(), clients.to_string());
+    let words = ["ask", address, "--bytes", bytes, "--count", &each, "--clients", &at_once];
+    let printed = lab.run_in("client", &datagrams.to_string_lossy(), &words).unwrap();
+    let outcome: Value = serde_json::from_str(&printed).unwrap();
+    let wanted = serde_json::json!({"identical": count * clients, "different": 0, "lost": 0});
+    assert_eq!(outcome, wanted, "{bytes} bytes to {address}");
+}
+
+fn large_datagrams_pass(lab: &Lab) {
+    lab.serve().unwrap();
+    lab.lab(["return-path"]).unwrap();
+    let manifest = lab.dir().join("large.yaml");
+    std::fs::write(&manifest, MANIFEST).unwrap();
+    lab.apply(&manifest.to_string_lossy()).unwrap();
+    lab.wait_adopted().unwrap();
+    let pods = ["pod-web-1", "pod-web-2", "pod-web-3"];
+    let _servers = pods.map(|pod| Echo::start(lab, pod));
+    for pod in pods {
+        wait("an echo server", Duration::from_secs(5), || {
+            Ok(lab.run_in(pod, "ss", &["-Hlun", "sport = :9001"])?.contains("9001"))
+        })
+        .unwrap();
+    }
+    for address in [VIP, KEPT] {
+        come_back(lab, address, "60000", 300, 1);
+        come_back(lab, address, "60000,65507,1473,9000,1472,2953", 60, 4);
+    }
+    // No kernel and no worker found anything wrong with a fragment.
+    for quiet in [
+        "fragment",
+        "fragment_bad",
+        "fragment_overlap",
+        "fragment_duplicate",
+        "fragment_timeout",
+        "fragments_full",
+        "fragment_no_flow",
+        "handoff_full",
+    ] {
+        assert_eq!(count(lab, quiet), 0, "{quiet}");
+    }
+    for place in ["client", "pod-web-1", "pod-web-2", "pod-web-3"] {
+        let snmp =
+            lab.run_in(place, "nstat", &["-asz", "IpReasmFails", "UdpInCsumErrors", "IpReasmOKs"]).unwrap();
+        let value = |name: &str| -> u64 {
+            let line = snmp.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        assert_eq!((value("IpReasmFails"), value("UdpInCsumErrors")), (0, 0), "{place}");
+        assert!(value("IpReasmOKs") > 50, "{place}: {snmp}");
+    }
+}
+
+#[test]
+fn rfc4787_req14_datagrams_of_60_kb_pass_both_ways() {
+    if available() {
+        large_datagrams_pass(&Lab::new("g1").unwrap());
+    }
+}
+
+/// AF_XDP, since the queues of AF_PACKET share a fan-out that puts fragments together before the gateway sees them.
+#[test]
+fn rfc4787_req14_datagrams_of_60_kb_pass_both_ways_with_two_workers() {
+    if available() {
+        let device = "net_af_xdp0,iface=gw0,queue_count=2,force_copy=1";
+        let lab = Lab::with_device("g2", "[0, 1]", device).unwrap();
+        large_datagrams_pass(&lab);
+        assert!(count(&lab, "handed_off") > 0);
+    }
+}
