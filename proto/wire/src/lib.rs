@@ -16,6 +16,7 @@ pub mod codec;
 pub mod config;
 mod config_mss;
 mod config_rules;
+mod config_snat;
 mod config_spelling;
 pub mod event;
 pub mod limits;
