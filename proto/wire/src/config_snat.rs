@@ -123,7 +123,7 @@ mod tests {
             ("excluded_ports = [\"2-1\"]", "write FIRST-LAST"),
             (
                 "excluded_ports = [\"1024-29999\", \"33000-65000\"]",
-                "excluded_ports: with cluster.node_port_range they leave 768",
+                "excluded_ports: with cluster.node_port_range they leave 767",
             ),
             (&many, "excluded_ports: 65 ranges; there can be 64"),
             ("rest_s = 3601", "dataplane.snat.rest_s: 3601 is not 0 to 3600"),

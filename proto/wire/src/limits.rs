@@ -16,6 +16,8 @@ pub const BACKENDS_MAX: usize = 1_048_576;
 pub const SOURCE_RANGES_MAX: usize = 1024;
 /// Most Service networks, and most pod networks.
 pub const NETWORKS_MAX: usize = 1024;
+/// Most health check ports outside of the NodePort range.
+pub const HEALTH_CHECK_PORTS_MAX: usize = 1024;
 /// Longest session affinity, in seconds (Kubernetes: one day).
 pub const AFFINITY_TIMEOUT_S_MAX: u32 = 86_400;
 /// Least time an established TCP flow may be idle, in seconds, and the default (RFC 5382 REQ-5: two hours and four minutes).
