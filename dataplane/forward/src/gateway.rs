@@ -37,6 +37,19 @@ pub struct StaticRoute {
     pub via: IpAddr,
 }
 
+/// What new flows are bound by, on each worker and for each family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowRules {
+    /// Most flows of one client; 0: as many as there is room for.
+    pub client_flows_max: u32,
+    /// Ports that are never used on SNAT addresses, ranges by their first and last.
+    pub excluded_ports: Vec<(u16, u16)>,
+    /// How long a SNAT port rests, in milliseconds; 0: not at all.
+    pub rest_ms: u32,
+    /// Most SNAT ports that rest.
+    pub resting_ports_max: usize,
+}
+
 /// The gateway as the packet path sees it.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -50,6 +63,7 @@ pub struct Gateway {
     /// By family, longest prefixes first.
     routes: [Vec<Prefixes>; 2],
     mss_clamp: MssClamp,
+    flow_rules: FlowRules,
 }
 
 /// The routes whose prefixes have one length.
@@ -136,7 +150,20 @@ impl Gateway {
             snat.iter().copied().map(Address::from).filter(|address| address.family() == family).collect()
         });
         let own = ports.iter().map(own_addresses).collect();
-        Ok(Self { ports, snat, own, workers, announces: false, routes, mss_clamp: MssClamp::default() })
+        let (mss_clamp, flow_rules) = (MssClamp::default(), FlowRules::default());
+        Ok(Self { ports, snat, own, workers, announces: false, routes, mss_clamp, flow_rules })
+    }
+
+    /// The same with other rules for new flows.
+    #[must_use]
+    pub fn with_flow_rules(self, flow_rules: FlowRules) -> Self {
+        Self { flow_rules, ..self }
+    }
+
+    /// What new flows are bound by.
+    #[must_use]
+    pub const fn flow_rules(&self) -> &FlowRules {
+        &self.flow_rules
     }
 
     /// The same with another rule for segment sizes.

@@ -9,9 +9,9 @@
 //! than its quota when there are very many, and none is refused for what others do. Who has many flows is forgotten last, so a flood from
 //! invented addresses does not hide one from a real one.
 
+use crate::address::Address;
 use crate::hash::{Secret, scale};
 use crate::limits::SUBSCRIBERS_MAX;
-use std::net::IpAddr;
 
 /// Entries of a bucket.
 const ENTRIES: usize = 5;
@@ -25,26 +25,13 @@ const V4: u64 = 0xffff_0000 << 32;
 pub struct Subscriber(u64);
 
 impl Subscriber {
-    /// The client with this IPv4 address, as a number.
+    /// The one with this address.
     #[inline]
     #[must_use]
-    pub const fn v4(address: u32) -> Self {
-        Self(V4 | address as u64)
-    }
-
-    /// The client with this IPv6 address, as a number.
-    #[inline]
-    #[must_use]
-    pub const fn v6(address: u128) -> Self {
-        Self((address >> 64) as u64)
-    }
-}
-
-impl From<IpAddr> for Subscriber {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::v4(address.into()),
-            IpAddr::V6(address) => Self::v6(address.into()),
+    pub const fn of(address: Address) -> Self {
+        match address.as_v4() {
+            Some(address) => Self(V4 | address as u64),
+            None => Self((address.bits() >> 64) as u64),
         }
     }
 }
@@ -164,13 +151,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
+    use std::net::IpAddr;
 
     const SECRET: Secret = Secret::new([1, 2, 3, 4]);
+
+    const fn client(address: u32) -> Subscriber {
+        Subscriber::of(Address::v4(address))
+    }
 
     #[test]
     fn rfc6888_req4_a_client_gets_its_quota_and_no_more() {
         let mut quota = Quota::new(3, 1_024, SECRET);
-        let (one, other) = (Subscriber::v4(7), Subscriber::v4(8));
+        let (one, other) = (client(7), client(8));
         for flows in 0..3 {
             assert!(quota.admits(one));
             assert_eq!(quota.flows(one), flows);
@@ -187,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_network_and_no_ipv4_client() {
-        let of = |text: &str| Subscriber::from(text.parse::<IpAddr>().unwrap());
+        let of = |text: &str| Subscriber::of(text.parse::<IpAddr>().unwrap().into());
         assert_eq!(of("2001:db8:0:1::7"), of("2001:db8:0:1:ffff::8"));
         assert_ne!(of("2001:db8:0:1::7"), of("2001:db8:0:2::7"));
         assert_ne!(of("198.51.100.7"), of("198.51.100.8"));
@@ -198,11 +190,11 @@ mod tests {
     #[test]
     fn without_a_quota_nobody_is_counted() {
         let mut quota = Quota::new(0, 1_024, SECRET);
-        let client = Subscriber::v4(7);
-        (0..100).for_each(|_| quota.opened(client));
-        assert!(quota.admits(client) && quota.buckets.is_empty());
-        quota.closed(client);
-        assert_eq!((quota.flows(client), quota.forgotten()), (0, 0));
+        let one = client(7);
+        (0..100).for_each(|_| quota.opened(one));
+        assert!(quota.admits(one) && quota.buckets.is_empty());
+        quota.closed(one);
+        assert_eq!((quota.flows(one), quota.forgotten()), (0, 0));
     }
 
     #[test]
@@ -211,19 +203,19 @@ mod tests {
         assert_eq!(quota.buckets.len(), SUBSCRIBERS_MAX.div_ceil(ENTRIES));
         let clients = SUBSCRIBERS_MAX as u32 / 2;
         for n in 0..clients * 2 {
-            quota.opened(Subscriber::v4(0xc633_0000 + n % clients));
+            quota.opened(client(0xc633_0000 + n % clients));
         }
         assert_eq!(quota.forgotten(), 0, "half full");
-        assert!((0..clients).all(|n| quota.flows(Subscriber::v4(0xc633_0000 + n)) == 2));
+        assert!((0..clients).all(|n| quota.flows(client(0xc633_0000 + n)) == 2));
     }
 
     #[test]
     fn a_flood_from_invented_addresses_hides_no_flood_from_a_real_one() {
         let mut quota = Quota::new(100, 5_000, SECRET);
-        let flooder = Subscriber::v4(7);
+        let flooder = client(7);
         for n in 0..100 {
             quota.opened(flooder);
-            (0..500).for_each(|m| quota.opened(Subscriber::v4(0x0a00_0000 + n * 500 + m)));
+            (0..500).for_each(|m| quota.opened(client(0x0a00_0000 + n * 500 + m)));
         }
         assert!(quota.forgotten() > 40_000, "{}", quota.forgotten());
         assert!(!quota.admits(flooder));
@@ -240,8 +232,8 @@ mod tests {
         ) {
             let mut quota = Quota::new(8, flows, SECRET);
             let mut model: HashMap<u32, u32> = HashMap::new();
-            for (client, opens) in steps {
-                let (subscriber, live) = (Subscriber::v4(client), model.entry(client).or_default());
+            for (n, opens) in steps {
+                let (subscriber, live) = (client(n), model.entry(n).or_default());
                 if opens {
                     quota.opened(subscriber);
                     *live += 1;
@@ -249,8 +241,8 @@ mod tests {
                     quota.closed(subscriber);
                     *live -= 1;
                 }
-                for (client, live) in &model {
-                    let counted = quota.flows(Subscriber::v4(*client));
+                for (&n, live) in &model {
+                    let counted = quota.flows(client(n));
                     prop_assert!(counted <= *live, "{counted} of {live}");
                     prop_assert!(quota.forgotten() > 0 || counted == *live, "{counted} of {live}");
                 }
