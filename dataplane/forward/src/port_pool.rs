@@ -23,8 +23,10 @@ pub struct PortPool {
     node_ports: (u16, u16),
     /// Ports at which the host answers health checks.
     health_checks: Box<[u16]>,
-    /// SNAT addresses that the host's kernel has too, and the ports that are its own there.
-    kernel: (Box<[Address]>, Box<[(u16, u16)]>),
+    /// SNAT addresses that the host's kernel has too.
+    kernels: Box<[Address]>,
+    /// Ranges that are its own there.
+    kernels_ports: Box<[(u16, u16)]>,
     /// What may be chosen, and what on the kernel's addresses.
     usual: Ports,
     beside_kernel: Ports,
@@ -60,10 +62,18 @@ impl PortPool {
     /// The pool of `worker` out of `workers`, which never uses what is `excluded`: ranges by their first and last port.
     #[must_use]
     pub fn new(random: Random, worker: usize, workers: usize, excluded: &[(u16, u16)]) -> Self {
-        let (usual, beside_kernel) = (Ports::without(excluded), Ports::without(excluded));
-        let kernel = Default::default();
-        let (excluded, node_ports, health_checks) = (excluded.into(), NO_PORTS, Box::default());
-        Self { random, worker, workers, excluded, node_ports, health_checks, kernel, usual, beside_kernel }
+        Self {
+            random,
+            worker,
+            workers,
+            excluded: excluded.into(),
+            node_ports: NO_PORTS,
+            health_checks: Box::default(),
+            kernels: Box::default(),
+            kernels_ports: Box::default(),
+            usual: Ports::without(excluded),
+            beside_kernel: Ports::without(excluded),
+        }
     }
 
     /// Leaves out the NodePort range, first and last port, and on the kernel's addresses these health check ports.
@@ -77,7 +87,7 @@ impl PortPool {
 
     /// Leaves these ports of these addresses, ranges by their first and last, to the host's kernel.
     pub fn leave_to_kernel(&mut self, addresses: Box<[Address]>, ports: impl Iterator<Item = (u16, u16)>) {
-        self.kernel = (addresses, ports.collect());
+        (self.kernels, self.kernels_ports) = (addresses, ports.collect());
         self.survey();
     }
 
@@ -86,7 +96,7 @@ impl PortPool {
         let everywhere = self.excluded.iter().copied().chain([self.node_ports]);
         let mut left_out: Vec<_> = everywhere.collect();
         self.usual = Ports::without(&left_out);
-        left_out.extend(self.kernel.1.iter().copied());
+        left_out.extend(self.kernels_ports.iter().copied());
         left_out.extend(self.health_checks.iter().map(|&port| (port, port)));
         self.beside_kernel = Ports::without(&left_out);
     }
@@ -111,7 +121,7 @@ impl PortPool {
             let address = snat[(first + turn) % snat.len()];
             let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
             let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
-            let is_kernels = self.kernel.0.contains(&address);
+            let is_kernels = self.kernels.contains(&address);
             let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
             for _ in 0..PORT_PROBES_MAX {
                 if resting >= RESTING_PROBES_MAX {
@@ -418,8 +428,9 @@ mod tests {
             })
         };
         for _ in 0..200 {
-            let half =
-                |port: u16| if port % 2 == 0 { Standing::Resting(port.into()) } else { Standing::Free };
+            let half = |port: u16| {
+                if port.is_multiple_of(2) { Standing::Resting(port.into()) } else { Standing::Free }
+            };
             let chosen = choose(&half).unwrap();
             assert!(chosen.reply.destination_port() % 2 == 1 && !chosen.breaks_rest);
         }
