@@ -482,14 +482,19 @@ impl<'m, K: Key> FlowTable<'m, K> {
         if session.state() == State::Free {
             return;
         }
-        self.unlink(forward, slot as u32);
-        self.unlink(reply, slot as u32 | REPLY);
         let client = forward.source_address();
-        self.quota.closed(Subscriber::of(client));
         let was_silent = now_ms.wrapping_sub(session.last_seen) >= TCP_SILENT_MS;
         let is_safe = forward.protocol() == ipv4::TCP && was_silent || reply.destination_address() == client;
+        let tuple = self.secret.hash(reply);
         if !is_safe {
-            self.quarantine.rest(self.secret.hash(reply), self.client_hash(client), now_ms);
+            self.quarantine.prefetch(tuple);
+        }
+        self.quota.prefetch(Subscriber::of(client));
+        self.unlink(forward, slot as u32);
+        self.unlink(reply, slot as u32 | REPLY);
+        self.quota.closed(Subscriber::of(client));
+        if !is_safe {
+            self.quarantine.rest(tuple, self.client_hash(client), now_ms);
         }
         self.sessions[slot] = free(self.free);
         self.free = slot as u32;

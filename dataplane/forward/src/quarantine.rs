@@ -9,6 +9,7 @@
 //! full, who has rested longest leaves early. A tuple whose hash is another's is taken for resting too and not chosen: no harm, there are
 //! others. Whoever finds only ports that rest gets the one that has rested longest ([`crate::port_pool`]).
 
+use crate::cpu;
 use crate::hash::scale;
 
 /// Entries of a bucket.
@@ -82,6 +83,13 @@ impl Quarantine {
         let at = (0..ENTRIES).find(|&at| bucket.tuples[at] == tag(tuple))?;
         let rested_ms = now_ms.wrapping_sub(bucket.since_ms[at]);
         (rested_ms < self.rest_ms && bucket.clients[at] != client as u32).then_some(rested_ms)
+    }
+
+    /// Asks for the cache line of a tuple.
+    pub fn prefetch(&self, tuple: u64) {
+        if let Some(home) = self.home(tuple) {
+            cpu::prefetch(&self.buckets[home]);
+        }
     }
 
     #[inline]

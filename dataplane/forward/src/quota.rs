@@ -10,6 +10,7 @@
 //! invented addresses does not hide one from a real one.
 
 use crate::address::Address;
+use crate::cpu;
 use crate::hash::{Secret, scale};
 use crate::limits::SUBSCRIBERS_MAX;
 
@@ -111,6 +112,13 @@ impl Quota {
     pub fn closed(&mut self, subscriber: Subscriber) {
         if let Some((bucket, entry)) = self.entry(subscriber) {
             self.buckets[bucket].flows[entry] -= 1;
+        }
+    }
+
+    /// Asks for the cache lines of a client.
+    pub fn prefetch(&self, subscriber: Subscriber) {
+        for home in self.homes(subscriber).into_iter().flatten() {
+            cpu::prefetch(&self.buckets[home]);
         }
     }
 
