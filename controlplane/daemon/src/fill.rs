@@ -13,8 +13,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use turnpike_desired::desired::Desired;
 use turnpike_wire::admin::{BackendFill, FillStatus, WorkerStatus};
-use turnpike_wire::config::{Config, PortRange, local_ports};
-use turnpike_wire::limits::SNAT_PORT_MIN;
+use turnpike_wire::config::{Config, local_ports};
 use turnpike_wire::update::{Mode, Protocol};
 
 /// How often flows are counted. A worker's walk over its flow table costs it little, but not nothing.
@@ -104,17 +103,10 @@ fn tell(told: u64, used: &Used) -> u64 {
     level
 }
 
-/// SNAT ports towards each backend and protocol: those that are neither well-known nor NodePorts, on every SNAT address; where the host's
-/// kernel has the address too, not those of its own connections.
+/// SNAT ports towards each backend and protocol, on every SNAT address; where the host's kernel has the address too, without those left to it.
 fn snat_ports(config: &Config) -> u64 {
-    let range = config.cluster.node_port_range;
-    let within = |range: PortRange, port: u16| range.first <= port && port <= range.last;
-    let usable = |address: &IpAddr| {
-        let kernel = config.is_kernels(*address).then(local_ports);
-        let ports = (SNAT_PORT_MIN..=u16::MAX).filter(|&port| !within(range, port));
-        ports.filter(|&port| !kernel.is_some_and(|kernel| within(kernel, port))).count() as u64
-    };
-    config.snat_addresses().iter().map(usable).sum()
+    let kernel = |address: &IpAddr| config.is_kernels(*address).then(local_ports);
+    config.snat_addresses().iter().map(|address| config.snat_ports(kernel(address)) as u64).sum()
 }
 
 /// Adds the flows up by backend. Those whose clients keep their addresses take no SNAT port.
@@ -202,11 +194,12 @@ mod tests {
             mtu: None,
             exception: Some("tp-wan".into()),
         }];
-        let kernel = local_ports();
-        let node_ports = config.cluster.node_port_range;
-        let shared = (kernel.first.max(SNAT_PORT_MIN)..=kernel.last)
-            .filter(|port| !(node_ports.first..=node_ports.last).contains(port));
-        assert_eq!(snat_ports(&config), 2 * PORTS - shared.count() as u64);
+        let shared = config.snat_ports(Some(local_ports()));
+        assert!(shared < PORTS as usize);
+        assert_eq!(snat_ports(&config), PORTS + shared as u64);
+        // What is excluded is none of them anywhere.
+        config.dataplane.snat.excluded_ports = vec!["1024-1123".to_owned().try_into().unwrap()];
+        assert!(snat_ports(&config) <= 2 * PORTS - 100);
     }
 
     #[test]

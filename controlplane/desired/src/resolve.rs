@@ -23,9 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, SERVICES_MAX};
+use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, HEALTH_CHECK_PORTS_MAX, SERVICES_MAX};
 use turnpike_wire::update::{
-    Action, Frontend, FrontendKey, FrontendKind, Protocol, Service as WireService, ServiceKey,
+    Action, Cluster, Frontend, FrontendKey, FrontendKind, Protocol, Service as WireService, ServiceKey,
 };
 
 /// What is kept of a Service between two rounds.
@@ -193,9 +193,11 @@ impl Resolver {
             tracker.touch_all();
         }
         let known = &self.desired;
-        if known.cluster != survey.cluster || known.node_eligible != survey.node_eligible {
+        let health_check_ports = known.cluster.health_check_ports.clone();
+        let cluster = Cluster { health_check_ports, ..survey.cluster.clone() };
+        if known.cluster != cluster || known.node_eligible != survey.node_eligible {
             let desired = Arc::make_mut(&mut self.desired);
-            desired.cluster = survey.cluster.clone();
+            desired.cluster = cluster;
             desired.node_eligible = survey.node_eligible;
         }
         self.survey = survey;
@@ -263,7 +265,7 @@ impl Resolver {
         if let Some(old) = self.resolutions.remove(&key) {
             if let Some((port, _)) = old.health_check {
                 self.health_checks.remove(port, old.created, &key);
-                set_health_check(desired, &self.health_checks, port);
+                set_health_check(desired, &self.health_checks, port, &self.settings);
             }
             for frontend in &old.frontends {
                 self.claims.remove(frontend, old.created);
@@ -301,7 +303,7 @@ impl Resolver {
         }
         if let Some((port, local_endpoints)) = resolution.health_check {
             self.health_checks.add(port, resolution.created, key.clone(), local_endpoints);
-            set_health_check(desired, &self.health_checks, port);
+            set_health_check(desired, &self.health_checks, port, &self.settings);
         }
         if resolution.problems.is_empty() && resolution.faces.problems.is_empty() {
             self.troubled.remove(&key);
@@ -417,10 +419,15 @@ fn resolved_frontend(
     }
 }
 
-fn set_health_check(desired: &mut Desired, health_checks: &HealthChecks, port: u16) {
-    match health_checks.winner(port) {
-        Some(winner) => drop(desired.health_checks.insert(port, winner)),
-        None => drop(desired.health_checks.remove(&port)),
+fn set_health_check(desired: &mut Desired, health_checks: &HealthChecks, port: u16, settings: &Settings) {
+    let before = match health_checks.winner(port) {
+        Some(winner) => desired.health_checks.insert(port, winner),
+        None => desired.health_checks.remove(&port),
+    };
+    let is_outside = |port: &u16| settings.node_port_range.is_none_or(|range| !range.contains(*port));
+    if is_outside(&port) && before.is_some() != desired.health_checks.contains_key(&port) {
+        let outside = desired.health_checks.keys().copied().filter(is_outside);
+        desired.cluster.health_check_ports = outside.take(HEALTH_CHECK_PORTS_MAX).collect();
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Settings {
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Those and the SNAT addresses: none of them can be a backend, a cluster or a load-balancer address.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// NodePorts; none: no port is one.
+    pub node_port_range: Option<PortRange>,
     /// Networks of the cluster addresses, as configured; those of ServiceCIDR objects come from the tracker.
     pub service_cidrs: Vec<IpNet>,
     /// Networks of pods, as configured; empty: those of the Node objects.
@@ -72,6 +74,7 @@ impl Settings {
                 &config.own_addresses(),
                 &config.cluster.node_port_addresses,
             ),
+            node_port_range: Some(config.cluster.node_port_range),
             service_cidrs: config.cluster.service_cidrs.clone(),
             pod_cidrs: config.cluster.pod_cidrs.clone(),
             external_ips: config.cluster.external_ips,

@@ -43,6 +43,7 @@ impl Survey {
             cluster: Cluster {
                 service_networks: merged(&service_networks, "Service networks", &mut problems),
                 pod_networks: merged(&pod_networks, "pod networks", &mut problems),
+                health_check_ports: Vec::new(),
             },
             service_networks,
             zone: if settings.zone.is_empty() {

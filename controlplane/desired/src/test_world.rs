@@ -13,6 +13,7 @@ use crate::settings::{LoadBalancerScope, Settings};
 use crate::tracker::{RegistryEvent, Tracker};
 use crate::words::SERVICE_NAME_LABEL;
 use std::sync::Arc;
+use turnpike_wire::config::PortRange;
 
 /// Metadata of `namespace/name`.
 pub(crate) fn mk_meta(name: &str) -> ObjectMeta {
@@ -104,6 +105,7 @@ pub(crate) fn mk_settings() -> Settings {
     Settings {
         node_port_addresses: own.into(),
         own_addresses: own.into(),
+        node_port_range: Some(PortRange { first: 30_000, last: 32_767 }),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         load_balancer_scope: LoadBalancerScope::Pools(pools.into()),
         ..Default::default()

@@ -205,15 +205,15 @@ impl Taps {
         Ok(Self { taps, tallies })
     }
 
-    /// What is the kernel's through them; none when there is no tap.
-    pub(crate) fn plan(&self, node_ports: (u16, u16)) -> Option<Plan> {
+    /// What is the kernel's through them, with the ports that Turnpike listens at there; none when there is no tap.
+    pub(crate) fn plan(&self, node_ports: (u16, u16), listening: Vec<u16>) -> Option<Plan> {
         let tap = |plan: &TapPlan| Tap {
             frame_bytes_max: ethernet::HEADER + usize::from(plan.mtu),
             addresses: own_addresses(plan.addresses.iter().map(IpNet::addr), plan.mac),
         };
         let taps = self.taps.iter().map(|made| made.as_ref().map(|(_, plan)| tap(plan))).collect();
         let local = local_ports();
-        let plan = Plan { taps, local_ports: (local.first, local.last) };
+        let plan = Plan { taps, local_ports: (local.first, local.last), listening };
         if plan.is_empty() {
             return None;
         }
@@ -342,7 +342,7 @@ mod tests {
     fn bed() -> Bed {
         let nic = MemoryNic::new(PortInfo { mac: [2; 6], mtu: 1500, spread: Spread::Unknown }, 1);
         let tap = Tap { frame_bytes_max: 1_514, addresses: vec![turnpike_forward::address::Address::v4(1)] };
-        let plan = Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999) };
+        let plan = Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999), listening: vec![] };
         let (mut workers, kernel_end) = rings(plan, 1, Secret::new([1, 2, 3, 4]));
         let (ours, kernel) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();

@@ -41,7 +41,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tap::TapPlan;
 use turnpike_forward::exception::Exception;
-use turnpike_forward::gateway::{Gateway, GatewayPort, StaticRoute};
+use turnpike_forward::gateway::{FlowRules, Gateway, GatewayPort, StaticRoute};
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::steering::Steering;
@@ -172,7 +172,19 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     let attached = attached.map(|(&device, named)| Attachment { device, vlan: named.vlan });
     let gateway =
         Gateway::new(ports.collect(), &config.snat_addresses(), workers)?.attached(attached.collect())?;
-    Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
+    let gateway = gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp);
+    Ok(gateway.with_flow_rules(flow_rules(config)))
+}
+
+/// What the configuration binds new flows by.
+fn flow_rules(config: &Config) -> FlowRules {
+    let config::Dataplane { client_flows_max, snat, .. } = &config.dataplane;
+    FlowRules {
+        client_flows_max: *client_flows_max,
+        excluded_ports: snat.excluded_ports.iter().map(|range| (range.first, range.last)).collect(),
+        rest_ms: snat.rest_s * 1_000,
+        resting_ports_max: snat.resting_ports_max as usize,
+    }
 }
 
 /// The taps of the configuration with what its NICs turned out to be.
@@ -210,7 +222,8 @@ fn exception_path(
     taps: Taps,
 ) -> Result<(Vec<Exception<Mbuf>>, Option<ExceptionThread>)> {
     let (range, workers) = (config.cluster.node_port_range, &config.dataplane.workers);
-    let Some(plan) = taps.plan((range.first, range.last)) else { return Ok((Vec::new(), None)) };
+    let plan = taps.plan((range.first, range.last), config.listening_ports());
+    let Some(plan) = plan else { return Ok((Vec::new(), None)) };
     let (ends, kernel) = turnpike_forward::exception::rings(plan, workers.len(), common.secret);
     let thread =
         ExceptionThread::start(taps, kernel, (io.eal, io.pool), (workers, Arc::clone(&common.bells)))

@@ -11,9 +11,10 @@
 //!
 //! # Which ports of an address are the kernel's
 //! An address may be both the gateway's own and a SNAT address. Then a packet belongs to the flow that it is of, and to the kernel when it is
-//! of none. The kernel's own connections use ports that SNAT never uses ([`Plan::local_ports`]), so no reply to the kernel is ever taken for
-//! one to a flow, and none to a live flow for one to the kernel. Of a datagram in fragments the first one tells, and all go
-//! its way ([`crate::fragments`]). ICMP errors do not tell their port without a doubt: those that may be of a flow stay away from the kernel.
+//! of none. The kernel's own connections use ports that SNAT never uses ([`Plan::local_ports`]), and so do the servers of Turnpike, so no reply
+//! to the kernel is ever taken for one to a flow, and none to a live flow for one to the kernel. Of a datagram in fragments the first one tells,
+//! and all go its way ([`crate::fragments`]). ICMP errors do not tell their port without a doubt: those that may be of a flow stay away from the
+//! kernel.
 
 use crate::address::Address;
 use crate::handoff::Handed;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub taps: Vec<Option<Tap>>,
     /// First and last port that the kernel gives its own connections (`net.ipv4.ip_local_port_range`).
     pub local_ports: (u16, u16),
+    /// Ports of its addresses at which programs of Turnpike listen.
+    pub listening: Vec<u16>,
 }
 
 impl Plan {
@@ -63,10 +66,16 @@ impl Plan {
         self.taps.iter().flatten().any(|tap| tap.addresses.contains(&address))
     }
 
-    /// Whether SNAT leaves this port of an address that is the kernel's too to it: the well-known ports, and those of its own connections.
+    /// Whether SNAT leaves this port of an address that is the kernel's too to it: the well-known ports, those of its own connections, and
+    /// those at which Turnpike listens.
     #[must_use]
-    pub const fn is_local_port(&self, port: u16) -> bool {
-        port < SNAT_PORT_MIN || self.local_ports.0 <= port && port <= self.local_ports.1
+    pub fn is_local_port(&self, port: u16) -> bool {
+        port < SNAT_PORT_MIN || self.ports().any(|(first, last)| first <= port && port <= last)
+    }
+
+    /// Those ports but the well-known ones, as ranges by their first and last.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.listening.iter().map(|&port| (port, port)).chain([self.local_ports])
     }
 }
 
@@ -294,7 +303,7 @@ mod tests {
 
     fn plan() -> Plan {
         let tap = Tap { frame_bytes_max: 1_514, addresses: vec![Address::v4(0xc000_0201)] };
-        Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999) }
+        Plan { taps: vec![None, Some(tap)], local_ports: (32_768, 60_999), listening: vec![] }
     }
 
     fn ends(workers: usize) -> (Vec<Exception<u32>>, KernelEnd<u32>) {
@@ -326,7 +335,12 @@ mod tests {
             assert_eq!(plan.is_local_port(port), local, "{port}");
         }
         assert!(plan.is_local_port(60_999) && !plan.is_local_port(61_000));
-        assert!(Plan { taps: vec![None], local_ports: (1, 2) }.is_empty());
+        let serving = Plan { listening: vec![5_353, 10_256], ..plan };
+        for (port, local) in [(5_352, false), (5_353, true), (10_256, true), (40_000, true), (61_000, false)]
+        {
+            assert_eq!(serving.is_local_port(port), local, "{port}");
+        }
+        assert!(Plan { taps: vec![None], local_ports: (1, 2), listening: vec![] }.is_empty());
     }
 
     #[test]

@@ -6,14 +6,23 @@
 //! [`BUCKET_PROBES_MAX`] buckets, and each bucket it passed counts it, so that a lookup stops at the first bucket nobody passed.
 //!
 //! The memory is handed in by the owner, who decides about pages and sharing.
+//!
+//! Every flow begins in [`FlowTable::insert`] and ends in [`FlowTable::remove`], whatever ends it. So what is kept by flows is kept here: how
+//! many each client has ([`crate::quota`]), and which ports rest after one ([`crate::quarantine`]).
 
+use crate::address::Address;
 use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
+use crate::gateway::FlowRules;
 use crate::hash::{Secret, scale};
-use crate::limits::BUCKET_PROBES_MAX;
+use crate::limits::{BUCKET_PROBES_MAX, TCP_SILENT_MS};
+use crate::port_pool::Standing;
+use crate::quarantine::Quarantine;
+use crate::quota::{Quota, Subscriber};
 use crate::track::{LEAST_TRACKING, State};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use turnpike_packet::ipv4;
 use turnpike_wire::update::Tracking;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -264,13 +273,15 @@ pub struct FlowTable<'m, K: Key = FlowKey> {
     free: u32,
     live: u32,
     cursor: u32,
+    quota: Quota,
+    quarantine: Quarantine,
 }
 
 impl<'m, K: Key> FlowTable<'m, K> {
     /// A table that holds nothing and must not be asked for a [`FlowTable::place`].
     #[must_use]
     pub fn none(secret: Secret) -> Self {
-        Self { buckets: &mut [], sessions: &mut [], secret, free: NONE, live: 0, cursor: 0 }
+        Self::made(&mut [], &mut [], secret, NONE)
     }
 
     /// Bytes a table of `flows` flows takes: 64 a flow (128 for IPv6), and 32 a flow for the index at half load.
@@ -303,7 +314,53 @@ impl<'m, K: Key> FlowTable<'m, K> {
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
             *session = free(if slot == last { NONE } else { slot + 1 });
         }
-        Ok(Self { buckets, sessions, secret, free: 0, live: 0, cursor: 0 })
+        Ok(Self::made(buckets, sessions, secret, 0))
+    }
+
+    fn made(buckets: &'m mut [Bucket], sessions: &'m mut [K::Session], secret: Secret, free: u32) -> Self {
+        let (quota, quarantine) = (Quota::unlimited(), Quarantine::none());
+        Self { buckets, sessions, secret, free, live: 0, cursor: 0, quota, quarantine }
+    }
+
+    /// The same table, still empty, under these rules; before, there is no quota and no port rests.
+    #[must_use]
+    pub fn under(mut self, rules: &FlowRules) -> Self {
+        let ports = if self.sessions.is_empty() { 0 } else { rules.resting_ports_max };
+        self.quarantine = Quarantine::new(rules.rest_ms, ports);
+        self.quota = Quota::new(rules.client_flows_max, self.capacity(), self.secret);
+        self
+    }
+
+    /// What it counts of the clients.
+    #[must_use]
+    pub const fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// The ports that rest.
+    #[must_use]
+    pub const fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Whether a client may have another flow.
+    #[must_use]
+    pub fn admits(&self, client: Address) -> bool {
+        self.quota.admits(Subscriber::of(client))
+    }
+
+    /// Whether a new flow of a client may have this reply key.
+    #[must_use]
+    pub fn standing(&self, reply: K, client: Address, now_ms: u32) -> Standing {
+        if self.find(reply).is_some() {
+            return Standing::Taken;
+        }
+        let rested_ms = self.quarantine.rested_ms(self.secret.hash(reply), self.client_hash(client), now_ms);
+        rested_ms.map_or(Standing::Free, Standing::Resting)
+    }
+
+    const fn client_hash(&self, client: Address) -> u64 {
+        self.secret.words(client.bits() as u64, (client.bits() >> 64) as u64)
     }
 
     /// Flows that are live.
@@ -414,17 +471,31 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.free = place.expected[0];
         *place = session;
         self.live += 1;
+        self.quota.opened(Subscriber::of(session.keys()[0].source_address()));
         Ok(slot as usize)
     }
 
-    /// Removes the flow in a slot; a free slot stays as it is.
-    pub fn remove(&mut self, slot: usize) {
-        let keys = *self.sessions[slot].keys();
-        if self.sessions[slot].state() == State::Free {
+    /// Removes the flow in a slot at `now_ms`; a free slot stays as it is.
+    pub fn remove(&mut self, slot: usize, now_ms: u32) {
+        let session = self.sessions[slot];
+        let [forward, reply] = *session.keys();
+        if session.state() == State::Free {
             return;
         }
-        self.unlink(keys[0], slot as u32);
-        self.unlink(keys[1], slot as u32 | REPLY);
+        let client = forward.source_address();
+        let was_silent = now_ms.wrapping_sub(session.last_seen) >= TCP_SILENT_MS;
+        let is_safe = forward.protocol() == ipv4::TCP && was_silent || reply.destination_address() == client;
+        let tuple = self.secret.hash(reply);
+        if !is_safe {
+            self.quarantine.prefetch(tuple);
+        }
+        self.quota.prefetch(Subscriber::of(client));
+        self.unlink(forward, slot as u32);
+        self.unlink(reply, slot as u32 | REPLY);
+        self.quota.closed(Subscriber::of(client));
+        if !is_safe {
+            self.quarantine.rest(tuple, self.client_hash(client), now_ms);
+        }
         self.sessions[slot] = free(self.free);
         self.free = slot as u32;
         self.live -= 1;
@@ -446,7 +517,7 @@ impl<'m, K: Key> FlowTable<'m, K> {
                 && idle_ms > state.timeout_ms(protocol, &LEAST_TRACKING)
                 && idle_ms < u32::MAX / 2;
             if may_end && idle_ms > state.timeout_ms(protocol, &tracking(client)) {
-                self.remove(slot);
+                self.remove(slot, now_ms);
                 removed += 1;
             }
         }
@@ -510,130 +581,4 @@ impl Bucket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    /// Runs `body` on a table in memory that was full of rubbish.
-    fn with_table<T>(flows: u32, body: impl FnOnce(&mut FlowTable<'_>) -> T) -> T {
-        let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(flows));
-        body(&mut FlowTable::<FlowKey>::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
-    }
-
-    struct Aligned(Vec<u8>, usize, usize);
-    impl Aligned {
-        fn new(bytes: usize) -> Self {
-            let room = vec![0xa5; bytes + 64];
-            let start = room.as_ptr().align_offset(64);
-            Self(room, start, bytes)
-        }
-        fn bytes(&mut self) -> &mut [u8] {
-            &mut self.0[self.1..self.1 + self.2]
-        }
-    }
-
-    fn keys(n: u32) -> (FlowKey, FlowKey) {
-        (FlowKey::new(6, n, 100, 1, 80), FlowKey::new(6, 200, 300, 8080, n as u16))
-    }
-
-    #[test]
-    fn a_full_table_refuses_and_goes_on() {
-        with_table(100, |table| {
-            let slots: Vec<_> =
-                (0..100).map(|n| table.insert(Session::new(keys(n).0, keys(n).1)).unwrap()).collect();
-            assert_eq!(table.insert(Session::new(keys(100).0, keys(100).1)), Err(Full));
-            assert_eq!(table.live(), 100);
-            for n in 0..100 {
-                assert_eq!(
-                    table.find(keys(n).0).map(|c| (c.slot(), c.direction())),
-                    Some((slots[n as usize], 0))
-                );
-                assert_eq!(
-                    table.find(keys(n).1).map(|c| (c.slot(), c.direction())),
-                    Some((slots[n as usize], 1))
-                );
-            }
-            table.remove(slots[7]);
-            assert_eq!(table.find(keys(7).0), None);
-            table.insert(Session::new(keys(100).0, keys(100).1)).unwrap();
-            assert!(table.find(keys(100).1).is_some());
-        });
-    }
-
-    #[test]
-    fn wrong_memory_is_refused() {
-        let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(64) + 64);
-        let bytes = aligned.bytes();
-        assert!(matches!(
-            FlowTable::<FlowKey>::new(bytes, 64, Secret::new([0; 4])),
-            Err(TableError::Memory { .. })
-        ));
-        let odd = &mut bytes[1..=FlowTable::<FlowKey>::memory_bytes(64)];
-        assert!(matches!(
-            FlowTable::<FlowKey>::new(odd, 64, Secret::new([0; 4])),
-            Err(TableError::Memory { .. })
-        ));
-        assert!(matches!(
-            FlowTable::<FlowKey>::new(&mut [], 0, Secret::new([0; 4])),
-            Err(TableError::Flows(0))
-        ));
-    }
-
-    #[test]
-    fn idle_flows_age_out_and_busy_ones_stay() {
-        with_table(64, |table| {
-            for n in 0..64 {
-                let mut session = Session::new(keys(n).0, keys(n).1);
-                session.last_seen = if n % 2 == 0 { 0 } else { 200_000 };
-                table.insert(session).unwrap();
-            }
-            assert_eq!(table.sweep(240_001, 64, |_| Tracking::default()), 32);
-            assert_eq!(table.live(), 32);
-            assert_eq!(
-                table.sweep(199_999, 64, |_| Tracking::default()),
-                0,
-                "a clock read a little earlier ends nothing"
-            );
-        });
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn behaves_like_a_map(steps in prop::collection::vec((0u32..400, any::<bool>()), 1..1500)) {
-            with_table(256, |table| {
-                let mut model: HashMap<u32, usize> = HashMap::new();
-                for (n, add) in steps {
-                    match (add, model.get(&n).copied()) {
-                        (true, None) => {
-                            if let Ok(slot) = table.insert(Session::new(keys(n).0, keys(n).1)) {
-                                model.insert(n, slot);
-                            } else {
-                                prop_assert_eq!(model.len(), 256);
-                            }
-                        }
-                        (false, Some(slot)) => { table.remove(slot); model.remove(&n); }
-                        _ => {}
-                    }
-                    prop_assert_eq!(table.live() as usize, model.len());
-                }
-                for n in 0..400 {
-                    let found = table.find(keys(n).0).map(Candidate::slot);
-                    prop_assert_eq!(found, model.get(&n).copied());
-                    prop_assert_eq!(table.find(keys(n).1).map(Candidate::slot), found);
-                    // The staged lookup finds it too, or leaves it to `find`.
-                    let candidate = table.candidate(table.place(keys(n).0));
-                    if let Some(session) = table.confirm(candidate, keys(n).0) {
-                        prop_assert_eq!(session.keys()[0], keys(n).0);
-                        prop_assert!(found.is_some());
-                    }
-                }
-                prop_assert_eq!(table.iter().count(), model.len());
-                let passed: u32 = table.buckets.iter().map(|b| b.passed).sum();
-                if model.is_empty() { prop_assert_eq!(passed, 0); }
-                Ok(())
-            })?;
-        }
-    }
-}
+mod tests;

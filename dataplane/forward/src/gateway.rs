@@ -38,6 +38,19 @@ pub struct StaticRoute {
     pub via: IpAddr,
 }
 
+/// What new flows are bound by, on each worker and for each family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowRules {
+    /// Most flows of one client; 0: as many as there is room for.
+    pub client_flows_max: u32,
+    /// Ports that are never used on SNAT addresses, ranges by their first and last.
+    pub excluded_ports: Vec<(u16, u16)>,
+    /// How long a SNAT port rests, in milliseconds; 0: not at all.
+    pub rest_ms: u32,
+    /// Most SNAT ports that rest.
+    pub resting_ports_max: usize,
+}
+
 /// The gateway as the packet path sees it.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -53,6 +66,7 @@ pub struct Gateway {
     mss_clamp: MssClamp,
     attachments: Vec<Attachment>,
     lines: Vec<Line>,
+    flow_rules: FlowRules,
 }
 
 /// The routes whose prefixes have one length.
@@ -152,6 +166,7 @@ impl Gateway {
             mss_clamp: MssClamp::default(),
             attachments,
             lines,
+            flow_rules: FlowRules::default(),
         })
     }
 
@@ -178,6 +193,18 @@ impl Gateway {
     pub fn is_trunked(&self, port: usize) -> bool {
         let line = self.attachments.get(port).and_then(|attachment| self.lines.get(attachment.device));
         matches!(line, Some(Line::Trunk(_)))
+    }
+
+    /// The same with other rules for new flows.
+    #[must_use]
+    pub fn with_flow_rules(self, flow_rules: FlowRules) -> Self {
+        Self { flow_rules, ..self }
+    }
+
+    /// What new flows are bound by.
+    #[must_use]
+    pub const fn flow_rules(&self) -> &FlowRules {
+        &self.flow_rules
     }
 
     /// The same with another rule for segment sizes.

@@ -47,6 +47,8 @@ pub mod parse;
 pub mod parse6;
 pub mod path;
 pub mod port_pool;
+pub mod quarantine;
+pub mod quota;
 pub mod rewrite;
 pub mod rewrite6;
 pub mod select;

@@ -4,6 +4,12 @@
 pub const BUCKET_PROBES_MAX: usize = 16;
 /// SNAT ports tried for one new flow on one SNAT address before it is refused.
 pub const PORT_PROBES_MAX: u32 = 128;
+/// SNAT ports found free but resting for one new flow before the one that has rested longest is taken.
+pub const RESTING_PROBES_MAX: u32 = 16;
+/// How long a TCP flow was silent at its end whose port need not rest, in milliseconds: two segment lifetimes (RFC 9293 section 3.4.2).
+pub const TCP_SILENT_MS: u32 = 240_000;
+/// Clients whose flows one worker counts apart: 13 bytes each.
+pub const SUBSCRIBERS_MAX: usize = 1 << 16;
 /// Addresses that may wait to be announced.
 pub const ANNOUNCEMENTS_MAX: usize = 65_536;
 /// When an announcement is repeated, in milliseconds (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).

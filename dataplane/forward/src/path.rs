@@ -30,6 +30,18 @@ impl Flows<'_> {
     pub const fn live(&self) -> u64 {
         self.v4.live() as u64 + self.v6.live() as u64
     }
+
+    /// How many clients were forgotten for lack of room ([`crate::quota`]).
+    #[must_use]
+    pub const fn clients_forgotten(&self) -> u64 {
+        self.v4.quota().forgotten() + self.v6.quota().forgotten()
+    }
+
+    /// How many ports leave their rest early for lack of room ([`crate::quarantine`]).
+    #[must_use]
+    pub const fn rests_cut(&self) -> u64 {
+        self.v4.quarantine().cut_short() + self.v6.quarantine().cut_short()
+    }
 }
 
 /// One of the two ways, named by its five-tuple.

@@ -7,7 +7,7 @@
 use crate::address::Address;
 use crate::flow_key::Key;
 use crate::hash::{Random, scale};
-use crate::limits::PORT_PROBES_MAX;
+use crate::limits::{PORT_PROBES_MAX, RESTING_PROBES_MAX};
 use crate::steering::Steering;
 use turnpike_wire::limits::SNAT_PORT_MIN;
 
@@ -17,13 +17,39 @@ pub struct PortPool {
     random: Random,
     worker: usize,
     workers: usize,
+    /// Ranges that are excluded by the configuration, first and last.
+    excluded: Box<[(u16, u16)]>,
     /// Ports that are NodePorts on addresses of the gateway, first and last.
     node_ports: (u16, u16),
-    /// SNAT addresses that the host's kernel has too, and the ports of its own connections from them.
-    kernel: (Box<[Address]>, (u16, u16)),
+    /// Ports at which the host answers health checks.
+    health_checks: Box<[u16]>,
+    /// SNAT addresses that the host's kernel has too.
+    kernels: Box<[Address]>,
+    /// Ranges that are its own there.
+    kernels_ports: Box<[(u16, u16)]>,
     /// What may be chosen, and what on the kernel's addresses.
     usual: Ports,
     beside_kernel: Ports,
+}
+
+/// Whether a new flow may have a reply key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is in no flow, and its port need not rest.
+    Free,
+    /// It is in no flow, and its port has rested for so many milliseconds, but not for long enough.
+    Resting(u32),
+    /// A flow has it, or clients may send to it.
+    Taken,
+}
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen<K> {
+    /// The key of packets from the backend.
+    pub reply: K,
+    /// Its port should have rested for longer.
+    pub breaks_rest: bool,
 }
 
 /// A range without a port.
@@ -33,52 +59,89 @@ const NO_PORTS: (u16, u16) = (1, 0);
 const STEERING_STEPS: u16 = 1_024;
 
 impl PortPool {
-    /// The pool of `worker` out of `workers`.
+    /// The pool of `worker` out of `workers`, which never uses what is `excluded`: ranges by their first and last port.
     #[must_use]
-    pub fn new(random: Random, worker: usize, workers: usize) -> Self {
-        let (usual, beside_kernel) = (Ports::without([NO_PORTS; 2]), Ports::without([NO_PORTS; 2]));
-        let kernel = (Box::default(), NO_PORTS);
-        Self { random, worker, workers, node_ports: NO_PORTS, kernel, usual, beside_kernel }
+    pub fn new(random: Random, worker: usize, workers: usize, excluded: &[(u16, u16)]) -> Self {
+        Self {
+            random,
+            worker,
+            workers,
+            excluded: excluded.into(),
+            node_ports: NO_PORTS,
+            health_checks: Box::default(),
+            kernels: Box::default(),
+            kernels_ports: Box::default(),
+            usual: Ports::without(excluded),
+            beside_kernel: Ports::without(excluded),
+        }
     }
 
-    /// Leaves out the NodePort range, first and last port.
-    pub fn reserve(&mut self, node_ports: (u16, u16)) {
-        self.node_ports = node_ports;
-        self.usual = Ports::without([node_ports, NO_PORTS]);
-        self.beside_kernel = Ports::without([node_ports, self.kernel.1]);
+    /// Leaves out the NodePort range, first and last port, and on the kernel's addresses these health check ports.
+    pub fn reserve(&mut self, node_ports: (u16, u16), health_checks: &[u16]) {
+        if (self.node_ports, &*self.health_checks) != (node_ports, health_checks) {
+            self.node_ports = node_ports;
+            self.health_checks = health_checks.into();
+            self.survey();
+        }
     }
 
-    /// Leaves these ports of these addresses, first and last, to the host's kernel.
-    pub fn leave_to_kernel(&mut self, addresses: Box<[Address]>, ports: (u16, u16)) {
-        self.kernel = (addresses, ports);
-        self.reserve(self.node_ports);
+    /// Leaves these ports of these addresses, ranges by their first and last, to the host's kernel.
+    pub fn leave_to_kernel(&mut self, addresses: Box<[Address]>, ports: impl Iterator<Item = (u16, u16)>) {
+        (self.kernels, self.kernels_ports) = (addresses, ports.collect());
+        self.survey();
+    }
+
+    /// Works out what may be chosen.
+    fn survey(&mut self) {
+        let everywhere = self.excluded.iter().copied().chain([self.node_ports]);
+        let mut left_out: Vec<_> = everywhere.collect();
+        self.usual = Ports::without(&left_out);
+        left_out.extend(self.kernels_ports.iter().copied());
+        left_out.extend(self.health_checks.iter().map(|&port| (port, port)));
+        self.beside_kernel = Ports::without(&left_out);
     }
 
     /// The reply key of a new flow towards `backend` (address and port), from one of the `snat` addresses of its family on a free port.
-    /// None when no probed port is free on any of them.
+    ///
+    /// A port that rests is passed over. When no other is found, or [`RESTING_PROBES_MAX`] rest, the one that has rested longest is taken:
+    /// RFC 6888 REQ-8 asks ports to rest so that nobody gets what is meant for others, and its exception C lets who filters as this NAT does,
+    /// by the backend's address and port, do without; to refuse a client would be the greater harm. None when no probed port is free at all.
     pub fn choose<K: Key>(
         &mut self,
         snat: &[Address],
         backend: (Address, u16),
         protocol: u8,
         steering: &Steering,
-        is_taken: impl Fn(K) -> bool,
-    ) -> Option<K> {
+        standing: impl Fn(K) -> Standing,
+    ) -> Option<Chosen<K>> {
         let first = scale(self.random.next(), snat.len() as u32) as usize;
+        let mut longest: Option<(u32, K)> = None;
+        let mut resting = 0;
         for turn in 0..snat.len() {
             let address = snat[(first + turn) % snat.len()];
             let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
             let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
+            let is_kernels = self.kernels.contains(&address);
+            let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
             for _ in 0..PORT_PROBES_MAX {
-                let is_kernels = self.kernel.0.contains(&address);
-                let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
+                if resting >= RESTING_PROBES_MAX {
+                    break;
+                }
                 let Some(port) = ports.candidate(&mut self.random, &steers_here) else { break };
-                if let Some(reply) = reply(port).filter(|&reply| !is_taken(reply)) {
-                    return Some(reply);
+                let Some(reply) = reply(port) else { break };
+                match standing(reply) {
+                    Standing::Free => return Some(Chosen { reply, breaks_rest: false }),
+                    Standing::Resting(rested_ms) => {
+                        resting += 1;
+                        if longest.is_none_or(|(most_ms, _)| rested_ms > most_ms) {
+                            longest = Some((rested_ms, reply));
+                        }
+                    }
+                    Standing::Taken => {}
                 }
             }
         }
-        None
+        longest.map(|(_, reply)| Chosen { reply, breaks_rest: true })
     }
 
     /// The reply key of a new flow towards `backend` whose client keeps its address: on the client's own port where that is free and its
@@ -107,41 +170,41 @@ impl PortPool {
     }
 }
 
-/// The ports that may be chosen, as ranges in ascending order.
+/// The ports that may be chosen.
 #[derive(Debug)]
 struct Ports {
-    ranges: Vec<(u16, u16)>,
+    /// In ascending order: the first port of each range, and how many there are in all ranges before.
+    ranges: Vec<(u16, u32)>,
     count: u32,
 }
 
 impl Ports {
-    /// All from [`SNAT_PORT_MIN`] on but these.
-    fn without(mut left_out: [(u16, u16); 2]) -> Self {
+    /// All from [`SNAT_PORT_MIN`] on but these, ranges by their first and last.
+    fn without(left_out: &[(u16, u16)]) -> Self {
+        let mut left_out: Vec<_> = left_out.iter().copied().filter(|(first, last)| first <= last).collect();
         left_out.sort_unstable();
-        let (mut ranges, mut next) = (Vec::new(), u32::from(SNAT_PORT_MIN));
-        for (first, last) in left_out.into_iter().filter(|(first, last)| first <= last) {
-            if next < u32::from(first) {
-                ranges.push((next as u16, first - 1));
+        let (mut ranges, mut count) = (Vec::new(), 0);
+        let mut next = u32::from(SNAT_PORT_MIN);
+        // Behind the last port there is nothing more to use, as if it were left out.
+        let ends = left_out.into_iter().map(|(first, last)| (u32::from(first), u32::from(last)));
+        for (first, last) in ends.chain([(1 << 16, 1 << 16)]) {
+            if next < first {
+                ranges.push((next as u16, count));
+                count += first - next;
             }
-            next = next.max(u32::from(last) + 1);
+            next = next.max(last + 1);
         }
-        if let Ok(next) = u16::try_from(next) {
-            ranges.push((next, u16::MAX));
-        }
-        let count = ranges.iter().map(|(first, last)| u32::from(last - first) + 1).sum();
         Self { ranges, count }
     }
 
     /// The port at a place among them.
-    fn at(&self, mut place: u32) -> Option<u16> {
-        for &(first, last) in &self.ranges {
-            let count = u32::from(last - first) + 1;
-            if place < count {
-                return Some(first + place as u16);
-            }
-            place -= count;
+    fn at(&self, place: u32) -> Option<u16> {
+        if place >= self.count {
+            return None;
         }
-        None
+        let behind = self.ranges.partition_point(|&(_, before)| before <= place);
+        let &(first, before) = self.ranges.get(behind.checked_sub(1)?)?;
+        Some(first + (place - before) as u16)
     }
 
     /// A random one whose replies come here; every one is as likely as any other.
@@ -163,13 +226,28 @@ mod tests {
     use super::*;
     use crate::flow_key::{FlowKey, FlowKey6};
     use crate::hash::Secret;
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
     use turnpike_packet::io::{Rss, Spread};
 
     fn pool(worker: usize, workers: usize) -> PortPool {
-        let mut pool = PortPool::new(Random::new(&Secret::new([1, 2, 3, 4]), worker as u64), worker, workers);
-        pool.reserve((30_000, 32_767));
+        let random = Random::new(&Secret::new([1, 2, 3, 4]), worker as u64);
+        let mut pool = PortPool::new(random, worker, workers, &[]);
+        pool.reserve((30_000, 32_767), &[]);
         pool
+    }
+
+    /// Chooses where only flows stand in the way.
+    fn choose<K: Key>(
+        pool: &mut PortPool,
+        snat: &[Address],
+        backend: (Address, u16),
+        steering: &Steering,
+        is_taken: impl Fn(K) -> bool,
+    ) -> Option<K> {
+        let standing = |key| if is_taken(key) { Standing::Taken } else { Standing::Free };
+        let chosen = pool.choose(snat, backend, 6, steering, standing)?;
+        assert!(!chosen.breaks_rest);
+        Some(chosen.reply)
     }
 
     fn v4(address: u32) -> Address {
@@ -180,13 +258,13 @@ mod tests {
     fn ports_of_ipv6_addresses_are_chosen_alike() {
         let mut pool = pool(1, 3);
         let at = |n: u128| Address::v6(0x2001_0db8 << 96 | n);
-        let reply: FlowKey6 = pool.choose(&[at(1)], (at(9), 80), 6, &Steering::Owner, |_| false).unwrap();
+        let reply: FlowKey6 = choose(&mut pool, &[at(1)], (at(9), 80), &Steering::Owner, |_| false).unwrap();
         assert_eq!(
             (reply.source_address(), reply.destination_address(), reply.source_port()),
             (at(9), at(1), 80)
         );
         assert_eq!(reply.destination_port() % 3, 1, "its replies come to this worker");
-        let mixed: Option<FlowKey6> = pool.choose(&[v4(1)], (at(9), 80), 6, &Steering::Owner, |_| false);
+        let mixed: Option<FlowKey6> = choose(&mut pool, &[v4(1)], (at(9), 80), &Steering::Owner, |_| false);
         assert_eq!(mixed, None);
     }
 
@@ -196,23 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_unique_per_backend_and_none_is_reserved() {
+    fn rfc4787_req3_ports_are_unique_per_backend_and_none_is_reserved() {
         let mut taken = HashSet::new();
         let mut pool = pool(0, 1);
         for n in 0..40_000 {
-            let reply =
-                pool.choose(&[v4(0x0a01_0001)], (v4(0x0af4_0001), 80), 6, &Steering::Owner, |k: FlowKey| {
-                    taken.contains(&k.bits())
-                });
+            let (snat, backend) = ([v4(0x0a01_0001)], (v4(0x0af4_0001), 80));
+            let is_taken = |k: FlowKey| taken.contains(&k.bits());
+            let reply = choose(&mut pool, &snat, backend, &Steering::Owner, is_taken);
             let reply = reply.unwrap_or_else(|| panic!("flow {n} found no port"));
             let port = reply.destination_port();
             assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
             assert!(taken.insert(reply.bits()));
         }
-        let other =
-            pool.choose(&[v4(0x0a01_0001)], (v4(0x0af4_0002), 80), 6, &Steering::Owner, |k: FlowKey| {
-                taken.contains(&k.bits())
-            });
+        let is_taken = |k: FlowKey| taken.contains(&k.bits());
+        let backend = (v4(0x0af4_0002), 80);
+        let other = choose(&mut pool, &[v4(0x0a01_0001)], backend, &Steering::Owner, is_taken);
         assert!(other.is_some(), "another backend has all ports of its own");
     }
 
@@ -254,14 +330,14 @@ mod tests {
             ([(2_000, 50_000), (3_000, 4_000)], &[(1_024, 1_999), (50_001, u16::MAX)]),
         ];
         for (left_out, wanted) in rows {
-            let ports = Ports::without(left_out);
-            assert_eq!(ports.ranges, wanted, "{left_out:?}");
+            let ports = Ports::without(&left_out);
+            assert_eq!(ports.ranges.len(), wanted.len(), "{left_out:?}");
             let all: Vec<u16> = (0..ports.count).map(|place| ports.at(place).unwrap()).collect();
             let expected: Vec<u16> = wanted.iter().flat_map(|&(first, last)| first..=last).collect();
             assert_eq!(all, expected);
             assert_eq!(ports.at(ports.count), None);
         }
-        let none = Ports::without([(1_024, u16::MAX), NO_PORTS]);
+        let none = Ports::without(&[(1_024, u16::MAX)]);
         assert_eq!(none.candidate(&mut Random::new(&Secret::new([1; 4]), 0), &|_| true), None);
     }
 
@@ -269,7 +345,7 @@ mod tests {
     fn the_port_behind_the_reserved_range_is_as_likely_as_any_other() {
         let mut pool = pool(0, 1);
         let chosen = |pool: &mut PortPool| {
-            pool.choose(&[v4(1)], (v4(9), 80), 6, &Steering::Owner, |_: FlowKey| false)
+            choose(pool, &[v4(1)], (v4(9), 80), &Steering::Owner, |_: FlowKey| false)
                 .map(|k| k.destination_port())
         };
         let hits = (0..20_000).filter(|_| chosen(&mut pool) == Some(32_768)).count();
@@ -279,13 +355,12 @@ mod tests {
     #[test]
     fn the_kernels_ports_are_left_to_it_on_its_addresses_alone() {
         let mut pool = pool(0, 1);
-        pool.leave_to_kernel([v4(7)].into(), (32_768, 60_999));
+        pool.leave_to_kernel([v4(7)].into(), [(32_768, 60_999)].into_iter());
         let mut highest = [0, 0];
         for _ in 0..2_000 {
             for (at, address) in [7, 8].into_iter().enumerate() {
-                let reply = pool
-                    .choose(&[v4(address)], (v4(9), 80), 6, &Steering::Owner, |_: FlowKey| false)
-                    .unwrap();
+                let reply: FlowKey =
+                    choose(&mut pool, &[v4(address)], (v4(9), 80), &Steering::Owner, |_| false).unwrap();
                 let port = reply.destination_port();
                 assert!(at == 1 || !(32_768..=60_999).contains(&port), "{port}");
                 assert!(!(30_000..=32_767).contains(&port), "{port}");
@@ -296,12 +371,93 @@ mod tests {
     }
 
     #[test]
+    fn what_listens_on_the_host_or_is_excluded_is_never_chosen() {
+        let random = Random::new(&Secret::new([1, 2, 3, 4]), 0);
+        let mut pool = PortPool::new(random, 0, 1, &[(2_000, 29_000), (40_000, 65_000)]);
+        pool.leave_to_kernel([v4(7)].into(), [(32_768, 39_999), (1_500, 1_500)].into_iter());
+        // A health check port outside of the NodePort range.
+        pool.reserve((30_000, 32_767), &[29_500]);
+        let every = |pool: &mut PortPool, address| -> BTreeSet<u16> {
+            let one = |_| {
+                let key: FlowKey = choose(pool, &[v4(address)], (v4(9), 80), &Steering::Owner, |_| false)?;
+                Some(key.destination_port())
+            };
+            (0..200_000).filter_map(one).collect()
+        };
+        let wanted = |left_out: &[u16]| -> BTreeSet<u16> {
+            let free = (1_024..2_000).chain(29_001..30_000).chain(32_768..40_000).chain(65_001..=u16::MAX);
+            free.filter(|port| !left_out.contains(port)).collect()
+        };
+        assert!(every(&mut pool, 8) == wanted(&[]));
+        let kernels: Vec<u16> = (32_768..40_000).chain([1_500, 29_500]).collect();
+        assert!(every(&mut pool, 7) == wanted(&kernels));
+        pool.reserve((30_000, 32_767), &[29_501]);
+        assert!(every(&mut pool, 7).contains(&29_500), "its Service is gone");
+    }
+
+    #[test]
+    fn rfc6056_ports_unpredictable() {
+        let sequence = |secret: u64| -> Vec<u16> {
+            let random = Random::new(&Secret::new([1, 2, 3, secret]), 0);
+            let mut pool = PortPool::new(random, 0, 1, &[]);
+            let one = |_| -> u16 {
+                let key: FlowKey =
+                    choose(&mut pool, &[v4(1)], (v4(9), 80), &Steering::Owner, |_| false).unwrap();
+                key.destination_port()
+            };
+            (0..64_512).map(one).collect()
+        };
+        let (ports, other) = (sequence(4), sequence(5));
+        // Who does not know the secret guesses: as many hits as chance has, one in 64512 each.
+        assert!(ports.iter().zip(&other).filter(|(a, b)| a == b).count() < 10);
+        // All ports are used, evenly: of as many draws as ports a share of 1/e meets none.
+        let distinct = ports.iter().collect::<BTreeSet<_>>().len();
+        assert!((40_000..41_600).contains(&distinct), "{distinct}");
+        // The one before tells nothing: differences are as even over sixteen classes as ports.
+        let mut classes = [0u32; 16];
+        ports.windows(2).for_each(|w| classes[usize::from(w[1].wrapping_sub(w[0]) >> 12)] += 1);
+        assert!(classes.iter().all(|&n| (3_600..4_500).contains(&n)), "{classes:?}");
+    }
+
+    #[test]
+    fn rfc6888_req8_a_resting_port_is_chosen_last() {
+        let mut pool = pool(0, 1);
+        let mut choose = |standing: &dyn Fn(u16) -> Standing| {
+            pool.choose(&[v4(1)], (v4(9), 80), 17, &Steering::Owner, |k: FlowKey| {
+                standing(k.destination_port())
+            })
+        };
+        for _ in 0..200 {
+            let half = |port: u16| {
+                if port.is_multiple_of(2) { Standing::Resting(port.into()) } else { Standing::Free }
+            };
+            let chosen = choose(&half).unwrap();
+            assert!(chosen.reply.destination_port() % 2 == 1 && !chosen.breaks_rest);
+        }
+        let seen = std::cell::RefCell::new(Vec::new());
+        let chosen = choose(&|port| {
+            seen.borrow_mut().push(port);
+            if port % 2 == 0 { Standing::Resting(port.into()) } else { Standing::Taken }
+        });
+        let rested: Vec<u16> = seen.take().into_iter().filter(|port| port % 2 == 0).collect();
+        let chosen = chosen.unwrap();
+        assert!(chosen.breaks_rest, "rather than none");
+        assert_eq!(
+            Some(&chosen.reply.destination_port()),
+            rested.iter().max(),
+            "the one that rested longest"
+        );
+        assert_eq!(rested.len() as u32, RESTING_PROBES_MAX, "and not many are looked at");
+        assert_eq!(choose(&|_| Standing::Taken), None);
+    }
+
+    #[test]
     fn exhaustion_is_an_answer_and_another_address_helps() {
         let mut pool = pool(0, 1);
         let one = |k: FlowKey| k.destination() == 1;
-        assert_eq!(pool.choose(&[v4(1)], (v4(9), 80), 6, &Steering::Owner, one), None);
+        assert_eq!(choose(&mut pool, &[v4(1)], (v4(9), 80), &Steering::Owner, one), None);
         assert_eq!(
-            pool.choose(&[v4(1), v4(2)], (v4(9), 80), 6, &Steering::Owner, one).map(FlowKey::destination),
+            choose(&mut pool, &[v4(1), v4(2)], (v4(9), 80), &Steering::Owner, one).map(FlowKey::destination),
             Some(2)
         );
     }
@@ -313,9 +469,8 @@ mod tests {
             for worker in 0..3 {
                 let mut pool = pool(worker, 3);
                 for backend in 1..200u32 {
-                    let reply = pool
-                        .choose(&[v4(0x0a01_0001)], (v4(backend), 8080), 17, &steering, |_: FlowKey| false)
-                        .unwrap();
+                    let (snat, backend) = ([v4(0x0a01_0001)], (v4(backend), 8080));
+                    let reply: FlowKey = choose(&mut pool, &snat, backend, &steering, |_| false).unwrap();
                     let test = steering.port_test(reply, worker, 3);
                     assert!(test(reply.destination_port()));
                     if let Spread::Rss(Rss { key, reta }) = &spread

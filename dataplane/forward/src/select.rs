@@ -12,7 +12,7 @@ use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::parse::Packet;
-use crate::port_pool::PortPool;
+use crate::port_pool::{PortPool, Standing};
 use crate::rewrite::{Deltas, Sums};
 use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
 use crate::verdict::{Counters, Tally, Verdict};
@@ -73,6 +73,9 @@ impl Chooser<'_> {
         if table.is_full() {
             return Err(Verdict::FlowTableFull);
         }
+        if !table.admits(key.source_address()) {
+            return Err(Verdict::ClientQuota);
+        }
         let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
         // Rule S3: a Service port has one family. One that was given backends of another cannot reach them.
         if backend.address.family() != K::FAMILY {
@@ -88,12 +91,12 @@ impl Chooser<'_> {
         ];
         let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
         let at = (backend.address, backend.port);
-        let is_taken = |reply: K| table.find(reply).is_some();
         // Rule A4: a backend that is its own client would answer itself directly, past the gateway.
         let is_hairpin = backend.address == key.source_address();
         let reply = match mode {
             Mode::Dnat if !is_hairpin => {
                 let comes_here = |reply: K| steering.owner(reply, gateway, self.secret) == self.worker;
+                let is_taken = |reply: K| table.find(reply).is_some();
                 pool.keep_address(
                     (key.source_address(), key.source_port()),
                     at,
@@ -103,7 +106,13 @@ impl Chooser<'_> {
                 )
             }
             Mode::Dnat | Mode::Nat => {
-                pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, is_taken)
+                let standing = |reply: K| match self.is_frontend(reply) {
+                    true => Standing::Taken,
+                    false => table.standing(reply, key.source_address(), self.now_ms),
+                };
+                let chosen = pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, standing);
+                counters.add(Tally::SnatRestsBroken, u64::from(chosen.is_some_and(|c| c.breaks_rest)));
+                chosen.map(|chosen| chosen.reply)
             }
         };
         let reply = reply.ok_or(Verdict::SnatExhausted)?;
@@ -117,6 +126,12 @@ impl Chooser<'_> {
         session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
         session.last_seen = self.now_ms;
         Ok(session)
+    }
+
+    /// Whether a reply key is also what clients may send to a frontend: a NodePort on an own address that SNAT uses too, outside of the range of
+    /// NodePorts.
+    fn is_frontend<K: Key>(&self, reply: K) -> bool {
+        self.tables.address(reply.destination_address()).is_some() && self.tables.frontend(reply).is_some()
     }
 
     /// Whether a flow to a backend that has not answered yet may be given up for another: that backend is gone, and there are others.

@@ -34,13 +34,15 @@ pub struct Tables {
     pub(crate) services: SharedList<ServiceTable>,
 }
 
-/// The networks of the cluster.
+/// The networks of the cluster, and which ports of the host it uses.
 #[derive(Debug, Default)]
 pub struct ClusterNetworks {
     /// Those of cluster addresses.
     pub services: Networks,
     /// Those of pods, whose clients are inside.
     pub pods: Networks,
+    /// Health check ports of the host outside of the NodePort range.
+    pub health_check_ports: Box<[u16]>,
 }
 
 /// Frontends by what packets are addressed to, and which addresses they make ours.

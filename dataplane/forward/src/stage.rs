@@ -311,6 +311,7 @@ impl Staging {
             Arc::new(ClusterNetworks {
                 services: Networks::of(&cluster.service_networks),
                 pods: Networks::of(&cluster.pod_networks),
+                health_check_ports: cluster.health_check_ports.clone().into(),
             })
         } else {
             Arc::clone(&current.networks)

@@ -84,6 +84,8 @@ verdicts! {
     BadSource = "bad_source",
     /// No room in the flow table.
     FlowTableFull = "flow_table_full",
+    /// The client has as many flows as one may have.
+    ClientQuota = "client_quota",
     /// No free SNAT port towards the chosen backend.
     SnatExhausted = "snat_exhausted",
     /// No route to the backend or to the client.
@@ -169,6 +171,12 @@ pub enum Tally {
     TcpIgnored,
     /// Session affinities that gave way to others, for lack of room.
     AffinitiesEvicted,
+    /// Clients whose flows are no longer counted for their quota, for lack of room.
+    ClientsForgotten,
+    /// SNAT ports that rest for less than they should, for lack of room.
+    SnatRestsCut,
+    /// SNAT ports that got a flow although they rested, since no other was found.
+    SnatRestsBroken,
     /// Flows that are live now.
     FlowsLive,
     /// ARP requests sent.
@@ -216,6 +224,9 @@ impl Tally {
         Self::UdpFlowsCleaned,
         Self::TcpIgnored,
         Self::AffinitiesEvicted,
+        Self::ClientsForgotten,
+        Self::SnatRestsCut,
+        Self::SnatRestsBroken,
         Self::FlowsLive,
         Self::ArpRequests,
         Self::ArpAnnouncements,
@@ -248,6 +259,9 @@ impl Tally {
             Self::UdpFlowsCleaned => "udp_flows_cleaned",
             Self::TcpIgnored => "tcp_ignored",
             Self::AffinitiesEvicted => "affinities_evicted",
+            Self::ClientsForgotten => "clients_forgotten",
+            Self::SnatRestsCut => "snat_rests_cut",
+            Self::SnatRestsBroken => "snat_rests_broken",
             Self::FlowsLive => "flows_live",
             Self::ArpRequests => "arp_requests",
             Self::ArpAnnouncements => "arp_announcements",

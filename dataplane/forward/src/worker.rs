@@ -125,7 +125,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         handoff: Handoff<F>,
         secret: Secret,
     ) -> Self {
-        let workers = shared.gateway.workers();
+        let (workers, rules) = (shared.gateway.workers(), shared.gateway.flow_rules());
         let gateway = &shared.gateway;
         let attached = gateway.ports().iter().zip(gateway.attachments()).enumerate();
         let ports = attached.map(|(at, (port, attachment))| Port {
@@ -144,8 +144,8 @@ impl<'m, F: Frame> Worker<'m, F> {
             id,
             latest: Cache::new(shared.swap().clone()),
             tables: shared.tables(),
-            flows: Flows { v4: table, v6: FlowTable::none(secret) },
-            pool: PortPool::new(Random::new(&secret, id as u64), id, workers),
+            flows: Flows { v4: table.under(rules), v6: FlowTable::none(secret) },
+            pool: PortPool::new(Random::new(&secret, id as u64), id, workers, &rules.excluded_ports),
             secret,
             handoff,
             exception: None,
@@ -179,7 +179,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     /// The same worker with a table for flows over IPv6. Without one it leaves packets of IPv6 alone.
     #[must_use]
     pub fn with_ipv6(mut self, table: FlowTable<'m, FlowKey6>) -> Self {
-        self.flows.v6 = table;
+        self.flows.v6 = table.under(self.shared.gateway.flow_rules());
         self
     }
 
@@ -229,7 +229,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         let latest = self.latest.load();
         if !Arc::ptr_eq(latest, &self.tables) {
             self.tables = latest.clone();
-            self.pool.reserve(self.tables.node_ports);
+            self.pool.reserve(self.tables.node_ports, &self.tables.networks().health_check_ports);
             self.upkeep.clean(self.tables.udp_changed, &self.flows);
             self.shared.adopt(self.id, self.tables.serial);
         }
@@ -499,7 +499,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             _ => false,
         };
         if reopens {
-            K::flows_mut(&mut self.flows).remove(found.slot());
+            K::flows_mut(&mut self.flows).remove(found.slot(), self.now_ms);
             self.counters.add(Tally::FlowsClosed, 1);
         }
         reopens

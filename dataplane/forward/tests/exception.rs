@@ -22,7 +22,11 @@ const LOCAL_PORTS: (u16, u16) = (32_768, 60_999);
 /// A gateway whose kernel has a tap with these addresses, and the kernel.
 fn behind(mut bed: Bed, addresses: &[[u8; 4]]) -> (Bed, KernelEnd<MemoryFrame>) {
     let addresses = addresses.iter().map(|&a| std::net::IpAddr::from(a).into()).collect();
-    let plan = Plan { taps: vec![Some(Tap { frame_bytes_max: 1_514, addresses })], local_ports: LOCAL_PORTS };
+    let plan = Plan {
+        taps: vec![Some(Tap { frame_bytes_max: 1_514, addresses })],
+        local_ports: LOCAL_PORTS,
+        listening: vec![],
+    };
     let (ends, kernel) = rings(plan, bed.workers.len(), Secret::new([5, 6, 7, 8]));
     let workers = std::mem::take(&mut bed.workers).into_iter().zip(ends);
     bed.workers = workers.map(|(worker, end)| worker.with_exception(end)).collect();
@@ -217,7 +221,7 @@ fn each_packet_goes_to_its_service_or_to_the_kernel_and_never_to_both() {
 #[test]
 fn a_port_without_a_tap_keeps_its_verdicts() {
     let mut bed = Bed::new();
-    let plan = Plan { taps: vec![None], local_ports: LOCAL_PORTS };
+    let plan = Plan { taps: vec![None], local_ports: LOCAL_PORTS, listening: vec![] };
     let (mut ends, mut kernel) = rings(plan, 1, Secret::new([5, 6, 7, 8]));
     let worker = bed.workers.remove(0).with_exception(ends.remove(0));
     bed.workers.push(worker);

@@ -437,8 +437,11 @@ fn workers_hand_frames_over_with_their_vlan() {
 fn the_kernels_frames_leave_by_their_taps_vlan_and_none_by_another() {
     let mut bed = known(1, &Spread::Unknown);
     let tap = |address: [u8; 4]| Some(Tap { frame_bytes_max: 1_514, addresses: vec![v4(address)] });
-    let plan =
-        Plan { taps: vec![tap([192, 0, 2, 1]), None, tap([172, 16, 0, 1])], local_ports: (32_768, 60_999) };
+    let plan = Plan {
+        taps: vec![tap([192, 0, 2, 1]), None, tap([172, 16, 0, 1])],
+        local_ports: (32_768, 60_999),
+        listening: vec![],
+    };
     let (mut ends_of_workers, mut kernel) = rings(plan, 1, Secret::new([1, 2, 3, 4]));
     bed.workers =
         bed.workers.into_iter().map(|worker| worker.with_exception(ends_of_workers.remove(0))).collect();

@@ -4,9 +4,9 @@
 
 use crate::event::Event;
 use crate::limits::{
-    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX,
-    SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN, UDP_TIMEOUT_S_MIN,
-    WEIGHT_MAX,
+    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, HEALTH_CHECK_PORTS_MAX, NETWORKS_MAX, RECORD_BYTES_MAX,
+    SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN,
+    UDP_TIMEOUT_S_MIN, WEIGHT_MAX,
 };
 use crate::update::{Backend, Cluster, FrontendKey, Service, ServiceKey, Tracking, Update};
 use serde::{Serialize, de::DeserializeOwned};
@@ -122,6 +122,9 @@ fn check_update(update: &Update) -> Result<(), CodecError> {
 fn check_cluster(cluster: &Cluster) -> Result<(), CodecError> {
     if cluster.service_networks.len() > NETWORKS_MAX || cluster.pod_networks.len() > NETWORKS_MAX {
         return Err(CodecError::Impossible("too many networks"));
+    }
+    if cluster.health_check_ports.len() > HEALTH_CHECK_PORTS_MAX {
+        return Err(CodecError::Impossible("too many health check ports"));
     }
     Ok(())
 }

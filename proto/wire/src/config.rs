@@ -190,6 +190,8 @@ pub struct Dataplane {
     pub flows_per_worker: u32,
     /// The same of IPv6, if a port has an IPv6 address; none: as many as `flows_per_worker`.
     pub ipv6_flows_per_worker: Option<u32>,
+    /// Flows each client can have on each worker; 0: as many as there is room for (RFC 6888 REQ-4).
+    pub client_flows_max: u32,
     /// Memory for packets: huge pages where there are, none, or demanded.
     pub hugepages: Hugepages,
     /// Packet memory in MiB.
@@ -288,11 +290,17 @@ fn local_ports_of(text: &str) -> Option<PortRange> {
 }
 
 /// `[dataplane.snat]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Snat {
     /// Routed to this gateway by the network; empty: the first address of each family.
     pub addresses: Vec<IpAddr>,
+    /// Ports that are never used, beside the well-known ones and NodePorts.
+    pub excluded_ports: Vec<PortRange>,
+    /// How long a port rests towards its backend after a flow, in seconds; 0: not at all (RFC 6888 REQ-8).
+    pub rest_s: u32,
+    /// Most ports of each worker that rest.
+    pub resting_ports_max: u32,
 }
 
 /// An inclusive range of ports, written `"30000-32767"`.
@@ -396,6 +404,7 @@ impl Default for Dataplane {
             workers: Vec::new(),
             flows_per_worker: 1 << 20,
             ipv6_flows_per_worker: None,
+            client_flows_max: 1 << 15,
             hugepages: Hugepages::Auto,
             memory_mb: 256,
             idle: Idle::Adaptive,

@@ -366,6 +366,9 @@ fn dataplane(config: &Config) -> Result<(), Broken> {
             format!("{} is not {} to {}", dataplane.flows_per_worker, FLOWS.start(), FLOWS.end()),
         ));
     }
+    if let Some((setting, message)) = crate::config_snat::broken(config) {
+        return Err(Broken::new(setting, message));
+    }
     if !(16..=65_536).contains(&dataplane.memory_mb) {
         return Err(Broken::new(
             "dataplane.memory_mb",
@@ -546,6 +549,9 @@ mod tests {
         assert_eq!(example.gateway.state_dir, defaults.gateway.state_dir);
         assert_eq!(example.dataplane.flows_per_worker, defaults.dataplane.flows_per_worker);
         assert_eq!(example.dataplane.memory_mb, defaults.dataplane.memory_mb);
+        assert_eq!(example.dataplane.client_flows_max, defaults.dataplane.client_flows_max);
+        let addresses = example.dataplane.snat.addresses.clone();
+        assert_eq!(example.dataplane.snat, crate::config::Snat { addresses, ..defaults.dataplane.snat });
     }
 
     #[test]

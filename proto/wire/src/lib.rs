@@ -17,6 +17,7 @@ pub mod config;
 mod config_devices;
 mod config_mss;
 mod config_rules;
+mod config_snat;
 mod config_spelling;
 pub mod event;
 pub mod limits;

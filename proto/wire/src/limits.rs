@@ -16,6 +16,8 @@ pub const BACKENDS_MAX: usize = 1_048_576;
 pub const SOURCE_RANGES_MAX: usize = 1024;
 /// Most Service networks, and most pod networks.
 pub const NETWORKS_MAX: usize = 1024;
+/// Most health check ports outside of the NodePort range.
+pub const HEALTH_CHECK_PORTS_MAX: usize = 1024;
 /// Longest session affinity, in seconds (Kubernetes: one day).
 pub const AFFINITY_TIMEOUT_S_MAX: u32 = 86_400;
 /// Least time an established TCP flow may be idle, in seconds, and the default (RFC 5382 REQ-5: two hours and four minutes).
@@ -30,6 +32,18 @@ pub const UDP_TIMEOUT_S_DEFAULT: u32 = 300;
 pub const FLOW_TIMEOUT_S_MAX: u32 = 604_800;
 /// Lowest source port towards backends: the well-known ports are left alone (RFC 6056 section 3.2).
 pub const SNAT_PORT_MIN: u16 = 1024;
+/// Most ranges of ports that a configuration excludes from SNAT.
+pub const EXCLUDED_PORT_RANGES_MAX: usize = 64;
+/// Fewest ports that what is excluded must leave on each SNAT address.
+pub const SNAT_PORTS_MIN: usize = 1024;
+/// How long a SNAT port rests by default, in seconds (RFC 6888 REQ-8).
+pub const SNAT_REST_S_DEFAULT: u32 = 120;
+/// How long it may rest at most, in seconds: an hour.
+pub const SNAT_REST_S_MAX: u32 = 3_600;
+/// Most SNAT ports of one worker that rest by default.
+pub const RESTING_PORTS_DEFAULT: u32 = 1 << 16;
+/// The most that can be set.
+pub const RESTING_PORTS_MAX: u32 = 1 << 24;
 /// Largest weight of a backend (`turnpike.dev/weight`); 0 takes no new flows.
 pub const WEIGHT_MAX: u16 = 256;
 /// Most workers of one dataplane.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 24] = [
+pub const WORKER_TALLIES: [&str; 29] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -15,9 +15,14 @@ pub const WORKER_TALLIES: [&str; 24] = [
     "udp_flows_cleaned",
     "tcp_ignored",
     "affinities_evicted",
+    "clients_forgotten",
+    "snat_rests_cut",
+    "snat_rests_broken",
     "flows_live",
     "arp_requests",
     "arp_announcements",
+    "neighbour_solicitations",
+    "neighbour_announcements",
     "icmp_sent",
     "icmp_translated",
     "mss_clamped",

@@ -242,13 +242,16 @@ pub enum Midstream {
     Forward,
 }
 
-/// What the networks of the cluster are.
+/// What the networks of the cluster are, and which ports of the host it uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Those of cluster addresses: one that no Service has is dropped silently (rule N4). At most [`crate::limits::NETWORKS_MAX`].
     pub service_networks: Vec<IpNet>,
     /// Those of pods: their clients count as inside. At most [`crate::limits::NETWORKS_MAX`].
     pub pod_networks: Vec<IpNet>,
+    /// Health check ports of Services outside of the NodePort range, ascending: never used as SNAT ports where the host's kernel answers them.
+    /// The lowest [`crate::limits::HEALTH_CHECK_PORTS_MAX`] of them.
+    pub health_check_ports: Vec<u16>,
 }
 
 /// Settings that come through etcd, so that every gateway of a fleet has the same.

@@ -9,9 +9,9 @@ use turnpike_wire::codec::{
 };
 use turnpike_wire::event::Event;
 use turnpike_wire::limits::{
-    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, NETWORKS_MAX, RECORD_BYTES_MAX, SERVICE_KEY_BYTES_MAX,
-    SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN, UDP_TIMEOUT_S_MIN,
-    WEIGHT_MAX,
+    AFFINITY_TIMEOUT_S_MAX, FLOW_TIMEOUT_S_MAX, HEALTH_CHECK_PORTS_MAX, NETWORKS_MAX, RECORD_BYTES_MAX,
+    SERVICE_KEY_BYTES_MAX, SOURCE_RANGES_MAX, TCP_ESTABLISHED_TIMEOUT_S_MIN, TCP_TRANSITORY_TIMEOUT_S_MIN,
+    UDP_TIMEOUT_S_MIN, WEIGHT_MAX,
 };
 use turnpike_wire::update::{
     Action, Backend, BackendSet, BackendState, Cluster, Commit, Fleet, Frontend, FrontendKey, FrontendKind,
@@ -102,9 +102,12 @@ fn update() -> impl Strategy<Value = Update> {
     let commit = (1u64.., any::<i64>(), any::<u64>())
         .prop_map(|(generation, revision, records)| Update::Commit(Commit { generation, revision, records }));
     let networks = || prop::collection::vec(network(), 0..20);
-    let cluster = (networks(), networks()).prop_map(|(service_networks, pod_networks)| {
-        Update::PutCluster(Cluster { service_networks, pod_networks })
-    });
+    let health_check_ports = prop::collection::vec(any::<u16>(), 0..20);
+    let cluster = (networks(), networks(), health_check_ports).prop_map(
+        |(service_networks, pod_networks, health_check_ports)| {
+            Update::PutCluster(Cluster { service_networks, pod_networks, health_check_ports })
+        },
+    );
     let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking()).prop_map(
         |(key, affinity_timeout_s, source_ranges, tracking)| {
             Update::PutService(Service { key, affinity_timeout_s, source_ranges, tracking })
@@ -298,10 +301,17 @@ fn impossible_values_are_refused() {
         (tracked(Tracking { udp_s: FLOW_TIMEOUT_S_MAX + 1, ..usual }), "time-out of UDP flows"),
         (
             Update::PutCluster(Cluster {
-                service_networks: Vec::new(),
                 pod_networks: vec![network; NETWORKS_MAX + 1],
+                ..Default::default()
             }),
             "too many networks",
+        ),
+        (
+            Update::PutCluster(Cluster {
+                health_check_ports: vec![1; HEALTH_CHECK_PORTS_MAX + 1],
+                ..Default::default()
+            }),
+            "too many health check ports",
         ),
         (Update::DropService(long()), "Service key is too long"),
         (Update::DropBackend(long(), socket("10.244.0.1:80")), "Service key is too long"),

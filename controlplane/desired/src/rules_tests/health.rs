@@ -31,6 +31,27 @@ fn rule_h1_a_local_load_balancer_with_a_port_has_a_health_check() {
     }
 }
 
+/// A Service keeps its port when the API server's range of NodePorts has changed since, or is another than ours.
+#[test]
+fn rule_h1_a_port_outside_the_node_port_range_is_told_to_the_dataplane() {
+    for (port, expected) in [(32_000, vec![]), (29_999, vec![29_999]), (40_000, vec![40_000])] {
+        let mut world = node_a();
+        let mut service = policies("Local", "Cluster");
+        service.spec.r#type = "LoadBalancer".into();
+        service.spec.health_check_node_port = port;
+        let desired = world.put(service).put(slice(&["10.244.0.1+ @node-a"])).resolve();
+        assert_eq!(desired.cluster.health_check_ports, expected);
+        // A node that changes does not make it forget them.
+        let mut node = Node { metadata: mk_meta("node-a"), ..Default::default() };
+        node.metadata.deletion_timestamp = Some(Time::from_unix_seconds(5));
+        let desired = world.put(node).resolve();
+        assert!(!desired.node_eligible);
+        assert_eq!(desired.cluster.health_check_ports, expected);
+        world.delete("/registry/services/specs/shop/web");
+        assert!(world.resolve().cluster.health_check_ports.is_empty());
+    }
+}
+
 #[test]
 fn rule_h1_of_two_services_with_one_port_the_older_has_it() {
     let mut world = node_a();

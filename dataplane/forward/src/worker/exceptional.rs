@@ -35,7 +35,7 @@ impl<F: Frame> Worker<'_, F> {
         let snat =
             [Family::V4, Family::V6].into_iter().flat_map(|family| gateway.snat(family).iter().copied());
         let both = snat.filter(|&address| exception.plan().has(address));
-        self.pool.leave_to_kernel(both.collect(), exception.plan().local_ports);
+        self.pool.leave_to_kernel(both.collect(), exception.plan().ports());
         self.exception = Some(exception);
         self
     }

@@ -143,6 +143,8 @@ impl<F: Frame> Worker<'_, F> {
         let tables = &self.tables;
         let removed = table.sweep(self.now_ms, budget, |client| tables.tracking(client));
         self.counters.add(Tally::FlowsClosed, u64::from(removed));
+        self.counters.set(Tally::ClientsForgotten, self.flows.clients_forgotten());
+        self.counters.set(Tally::SnatRestsCut, self.flows.rests_cut());
     }
 
     /// Ends UDP flows whose backend serves no more while another one does (rules U1 to U4), so that their next packet finds one that does.
@@ -159,7 +161,7 @@ impl<F: Frame> Worker<'_, F> {
             let [client, backend] = *session.keys();
             let service = self.tables.frontend(client).and_then(|f| self.tables.service(f.service));
             if service.is_some_and(|s| s.is_deserted(backend.source_address(), backend.source_port())) {
-                table.remove(slot);
+                table.remove(slot, self.now_ms);
                 self.counters.add(Tally::FlowsClosed, 1);
                 self.counters.add(Tally::UdpFlowsCleaned, 1);
             }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_forward::flow_key::Key;
 use turnpike_forward::flow_table::FlowTable;
-use turnpike_forward::gateway::{Gateway, GatewayPort, MssClamp};
+use turnpike_forward::gateway::{FlowRules, Gateway, GatewayPort, MssClamp};
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
@@ -78,6 +78,11 @@ impl Bed {
     /// Workers without tables behind a port with this MTU.
     pub fn on_link(workers: usize, spread: &Spread, flows: u32, mtu: u16, clamp: MssClamp) -> Self {
         Self::made(workers, spread, flows, mtu, false, |gateway| gateway.with_mss_clamp(clamp))
+    }
+
+    /// One worker that speaks both families, under these rules for new flows.
+    pub fn under(rules: FlowRules, flows: u32) -> Self {
+        Self::made(1, &Spread::Unknown, flows, 1500, true, |gateway| gateway.with_flow_rules(rules))
     }
 
     /// Workers that speak both families.

@@ -120,6 +120,7 @@ pub fn cluster() -> Update {
     Update::PutCluster(Cluster {
         service_networks: vec!["10.96.0.0/16".parse().unwrap()],
         pod_networks: vec!["10.244.0.0/16".parse().unwrap()],
+        ..Default::default()
     })
 }
 

@@ -1,0 +1,124 @@
+//! Tests of the flow table.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// Runs `body` on a table in memory that was full of rubbish.
+fn with_table<T>(flows: u32, body: impl FnOnce(&mut FlowTable<'_>) -> T) -> T {
+    let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(flows));
+    body(&mut FlowTable::<FlowKey>::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
+}
+
+struct Aligned(Vec<u8>, usize, usize);
+impl Aligned {
+    fn new(bytes: usize) -> Self {
+        let room = vec![0xa5; bytes + 64];
+        let start = room.as_ptr().align_offset(64);
+        Self(room, start, bytes)
+    }
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0[self.1..self.1 + self.2]
+    }
+}
+
+fn keys(n: u32) -> (FlowKey, FlowKey) {
+    (FlowKey::new(6, n, 100, 1, 80), FlowKey::new(6, 200, 300, 8080, n as u16))
+}
+
+#[test]
+fn a_full_table_refuses_and_goes_on() {
+    with_table(100, |table| {
+        let slots: Vec<_> =
+            (0..100).map(|n| table.insert(Session::new(keys(n).0, keys(n).1)).unwrap()).collect();
+        assert_eq!(table.insert(Session::new(keys(100).0, keys(100).1)), Err(Full));
+        assert_eq!(table.live(), 100);
+        for n in 0..100 {
+            assert_eq!(
+                table.find(keys(n).0).map(|c| (c.slot(), c.direction())),
+                Some((slots[n as usize], 0))
+            );
+            assert_eq!(
+                table.find(keys(n).1).map(|c| (c.slot(), c.direction())),
+                Some((slots[n as usize], 1))
+            );
+        }
+        table.remove(slots[7], 0);
+        assert_eq!(table.find(keys(7).0), None);
+        table.insert(Session::new(keys(100).0, keys(100).1)).unwrap();
+        assert!(table.find(keys(100).1).is_some());
+    });
+}
+
+#[test]
+fn wrong_memory_is_refused() {
+    let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(64) + 64);
+    let bytes = aligned.bytes();
+    assert!(matches!(
+        FlowTable::<FlowKey>::new(bytes, 64, Secret::new([0; 4])),
+        Err(TableError::Memory { .. })
+    ));
+    let odd = &mut bytes[1..=FlowTable::<FlowKey>::memory_bytes(64)];
+    assert!(matches!(
+        FlowTable::<FlowKey>::new(odd, 64, Secret::new([0; 4])),
+        Err(TableError::Memory { .. })
+    ));
+    assert!(matches!(FlowTable::<FlowKey>::new(&mut [], 0, Secret::new([0; 4])), Err(TableError::Flows(0))));
+}
+
+#[test]
+fn idle_flows_age_out_and_busy_ones_stay() {
+    with_table(64, |table| {
+        for n in 0..64 {
+            let mut session = Session::new(keys(n).0, keys(n).1);
+            session.last_seen = if n % 2 == 0 { 0 } else { 200_000 };
+            table.insert(session).unwrap();
+        }
+        assert_eq!(table.sweep(240_001, 64, |_| Tracking::default()), 32);
+        assert_eq!(table.live(), 32);
+        assert_eq!(
+            table.sweep(199_999, 64, |_| Tracking::default()),
+            0,
+            "a clock read a little earlier ends nothing"
+        );
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn behaves_like_a_map(steps in prop::collection::vec((0u32..400, any::<bool>()), 1..1500)) {
+        with_table(256, |table| {
+            let mut model: HashMap<u32, usize> = HashMap::new();
+            for (n, add) in steps {
+                match (add, model.get(&n).copied()) {
+                    (true, None) => {
+                        if let Ok(slot) = table.insert(Session::new(keys(n).0, keys(n).1)) {
+                            model.insert(n, slot);
+                        } else {
+                            prop_assert_eq!(model.len(), 256);
+                        }
+                    }
+                    (false, Some(slot)) => { table.remove(slot, 0); model.remove(&n); }
+                    _ => {}
+                }
+                prop_assert_eq!(table.live() as usize, model.len());
+            }
+            for n in 0..400 {
+                let found = table.find(keys(n).0).map(Candidate::slot);
+                prop_assert_eq!(found, model.get(&n).copied());
+                prop_assert_eq!(table.find(keys(n).1).map(Candidate::slot), found);
+                // The staged lookup finds it too, or leaves it to `find`.
+                let candidate = table.candidate(table.place(keys(n).0));
+                if let Some(session) = table.confirm(candidate, keys(n).0) {
+                    prop_assert_eq!(session.keys()[0], keys(n).0);
+                    prop_assert!(found.is_some());
+                }
+            }
+            prop_assert_eq!(table.iter().count(), model.len());
+            let passed: u32 = table.buckets.iter().map(|b| b.passed).sum();
+            if model.is_empty() { prop_assert_eq!(passed, 0); }
+            Ok(())
+        })?;
+    }
+}
