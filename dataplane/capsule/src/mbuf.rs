@@ -198,6 +198,43 @@ impl Frame for Mbuf {
     }
 
     #[inline]
+    fn trim_front(&mut self, len: usize) -> bool {
+        let (_, here) = self.first_segment();
+        if len > here {
+            return false;
+        }
+        // SAFETY: offsets and types are those of rte_mbuf; `len` is at most data_len, so that every sum below fits its type, and the data
+        // offset stays within the buffer.
+        unsafe {
+            let offset = self.field::<u16>(sys::SHIM_MBUF_DATA_OFF) + len as u16;
+            let frame_len = self.field::<u32>(sys::SHIM_MBUF_PKT_LEN) - len as u32;
+            field::<u16>(self.0, sys::SHIM_MBUF_DATA_OFF).write(offset);
+            field::<u16>(self.0, sys::SHIM_MBUF_DATA_LEN).write((here - len) as u16);
+            field::<u32>(self.0, sys::SHIM_MBUF_PKT_LEN).write(frame_len);
+        }
+        true
+    }
+
+    #[inline]
+    fn grow_front(&mut self, len: usize) -> bool {
+        let (_, here) = self.first_segment();
+        // SAFETY: offset and type of data_off.
+        let room = usize::from(unsafe { self.field::<u16>(sys::SHIM_MBUF_DATA_OFF) });
+        if len > room {
+            return false;
+        }
+        // SAFETY: as above; the `len` bytes in front of the data lie in the same buffer, whose memory the pool was given zeroed. Offset and
+        // length add up to at most the buffer's length, which is a u16.
+        unsafe {
+            let frame_len = self.field::<u32>(sys::SHIM_MBUF_PKT_LEN) + len as u32;
+            field::<u16>(self.0, sys::SHIM_MBUF_DATA_OFF).write((room - len) as u16);
+            field::<u16>(self.0, sys::SHIM_MBUF_DATA_LEN).write((here + len) as u16);
+            field::<u32>(self.0, sys::SHIM_MBUF_PKT_LEN).write(frame_len);
+        }
+        true
+    }
+
+    #[inline]
     fn rss_hash(&self) -> Option<u32> {
         // SAFETY: offsets and types of ol_flags and hash.rss.
         unsafe {

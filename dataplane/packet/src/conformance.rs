@@ -1,7 +1,7 @@
 //! What every [`PacketIo`] must do, as checks that run on any of them: memory, capture files, DPDK rings, DPDK captures.
 
 use crate::flight::Flight;
-use crate::io::{BURST, Burst, Frame, PacketIo};
+use crate::io::{BURST, Burst, Frame, HEADROOM, PacketIo};
 use crate::udp;
 use std::net::SocketAddr;
 
@@ -28,6 +28,7 @@ pub fn run<W: Wire>(mut fresh: impl FnMut() -> W) {
     sent_frames_leave_whole_and_in_order(&mut fresh());
     an_empty_burst_sends_nothing(&mut fresh());
     received_frames_can_be_changed_and_sent(&mut fresh());
+    bytes_come_off_the_front_and_go_on(&mut fresh());
     what_does_not_fit_is_not_made(&mut fresh());
     the_info_stays_the_same(&mut fresh());
 }
@@ -123,6 +124,28 @@ fn received_frames_can_be_changed_and_sent<W: Wire>(wire: &mut W) {
     wanted[0][..6].copy_from_slice(&[6; 6]);
     wanted[1].truncate(60);
     assert_eq!(sent, wanted, "received_frames_can_be_changed_and_sent");
+}
+
+fn bytes_come_off_the_front_and_go_on<W: Wire>(wire: &mut W) {
+    const NAME: &str = "bytes_come_off_the_front_and_go_on";
+    wire.arrive(&frames(1));
+    let mut burst = Burst::new();
+    wire.io().rx(&mut burst);
+    burst.push(wire.io().alloc(&frames(2)[1]).expect("memory for one frame"));
+    let mut wanted = frames(2);
+    for (frame, wanted) in burst.iter_mut().zip(&mut wanted) {
+        assert!(frame.trim_front(4) && frame.grow_front(4 + HEADROOM), "{NAME}: all headroom is there");
+        frame.data_mut()[..4 + HEADROOM].fill(7);
+        assert_eq!(frame.frame_len(), wanted.len() + HEADROOM, "{NAME}");
+        assert!(!frame.grow_front(1 << 16) && !frame.trim_front(1 << 16), "{NAME}: no further than there is");
+        assert!(frame.trim_front(HEADROOM - 8), "{NAME}");
+        wanted.splice(..4, [7; 12]);
+        assert_eq!((frame.data(), frame.frame_len()), (&wanted[..], wanted.len()), "{NAME}");
+    }
+    while !burst.is_empty() {
+        assert!(wire.io().tx(&mut burst) > 0, "{NAME}: stuck");
+    }
+    assert_eq!(wire.departed(), wanted, "{NAME}: and all leave so");
 }
 
 fn what_does_not_fit_is_not_made<W: Wire>(wire: &mut W) {

@@ -34,6 +34,15 @@ pub trait Frame: Send {
     /// Cuts the frame to `len` bytes (Ethernet padding behind the IP packet). Longer than it is: no effect.
     fn truncate(&mut self, len: usize);
 
+    /// Takes `len` bytes off the front; false, and the frame unchanged, if the first segment has fewer.
+    #[must_use]
+    fn trim_front(&mut self, len: usize) -> bool;
+
+    /// Puts `len` bytes in front, whatever they hold; false, and the frame unchanged, if there is no room: a frame has [`HEADROOM`] when it is
+    /// received or allocated, less what was put in front since, and what was taken off.
+    #[must_use]
+    fn grow_front(&mut self, len: usize) -> bool;
+
     /// The hash the NIC computed to choose the queue, if it did.
     fn rss_hash(&self) -> Option<u32>;
 }

@@ -1,7 +1,8 @@
 //! The in-memory twin of a NIC: tests put frames in and take out what was sent.
 
-use crate::io::{BURST, Burst, Frame, PacketIo, PortInfo, Spread};
-use crate::toeplitz;
+use crate::io::{BURST, Burst, Frame, HEADROOM, PacketIo, PortInfo, Spread};
+use crate::vlan::{TAG, TAG_BYTES};
+use crate::{ethernet, toeplitz};
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,8 @@ pub struct MemoryFrame {
     first: Vec<u8>,
     /// Bytes of further segments.
     rest: Vec<u8>,
+    /// Bytes that can be put in front.
+    headroom: usize,
     rss_hash: Option<u32>,
     nic: Arc<Mutex<State>>,
 }
@@ -38,6 +41,14 @@ impl Frame for MemoryFrame {
     fn truncate(&mut self, len: usize) {
         self.rest.truncate(len.saturating_sub(self.first.len()));
         self.first.truncate(len);
+    }
+
+    fn trim_front(&mut self, len: usize) -> bool {
+        trim_front(&mut self.first, &mut self.headroom, len)
+    }
+
+    fn grow_front(&mut self, len: usize) -> bool {
+        grow_front(&mut self.first, &mut self.headroom, len)
     }
 
     fn rss_hash(&self) -> Option<u32> {
@@ -75,6 +86,26 @@ struct MemoryFrameParts {
 const FRAMES: usize = 1 << 16;
 /// Longest frame that can be made, in bytes.
 const FRAME_BYTES_MAX: usize = 2048;
+/// What bytes hold that nobody wrote, so that it shows.
+const UNWRITTEN: u8 = 0xa5;
+
+/// Takes bytes off the front of a frame in a vector. What is in front of it then holds what nobody wrote.
+pub(crate) fn trim_front(bytes: &mut Vec<u8>, headroom: &mut usize, len: usize) -> bool {
+    if len > bytes.len() {
+        return false;
+    }
+    bytes.drain(..len);
+    *headroom += len;
+    true
+}
+
+/// Puts bytes in front of a frame in a vector, as far as there is room.
+pub(crate) fn grow_front(bytes: &mut Vec<u8>, headroom: &mut usize, len: usize) -> bool {
+    let Some(left) = headroom.checked_sub(len) else { return false };
+    *headroom = left;
+    bytes.splice(..0, std::iter::repeat_n(UNWRITTEN, len));
+    true
+}
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // A test that panicked elsewhere leaves plain data behind; it is as good as before.
@@ -139,13 +170,15 @@ impl MemoryNic {
         lock(&self.state).tx_room = frames;
     }
 
-    /// What a NIC with RSS would hash: the tuple of IPv4 TCP and UDP.
+    /// What a NIC with RSS would hash: the tuple of IPv4 TCP and UDP, behind a VLAN tag too.
     fn rss(&self, frame: &[u8]) -> Option<u32> {
         let Spread::Rss(rss) = &self.info.spread else { return None };
-        let tuple = frame.get(26..38)?;
-        if frame[12..15] != [8, 0, 0x45]
-            || !matches!(frame[23], 6 | 17)
-            || (frame[20] & 0x3f) | frame[21] != 0
+        let is_tagged = frame.get(12..14) == Some(&TAG.to_be_bytes());
+        let ip = ethernet::HEADER + if is_tagged { TAG_BYTES } else { 0 };
+        let tuple = frame.get(ip + 12..ip + 24)?;
+        if frame[ip - 2..=ip] != [8, 0, 0x45]
+            || !matches!(frame[ip + 9], 6 | 17)
+            || (frame[ip + 6] & 0x3f) | frame[ip + 7] != 0
         {
             return None;
         }
@@ -178,6 +211,7 @@ impl PacketIo for MemoryIo {
         into.extend(queue.drain(..taken).map(|parts| MemoryFrame {
             first: parts.first,
             rest: parts.rest,
+            headroom: HEADROOM,
             rss_hash: parts.rss_hash,
             nic: self.state.clone(),
         }));
@@ -202,6 +236,12 @@ impl PacketIo for MemoryIo {
             return None;
         }
         state.free -= 1;
-        Some(MemoryFrame { first: data.to_vec(), rest: Vec::new(), rss_hash: None, nic: self.state.clone() })
+        Some(MemoryFrame {
+            first: data.to_vec(),
+            rest: Vec::new(),
+            headroom: HEADROOM,
+            rss_hash: None,
+            nic: self.state.clone(),
+        })
     }
 }

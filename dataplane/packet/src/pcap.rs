@@ -1,6 +1,7 @@
 //! The capture-file twin of a NIC: what arrives is read from one pcap file, what is sent is written to another.
 
-use crate::io::{BURST, Burst, Frame, PacketIo, PortInfo};
+use crate::io::{BURST, Burst, Frame, HEADROOM, PacketIo, PortInfo};
+use crate::memory::{grow_front, trim_front};
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use pcap_file::{DataLink, PcapError};
 use std::borrow::Cow;
@@ -14,23 +15,41 @@ const FRAME_BYTES_MAX: usize = 65_535;
 
 /// A frame from a capture.
 #[derive(Debug)]
-pub struct PcapFrame(Vec<u8>);
+pub struct PcapFrame {
+    bytes: Vec<u8>,
+    /// Bytes that can be put in front.
+    headroom: usize,
+}
+
+impl PcapFrame {
+    const fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, headroom: HEADROOM }
+    }
+}
 
 impl Frame for PcapFrame {
     fn data(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.bytes
     }
 
     fn frame_len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     fn truncate(&mut self, len: usize) {
-        self.0.truncate(len);
+        self.bytes.truncate(len);
+    }
+
+    fn trim_front(&mut self, len: usize) -> bool {
+        trim_front(&mut self.bytes, &mut self.headroom, len)
+    }
+
+    fn grow_front(&mut self, len: usize) -> bool {
+        grow_front(&mut self.bytes, &mut self.headroom, len)
     }
 
     fn rss_hash(&self) -> Option<u32> {
@@ -100,7 +119,7 @@ impl PcapIo {
     /// The next frame; a damaged file ends where the damage starts.
     fn next(&mut self) -> Option<PcapFrame> {
         match self.arriving.as_mut()?.next_packet()? {
-            Ok(packet) => Some(PcapFrame(packet.data.into_owned())),
+            Ok(packet) => Some(PcapFrame::new(packet.data.into_owned())),
             Err(damage) => {
                 self.arriving = None;
                 self.damaged = Some(damage);
@@ -130,7 +149,7 @@ impl PacketIo for PcapIo {
     fn tx(&mut self, from: &mut Burst<PcapFrame>) -> usize {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let writes = from.iter().take_while(|frame| {
-            let (len, data) = (frame.0.len() as u32, Cow::Borrowed(frame.0.as_slice()));
+            let (len, data) = (frame.bytes.len() as u32, Cow::Borrowed(frame.bytes.as_slice()));
             self.sent.write_packet(&PcapPacket { timestamp: now, orig_len: len, data }).is_ok()
         });
         let sent = writes.count();
@@ -139,6 +158,6 @@ impl PacketIo for PcapIo {
     }
 
     fn alloc(&mut self, data: &[u8]) -> Option<PcapFrame> {
-        (data.len() <= FRAME_BYTES_MAX).then(|| PcapFrame(data.to_vec()))
+        (data.len() <= FRAME_BYTES_MAX).then(|| PcapFrame::new(data.to_vec()))
     }
 }
