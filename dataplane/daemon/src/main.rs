@@ -159,7 +159,9 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     });
     let snat: Vec<IpAddr> = config.snat_addresses().into_iter().map(IpAddr::V4).collect();
     let gateway = Gateway::new(ports.collect(), &snat, workers)?;
-    Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp))
+    let sources = config.dataplane.dsr.sources.iter().map(|network| (network.addr(), network.prefix_len()));
+    let gateway = gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp);
+    Ok(gateway.with_tunnel_sources(sources))
 }
 
 /// The taps of the configuration with what its NICs turned out to be.

@@ -11,6 +11,7 @@ use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::hash::{Secret, scale};
 use crate::limits::BUCKET_PROBES_MAX;
+use crate::one_way::OneWay;
 use crate::track::{LEAST_TRACKING, State};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -63,6 +64,19 @@ impl Life {
     pub const fn state(&self) -> State {
         State::from_byte(self.state)
     }
+
+    /// What is remembered of a flow whose answers take another way.
+    #[must_use]
+    pub const fn one_way(&self) -> OneWay {
+        OneWay { state: self.state(), newest: self.expected[0], detail: self.detail }
+    }
+
+    /// Remembers it.
+    pub const fn set_one_way(&mut self, seen: OneWay) {
+        self.state = seen.state as u8;
+        self.expected[0] = seen.newest;
+        self.detail = seen.detail;
+    }
 }
 
 /// A live flow of one family: two keys and a [`Life`], on whole cache lines.
@@ -76,7 +90,8 @@ pub trait Entry:
     #[must_use]
     fn new(forward: Self::Key, reply: Self::Key) -> Self;
 
-    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed.
+    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed. Where answers take
+    /// another way, the second is from the backend to the source of outer packets, and of no packet.
     fn keys(&self) -> &[Self::Key; 2];
 
     /// Asks for its cache lines.
@@ -399,14 +414,15 @@ impl<'m, K: Key> FlowTable<'m, K> {
         None
     }
 
-    /// Adds a flow under both its keys, which must not be in the table, and returns its slot.
+    /// Adds a flow under both its keys, which must not be in the table, and returns its slot. One whose answers take another way has only its
+    /// first key there.
     pub fn insert(&mut self, session: K::Session) -> Result<usize, Full> {
         let slot = self.free;
         if slot == NONE {
             return Err(Full);
         }
         self.link(session.keys()[0], slot)?;
-        if self.link(session.keys()[1], slot | REPLY).is_err() {
+        if !session.state().is_one_way() && self.link(session.keys()[1], slot | REPLY).is_err() {
             self.unlink(session.keys()[0], slot);
             return Err(Full);
         }
@@ -420,11 +436,14 @@ impl<'m, K: Key> FlowTable<'m, K> {
     /// Removes the flow in a slot; a free slot stays as it is.
     pub fn remove(&mut self, slot: usize) {
         let keys = *self.sessions[slot].keys();
-        if self.sessions[slot].state() == State::Free {
+        let state = self.sessions[slot].state();
+        if state == State::Free {
             return;
         }
         self.unlink(keys[0], slot as u32);
-        self.unlink(keys[1], slot as u32 | REPLY);
+        if !state.is_one_way() {
+            self.unlink(keys[1], slot as u32 | REPLY);
+        }
         self.sessions[slot] = free(self.free);
         self.free = slot as u32;
         self.live -= 1;

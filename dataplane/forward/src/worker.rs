@@ -7,6 +7,7 @@
 mod answers;
 mod exceptional;
 mod icmp;
+mod tunnel;
 mod upkeep;
 
 use crate::address::Family;
@@ -20,6 +21,7 @@ use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::HELD_FRAMES_MAX;
 use crate::mailbox::Shared;
+use crate::one_way::OneWay;
 use crate::parse::{Kind, Packet};
 use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
@@ -327,6 +329,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Kind::NeighbourDiscovery => self.neighbour_discovery(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
+            Kind::TunnelError => self.tunnel_error(port, frame, key, packet, ios, origin),
             Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
     }
@@ -379,6 +382,9 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         };
         let session = K::flows_mut(&mut self.flows).session_mut(flow.slot());
+        if session.state().is_one_way() {
+            return self.direct::<K, I>(port, frame, packet, flow, ios);
+        }
         let direction = Direction::from_bit(flow.direction());
         let is_of_flow = match packet.chunk() {
             Some(_) => association::observe(
@@ -432,8 +438,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         let session = K::flows(&self.flows).session(found.slot());
         let [key, backend] = *session.keys();
         let reopens = match session.state() {
-            State::Closed | State::Reset | State::Adopted => true,
-            State::Opening | State::Answered | State::ClientClosed => {
+            State::Closed | State::Reset | State::Adopted | State::OneWayClosed => true,
+            State::Opening | State::Answered | State::ClientClosed | State::OneWayOpening => {
                 self.chooser().is_lost(key, (backend.source_address(), backend.source_port()))
             }
             _ => false,
@@ -453,7 +459,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut session = chooser.select(key, packet, table, &mut self.pool, &mut self.counters)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
-            connection::adopt(&mut session, &segment);
+            match session.state().is_one_way() {
+                true => session.set_one_way(OneWay::adopted(&segment)),
+                false => connection::adopt(&mut session, &segment),
+            }
         }
         let slot = table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsAdopted, u64::from(is_midstream));

@@ -3,8 +3,11 @@
 //! The inner packet stays as it is, but for its time to live. [`outer`] and [`outer6`] make the header that goes in front of it; [`Quoted`] reads
 //! what a router on the way says about such a packet.
 
-use crate::icmpv4_error::{MESSAGE_MAX, Unusable};
-use crate::{checksum, icmpv4, ipv4, ipv6};
+use crate::icmpv4::Complaint;
+use crate::icmpv4_error::{self, MESSAGE_MAX, Unusable};
+use crate::icmpv6_error;
+use crate::ip::Pair;
+use crate::{checksum, icmpv4, icmpv6, ipv4, ipv6};
 
 /// Protocol number of IPv4 in something.
 pub const IPV4: u8 = 4;
@@ -73,99 +76,104 @@ pub const fn pass_on6(inner: &mut [u8]) -> bool {
     true
 }
 
-/// An address of a network, by a hash: the bits behind the prefix are the hash's. Packets of many flows to one host then have many sources, and
-/// that host's NIC spreads them over its queues.
-#[must_use]
-pub const fn source(network: u32, prefix: u8, hash: u32) -> u32 {
-    let hosts = match u32::MAX.checked_shr(prefix as u32) {
-        Some(hosts) => hosts,
-        None => 0,
-    };
-    network & !hosts | hash & hosts
-}
-
-/// The same of an IPv6 network; of its host bits the low 64 at most are the hash's.
-#[must_use]
-pub const fn source6(network: u128, prefix: u8, hash: u64) -> u128 {
-    let hosts = match u128::MAX.checked_shr(prefix as u32) {
-        Some(hosts) => hosts,
-        None => 0,
-    };
-    network & !hosts | hash as u128 & hosts
-}
-
-/// What an ICMP error for IPv4 quotes of a packet with a packet in it.
+/// What an ICMP error quotes of a packet with a packet in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// Source of the outer header.
-    pub source: u32,
-    /// Its destination: where the tunnel ends.
-    pub destination: u32,
-    /// Its identification.
-    pub identification: u16,
+    /// Source and destination of the outer header: where the tunnel begins and ends.
+    pub outer: Pair,
+    /// Its identification; of IPv6 its flow label.
+    pub mark: u32,
     /// Where the inner packet starts in the ICMP message, if that quotes so much; the message ends in it or with it.
     pub inner: usize,
 }
 
 impl Quoted {
-    /// Reads an ICMP message, from its type to the end of its IP packet. Its checksum and that of the quoted header are checked. None when it
-    /// is about something else than IPv4 in IPv4.
+    /// Reads an ICMP message for IPv4, from its type to the end of its IP packet. Its checksum and that of the quoted header are checked. None
+    /// when it is no error about IPv4 in IPv4.
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Result<Self, Unusable>> {
         let quoted = message.get(ICMP_HEADER..)?;
         let fixed = quoted.first_chunk::<{ ipv4::HEADER }>()?;
         let header_len = usize::from(fixed[0] & 0x0f) * 4;
-        if fixed[0] >> 4 != 4 || fixed[9] != IPV4 {
+        if !icmpv4_error::is_error(message[0]) || fixed[0] >> 4 != 4 || fixed[9] != IPV4 {
             return None;
         }
-        let is_later_fragment = (fixed[6] & 0x1f) | fixed[7] != 0;
+        let is_later_fragment = word(fixed, 6) & 0x1fff != 0;
         let header = quoted.get(..header_len).filter(|header| header.len() >= ipv4::HEADER);
         let is_right = header.is_some_and(|header| checksum::ones_complement_sum(header) == 0xffff)
             && checksum::ones_complement_sum(message) == 0xffff
             && message.len() <= MESSAGE_MAX
             && !is_later_fragment;
-        Some(if is_right {
-            Ok(Self {
-                source: long(fixed, 12),
-                destination: long(fixed, 16),
-                identification: word(fixed, 4),
-                inner: ICMP_HEADER + header_len,
-            })
-        } else {
-            Err(Unusable::Bad)
-        })
+        let number = |at: usize| u32::from(word(fixed, at)) << 16 | u32::from(word(fixed, at + 2));
+        let outer = Pair::V4 { source: number(12), destination: number(16) };
+        let found = Self { outer, mark: word(fixed, 4).into(), inner: ICMP_HEADER + header_len };
+        Some(if is_right { Ok(found) } else { Err(Unusable::Bad) })
+    }
+
+    /// The same of ICMP for IPv6 and IPv6 in IPv6; `between` are the addresses of the message's own packet.
+    #[must_use]
+    pub fn read6(message: &[u8], between: Pair) -> Option<Result<Self, Unusable>> {
+        let fixed = message.get(ICMP_HEADER..)?.first_chunk::<{ ipv6::HEADER }>()?;
+        if !icmpv6_error::is_error(message[0]) || fixed[0] >> 4 != 6 || fixed[6] != IPV6 {
+            return None;
+        }
+        let is_right = message.len() <= MESSAGE_MAX && between.transport_sum(ipv6::ICMP, message) == 0xffff;
+        let number = |at: usize| fixed[at..at + 16].iter().fold(0, |n, &byte| n << 8 | u128::from(byte));
+        let outer = Pair::V6 { source: number(8), destination: number(24) };
+        let label = u32::from(word(fixed, 0)) << 16 & 0xf_0000 | u32::from(word(fixed, 2));
+        let found = Self { outer, mark: label, inner: ICMP_HEADER + ipv6::HEADER };
+        Some(if is_right { Ok(found) } else { Err(Unusable::Bad) })
     }
 }
 
-/// What becomes of an ICMP error about an outer packet (RFC 2003 section 4).
+/// What becomes of an ICMP error about an outer packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
+    /// The way takes outer packets of so many bytes; 0 where that is not said.
+    TooBig(u16),
     /// The sender of the inner packet is told this.
-    Told(icmpv4::Complaint),
+    Told(Complaint),
     /// It concerns nobody but the tunnel's beginning.
     Kept,
     /// It says what cannot be.
     Bad,
 }
 
-/// Reads type, code and MTU of an ICMP message about an outer packet.
+/// Reads type, code and MTU of an ICMP message for IPv4 about an outer packet (RFC 2003 section 4).
 #[must_use]
 pub fn fate(message: &[u8]) -> Fate {
-    use icmpv4::Complaint::{HostUnreachable, NetworkUnreachable, TooBig};
     let Some(&[kind, code, _, _, _, _, high, low]) = message.first_chunk::<ICMP_HEADER>() else {
         return Fate::Bad;
     };
     match (kind, code) {
         (icmpv4::UNREACHABLE, icmpv4::FRAGMENTATION_NEEDED) => match u16::from_be_bytes([high, low]) {
-            // A router older than RFC 1191; the sender knows what to do (section 5 there).
-            0 => Fate::Told(TooBig { mtu: 0 }),
-            mtu if mtu < MTU_MIN => Fate::Bad,
-            mtu => Fate::Told(TooBig { mtu: inner_mtu(mtu) }),
+            1..MTU_MIN => Fate::Bad,
+            // Of a router older than RFC 1191 it is 0; the sender knows what to do (section 5 there).
+            mtu => Fate::TooBig(mtu),
         },
         // Networks; and hosts, also where the end of the tunnel does not take packets in packets.
-        (icmpv4::UNREACHABLE, 0 | 6 | 9 | 11) => Fate::Told(NetworkUnreachable),
-        (icmpv4::UNREACHABLE, 1 | 2 | 7 | 8 | 10 | 12 | 13) => Fate::Told(HostUnreachable),
-        (icmpv4::TIME_EXCEEDED, 0) => Fate::Told(HostUnreachable),
+        (icmpv4::UNREACHABLE, 0 | 6 | 9 | 11) => Fate::Told(Complaint::NetworkUnreachable),
+        (icmpv4::UNREACHABLE, 1 | 2 | 7 | 8 | 10 | 12 | 13) => Fate::Told(Complaint::HostUnreachable),
+        (icmpv4::TIME_EXCEEDED, 0) => Fate::Told(Complaint::HostUnreachable),
+        _ => Fate::Kept,
+    }
+}
+
+/// The same for IPv6 (RFC 2473 section 8): everything but a size means that the end of the tunnel is not reached.
+#[must_use]
+pub fn fate6(message: &[u8]) -> Fate {
+    const UNKNOWN_NEXT_HEADER: u8 = 1;
+    let Some(&[kind, code, _, _, mtu @ ..]) = message.first_chunk::<ICMP_HEADER>() else { return Fate::Bad };
+    match (kind, code) {
+        (icmpv6::TOO_BIG, _) => match u16::try_from(u32::from_be_bytes(mtu)).unwrap_or(u16::MAX) {
+            // RFC 8201 section 4: no node takes a path for narrower than this.
+            0..ipv6::MTU_MIN => Fate::Bad,
+            mtu => Fate::TooBig(mtu),
+        },
+        (icmpv6::UNREACHABLE, 4) => Fate::Kept,
+        (icmpv6::UNREACHABLE, _)
+        | (icmpv6::TIME_EXCEEDED, 0)
+        | (icmpv6::PARAMETER_PROBLEM, UNKNOWN_NEXT_HEADER) => Fate::Told(Complaint::HostUnreachable),
         _ => Fate::Kept,
     }
 }
@@ -187,10 +195,6 @@ pub const fn inner_mtu6(mtu: u16) -> u16 {
 
 const fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn long(bytes: &[u8], at: usize) -> u32 {
-    u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
 
 #[cfg(test)]

@@ -17,11 +17,8 @@ pub mod icmpv4_error;
 pub mod icmpv6;
 pub mod icmpv6_error;
 pub mod io;
-<<<<<<< HEAD
 pub mod ip;
-=======
 pub mod ipip;
->>>>>>> 673ca53 (packet/ipip: packets in packets, and what routers say about them)
 pub mod ipv4;
 pub mod ipv6;
 pub mod memory;

@@ -91,11 +91,17 @@ fn direct(port: i32) -> Service {
     service
 }
 
+fn answering_external_ips() -> World {
+    World::with(Settings {
+        external_ips: true,
+        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        ..mk_settings()
+    })
+}
+
 #[test]
 fn direct_return_is_for_clients_outside_on_addresses_that_backends_can_have() {
-    let settings =
-        Settings { external_ips: true, pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..mk_settings() };
-    let mut world = World::with(settings);
+    let mut world = answering_external_ips();
     world.put(direct(8080)).put(slice(&["10.244.0.1+", "10.244.0.2~"]));
     for (kind, outside) in [
         (LoadBalancer, "forward dsr-ipip 1"),
@@ -120,7 +126,7 @@ fn direct_return_is_for_clients_outside_on_addresses_that_backends_can_have() {
 
 #[test]
 fn direct_return_is_refused_where_ports_differ() {
-    let mut world = gateway();
+    let mut world = answering_external_ips();
     world.put(direct(80)).put(slice(&["10.244.0.1+"]));
     assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "reject");
     assert_eq!(meets(&mut world, LoadBalancer, POD), "forward nat 1", "clients inside are translated");
@@ -128,7 +134,7 @@ fn direct_return_is_refused_where_ports_differ() {
     assert_eq!(
         world.problems(),
         [
-            "Service shop/web: refused: annotation turnpike.dev/mode: dsr-ipip leaves ports as they are, but TCP 203.0.113.5:80 leads to 10.244.0.1:8080; clients outside are rejected: make port and targetPort equal, or use dnat"
+            "Service shop/web: annotation turnpike.dev/mode: dsr-ipip leaves ports as they are, but TCP 203.0.113.5:80 leads to 10.244.0.1:8080; clients outside are rejected: make port and targetPort equal, or use dnat"
         ]
     );
     // One that takes no new flows does not matter; and it heals.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::icmpv4::Complaint::{self, HostUnreachable, NetworkUnreachable, TooBig};
+use crate::icmpv4::Complaint::{HostUnreachable, NetworkUnreachable};
 use etherparse::{Ipv4Slice, Ipv6Slice, SlicedPacket};
 use proptest::prelude::*;
 
@@ -83,22 +83,6 @@ fn what_does_not_fit_one_packet_has_no_outer_header() {
     assert_eq!(outer6(&inner(0, 1, &[0; 40]), 1, 2, 0), None, "of the other family");
 }
 
-#[test]
-fn sources_keep_their_prefix_and_spread_in_what_is_behind() {
-    let rows = [
-        (0xc612_0000, 15, u32::MAX, 0xc613_ffff),
-        (0xc612_0000, 15, 0xffff_0000, 0xc613_0000),
-        (0xc612_0102, 32, 0xdead_beef, 0xc612_0102),
-        (0, 0, 0xdead_beef, 0xdead_beef),
-    ];
-    for (network, prefix, hash, wanted) in rows {
-        assert_eq!(source(network, prefix, hash), wanted, "{network:#x}/{prefix}");
-    }
-    assert_eq!(source6(0xfd00 << 112, 64, u64::MAX), 0xfd00 << 112 | u128::from(u64::MAX));
-    assert_eq!(source6(5, 128, u64::MAX), 5);
-    assert_eq!(source6(0xfd00 << 112, 112, 0x1_2345), 0xfd00 << 112 | 0x2345);
-}
-
 /// An ICMP message about an outer packet, of which so many bytes are quoted.
 fn message(kind: u8, code: u8, mtu: u16, quoted: usize) -> Vec<u8> {
     let packet = inner(0, 63, &[7; 40]);
@@ -115,7 +99,10 @@ fn message(kind: u8, code: u8, mtu: u16, quoted: usize) -> Vec<u8> {
 fn rfc2003_4_errors_about_outer_packets_are_read() {
     for quoted in [20, 28, 48, 80] {
         let read = Quoted::read(&message(3, 4, 1_400, quoted)).unwrap().unwrap();
-        assert_eq!(read, Quoted { source: FROM, destination: TO, identification: 0x1234, inner: 28 });
+        assert_eq!(
+            read,
+            Quoted { outer: Pair::V4 { source: FROM, destination: TO }, mark: 0x1234, inner: 28 }
+        );
     }
     // Every bit of the quoted header and of the message counts.
     for at in 2..28 {
@@ -128,11 +115,11 @@ fn rfc2003_4_errors_about_outer_packets_are_read() {
 
 #[test]
 fn rfc2003_4_what_the_sender_is_told() {
-    let told = |complaint: Complaint| Fate::Told(complaint);
+    let told = Fate::Told;
     let rows = [
-        ((3, 4, 1_400), told(TooBig { mtu: 1_380 })),
-        ((3, 4, 0), told(TooBig { mtu: 0 })),
-        ((3, 4, 68), told(TooBig { mtu: 68 })),
+        ((3, 4, 1_400), Fate::TooBig(1_400)),
+        ((3, 4, 0), Fate::TooBig(0)),
+        ((3, 4, 68), Fate::TooBig(68)),
         ((3, 4, 67), Fate::Bad),
         ((3, 0, 0), told(NetworkUnreachable)),
         ((3, 1, 0), told(HostUnreachable)),
@@ -151,6 +138,53 @@ fn rfc2003_4_what_the_sender_is_told() {
     assert_eq!(fate(&[3, 4, 0]), Fate::Bad);
 }
 
+/// The same over IPv6, from router to tunnel's beginning.
+fn message6(kind: u8, code: u8, mtu: u32, quoted: usize) -> Vec<u8> {
+    let packet = inner6(0, 63, &[7; 40]);
+    let whole = [&outer6(&packet, 9, 99, 0x9_8765).unwrap()[..], &packet].concat();
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(&whole[..quoted]);
+    let sum = !BETWEEN.transport_sum(ipv6::ICMP, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+const BETWEEN: Pair = Pair::V6 { source: 5, destination: 9 };
+
+#[test]
+fn rfc2473_8_errors_about_outer_packets_are_read() {
+    for quoted in [40, 80, 120] {
+        let read = Quoted::read6(&message6(2, 0, 1_400, quoted), BETWEEN).unwrap().unwrap();
+        let outer = Pair::V6 { source: 9, destination: 99 };
+        assert_eq!(read, Quoted { outer, mark: 0x9_8765, inner: 48 });
+    }
+    for at in 1..48 {
+        let mut bad = message6(2, 0, 1_400, 80);
+        bad[at] ^= 1;
+        assert!(!matches!(Quoted::read6(&bad, BETWEEN), Some(Ok(_))), "byte {at}");
+    }
+    assert_eq!(Quoted::read6(&message6(2, 0, 1_400, 39), BETWEEN), None);
+    let rows = [
+        ((2, 0, 1_400), Fate::TooBig(1_400)),
+        ((2, 0, 1_280), Fate::TooBig(1_280)),
+        ((2, 0, 1_279), Fate::Bad),
+        ((2, 0, 0), Fate::Bad),
+        ((2, 0, 70_000), Fate::TooBig(u16::MAX)),
+        ((1, 0, 0), Fate::Told(HostUnreachable)),
+        ((1, 3, 0), Fate::Told(HostUnreachable)),
+        ((1, 4, 0), Fate::Kept),
+        ((3, 0, 0), Fate::Told(HostUnreachable)),
+        ((3, 1, 0), Fate::Kept),
+        ((4, 1, 0), Fate::Told(HostUnreachable)),
+        ((4, 0, 0), Fate::Kept),
+    ];
+    for ((kind, code, mtu), wanted) in rows {
+        assert_eq!(fate6(&message6(kind, code, mtu, 80)), wanted, "type {kind} code {code} MTU {mtu}");
+    }
+    assert_eq!(fate6(&[2, 0]), Fate::Bad);
+}
+
 #[test]
 fn inner_packets_are_shorter_by_the_outer_header() {
     assert_eq!([1_500, 88, 87, 0].map(inner_mtu), [1_480, 68, 68, 68]);
@@ -160,6 +194,7 @@ fn inner_packets_are_shorter_by_the_outer_header() {
 proptest! {
     #[test]
     fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        let _ = (Quoted::read6(&bytes, BETWEEN), fate6(&bytes));
         let _ = (Quoted::read(&bytes), fate(&bytes), outer(&bytes, 1, 2, 3), outer6(&bytes, 1, 2, 3));
         let mut bytes = bytes;
         let _ = (pass_on(&mut bytes), pass_on6(&mut bytes), SlicedPacket::from_ip(&bytes));
