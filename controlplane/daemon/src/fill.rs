@@ -114,7 +114,7 @@ fn used(census: &Census, desired: &Desired, of: u64) -> Used {
     let mut ports: HashMap<(SocketAddr, Protocol), u64> = HashMap::new();
     for (frontend, backend, flows) in &census.pairs {
         let keeps_address =
-            desired.frontends.get(frontend).is_some_and(|known| known.frontend.outside.mode == Mode::Dnat);
+            desired.frontends.get(frontend).is_some_and(|known| known.frontend.outside.mode != Mode::Nat);
         if !keeps_address {
             *ports.entry((*backend, frontend.protocol)).or_default() += flows;
         }

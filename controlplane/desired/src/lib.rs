@@ -17,6 +17,7 @@ mod counts;
 pub mod defaults;
 pub mod desired;
 pub mod diff;
+mod direct_return;
 pub mod endpoint_slices;
 mod endpoints;
 pub mod envelope;

@@ -2,10 +2,11 @@
 //! F2, L1 to L3, and the table of section N).
 
 use crate::desired::{Family, ProblemKind};
+use crate::direct_return::can_be_shared;
 use crate::k8s::Service;
 use crate::settings::Settings;
 use crate::tracking;
-use crate::words::MODE_ANNOTATION;
+use crate::words::{DIRECT_RETURN, MODE_ANNOTATION};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -55,6 +56,11 @@ impl Policies {
         }
     }
 
+    /// Whether packets for load-balancer and external addresses reach backends unchanged.
+    pub(crate) fn is_direct_return(self) -> bool {
+        self.mode == Some(Mode::DsrIpip)
+    }
+
     /// Whether health checks tell of this gateway's own endpoints (rule H1).
     pub(crate) const fn is_external_local(self) -> bool {
         self.external_local
@@ -74,7 +80,8 @@ impl Policies {
     /// kube-proxy leaves pods their own address: there both ends are on the node, here the pod would answer its peer directly, past the
     /// translation (also when a pod is its own backend, A4). `externalTrafficPolicy: Local` asks for the client's address, so clients outside
     /// keep it (A2, A6), and pods must have their route to them through the gateway; `turnpike.dev/mode: nat` is for clusters where they
-    /// have not, and `dnat` for those where the other Services should keep it, too.
+    /// have not, and `dnat` for those where the other Services should keep it, too. `dsr-ipip` is for those whose pods answer clients outside
+    /// themselves, from load-balancer and external addresses.
     pub(crate) fn treatments(self, kind: FrontendKind, choice: Choice) -> (Treatment, Treatment) {
         let set = |local: bool| if local { BackendSet::Local } else { BackendSet::Cluster };
         let treatment = |set: BackendSet, mode: Mode| {
@@ -89,17 +96,16 @@ impl Policies {
             };
             Treatment { action, set, mode }
         };
+        // Direct answers come from the frontend's address, which backends can have if it belongs to the Service alone.
+        let mode = self.mode.filter(|mode| *mode != Mode::DsrIpip || can_be_shared(kind));
         if kind == FrontendKind::ClusterIp {
             let set = set(self.internal_local);
-            return (treatment(set, self.mode.unwrap_or_default()), treatment(set, Mode::Nat));
+            return (treatment(set, mode.unwrap_or_default()), treatment(set, Mode::Nat));
         }
         // A client inside takes the short cut to the whole cluster (rule A3); its pod would answer it directly, so it is never left with
         // its own address.
         let kept = if self.external_local { Mode::Dnat } else { Mode::Nat };
-        (
-            treatment(set(self.external_local), self.mode.unwrap_or(kept)),
-            treatment(BackendSet::Cluster, Mode::Nat),
-        )
+        (treatment(set(self.external_local), mode.unwrap_or(kept)), treatment(BackendSet::Cluster, Mode::Nat))
     }
 }
 
@@ -109,16 +115,18 @@ fn mode(service: &Service, problems: &mut Problems) -> Option<Mode> {
     match text.as_str() {
         "nat" => Some(Mode::Nat),
         "dnat" => Some(Mode::Dnat),
-        "dsr-ipip" => {
-            let message = format!(
-                "annotation {MODE_ANNOTATION}: \"dsr-ipip\" is not honoured: packets are carried by nat or dnat, as the traffic policies say"
-            );
-            problems.push((ProblemKind::NotHonoured, message));
-            None
+        DIRECT_RETURN => {
+            if service.spec.r#type != "LoadBalancer" && service.spec.external_ips.is_empty() {
+                let message = format!(
+                    "annotation {MODE_ANNOTATION}: {DIRECT_RETURN} is for load-balancer and external addresses, and there are none; other addresses are served as without it"
+                );
+                problems.push((ProblemKind::NotHonoured, message));
+            }
+            Some(Mode::DsrIpip)
         }
         other => {
             let message =
-                format!("annotation {MODE_ANNOTATION}: {other:?} is none of nat, dnat and dsr-ipip");
+                format!("annotation {MODE_ANNOTATION}: {other:?} is none of nat, dnat and {DIRECT_RETURN}");
             problems.push((ProblemKind::Invalid, message));
             None
         }

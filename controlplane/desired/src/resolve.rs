@@ -8,6 +8,7 @@
 use crate::claims::Claims;
 use crate::counts::Counts;
 use crate::desired::{Desired, Problem, ProblemKind, ResolvedFrontend, ResolvedService};
+use crate::direct_return;
 use crate::endpoints::{Endpoints, Surroundings, Wanted, endpoints};
 use crate::frontends::{Face, Faces, PortFaces, faces};
 use crate::health::HealthChecks;
@@ -25,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use turnpike_wire::limits::{BACKENDS_MAX, FRONTENDS_MAX, HEALTH_CHECK_PORTS_MAX, SERVICES_MAX};
 use turnpike_wire::update::{
-    Action, Cluster, Frontend, FrontendKey, FrontendKind, Protocol, Service as WireService, ServiceKey,
+    Action, Cluster, Frontend, FrontendKey, FrontendKind, Mode, Protocol, Service as WireService, ServiceKey,
 };
 
 /// What is kept of a Service between two rounds.
@@ -361,9 +362,17 @@ impl Resolver {
             resolution.refused_service_addresses.append(&mut endpoints.refused_service_addresses);
             local_ready.append(&mut endpoints.local_ready);
             resolution.services.push(port.key.clone());
+            let conflict = direct_return::conflict(found.policies, port, &endpoints.backends);
+            let is_refused = conflict.is_some();
+            resolution.problems.extend(conflict);
             let ranges = source_ranges(&tracked.object.spec.load_balancer_source_ranges, port);
             for face in &port.frontends {
-                let frontend = resolved_frontend(key, &found, port, face, &endpoints, &ranges, from_revision);
+                let mut frontend =
+                    resolved_frontend(key, &found, port, face, &endpoints, &ranges, from_revision);
+                let outside = &mut frontend.frontend.outside;
+                if is_refused && outside.mode == Mode::DsrIpip && outside.action == Action::Forward {
+                    outside.action = Action::Reject;
+                }
                 resolution.frontends.push(Arc::new(frontend));
             }
             services.push(ResolvedService {

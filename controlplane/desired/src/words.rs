@@ -14,6 +14,8 @@ pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Annotation of a Service: how its packets are carried.
 pub const MODE_ANNOTATION: &str = "turnpike.dev/mode";
+/// Value of [`MODE_ANNOTATION`]: packets reach backends in packets, and backends answer clients themselves.
+pub const DIRECT_RETURN: &str = "dsr-ipip";
 /// Annotation of a Service: how long its TCP flows may be idle once they are established, in seconds.
 pub const TCP_ESTABLISHED_TIMEOUT_ANNOTATION: &str = "turnpike.dev/tcp-established-timeout";
 /// Annotation of a Service: the same while they open or close.

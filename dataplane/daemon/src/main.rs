@@ -173,7 +173,8 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     let gateway =
         Gateway::new(ports.collect(), &config.snat_addresses(), workers)?.attached(attached.collect())?;
     let gateway = gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp);
-    Ok(gateway.with_flow_rules(flow_rules(config)))
+    let sources = config.dataplane.dsr.sources.iter().map(|network| (network.addr(), network.prefix_len()));
+    Ok(gateway.with_flow_rules(flow_rules(config)).with_tunnel_sources(sources))
 }
 
 /// What the configuration binds new flows by.

@@ -16,6 +16,7 @@ use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::gateway::FlowRules;
 use crate::hash::{Secret, scale};
 use crate::limits::{BUCKET_PROBES_MAX, TCP_SILENT_MS};
+use crate::one_way::OneWay;
 use crate::port_pool::Standing;
 use crate::quarantine::Quarantine;
 use crate::quota::{Quota, Subscriber};
@@ -72,6 +73,19 @@ impl Life {
     pub const fn state(&self) -> State {
         State::from_byte(self.state)
     }
+
+    /// What is remembered of a flow whose answers take another way.
+    #[must_use]
+    pub const fn one_way(&self) -> OneWay {
+        OneWay { state: self.state(), newest: self.expected[0], detail: self.detail }
+    }
+
+    /// Remembers it.
+    pub const fn set_one_way(&mut self, seen: OneWay) {
+        self.state = seen.state as u8;
+        self.expected[0] = seen.newest;
+        self.detail = seen.detail;
+    }
 }
 
 /// A live flow of one family: two keys and a [`Life`], on whole cache lines.
@@ -85,7 +99,8 @@ pub trait Entry:
     #[must_use]
     fn new(forward: Self::Key, reply: Self::Key) -> Self;
 
-    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed.
+    /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed. Where answers take
+    /// another way, the second is from the backend to the source of outer packets, and of no packet.
     fn keys(&self) -> &[Self::Key; 2];
 
     /// Asks for its cache lines.
@@ -456,14 +471,15 @@ impl<'m, K: Key> FlowTable<'m, K> {
         None
     }
 
-    /// Adds a flow under both its keys, which must not be in the table, and returns its slot.
+    /// Adds a flow under both its keys, which must not be in the table, and returns its slot. One whose answers take another way has only its
+    /// first key there.
     pub fn insert(&mut self, session: K::Session) -> Result<usize, Full> {
         let slot = self.free;
         if slot == NONE {
             return Err(Full);
         }
         self.link(session.keys()[0], slot)?;
-        if self.link(session.keys()[1], slot | REPLY).is_err() {
+        if !session.state().is_one_way() && self.link(session.keys()[1], slot | REPLY).is_err() {
             self.unlink(session.keys()[0], slot);
             return Err(Full);
         }
@@ -484,14 +500,20 @@ impl<'m, K: Key> FlowTable<'m, K> {
         }
         let client = forward.source_address();
         let was_silent = now_ms.wrapping_sub(session.last_seen) >= TCP_SILENT_MS;
-        let is_safe = forward.protocol() == ipv4::TCP && was_silent || reply.destination_address() == client;
+        let is_one_way = session.state().is_one_way();
+        // A flow of one way has no port to rest.
+        let is_safe = is_one_way
+            || forward.protocol() == ipv4::TCP && was_silent
+            || reply.destination_address() == client;
         let tuple = self.secret.hash(reply);
         if !is_safe {
             self.quarantine.prefetch(tuple);
         }
         self.quota.prefetch(Subscriber::of(client));
         self.unlink(forward, slot as u32);
-        self.unlink(reply, slot as u32 | REPLY);
+        if !is_one_way {
+            self.unlink(reply, slot as u32 | REPLY);
+        }
         self.quota.closed(Subscriber::of(client));
         if !is_safe {
             self.quarantine.rest(tuple, self.client_hash(client), now_ms);

@@ -61,6 +61,8 @@ pub struct Gateway {
     own: Vec<Vec<Address>>,
     workers: usize,
     announces: bool,
+    /// By family, where the outer sources of packets in packets come from: a network and the length of its prefix.
+    tunnel_sources: [Option<(Address, u8)>; 2],
     /// By family, longest prefixes first.
     routes: [Vec<Prefixes>; 2],
     mss_clamp: MssClamp,
@@ -162,6 +164,7 @@ impl Gateway {
             own,
             workers,
             announces: false,
+            tunnel_sources: [None; 2],
             routes,
             mss_clamp: MssClamp::default(),
             attachments,
@@ -211,6 +214,52 @@ impl Gateway {
     #[must_use]
     pub fn with_mss_clamp(self, mss_clamp: MssClamp) -> Self {
         Self { mss_clamp, ..self }
+    }
+
+    /// The same gateway, whose packets in packets come from addresses of these networks, one a flow; where there is none of a family, from its
+    /// own. Of two of one family the last counts.
+    #[must_use]
+    pub fn with_tunnel_sources(mut self, networks: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
+        for (network, length) in networks {
+            let network = Address::from(network);
+            self.tunnel_sources[network.family() as usize] = Some((network, length));
+        }
+        self
+    }
+
+    /// The source of packets in packets to a next hop, for a flow with this hash: the bits behind the prefix are the hash's. Packets of many flows
+    /// to one host then have many sources, and that host's NIC spreads them over its queues.
+    #[must_use]
+    pub fn tunnel_source(&self, to: NextHop, family: Family, hash: u64) -> Option<Address> {
+        if let Some((network, length)) = self.tunnel_sources[family as usize] {
+            let mask = mask(family, length)?;
+            return Some(Address::v6(network.bits() & mask | u128::from(hash) & !mask));
+        }
+        let addresses = self.ports.get(usize::from(to.port))?.addresses.iter();
+        let mut own = addresses.map(|&(own, length)| (Address::from(own), length));
+        let is_on_link = |own: Address, length: u8| own.network(length) == to.address.network(length);
+        let on_link = own.clone().find(|&(own, length)| own.family() == family && is_on_link(own, length));
+        let first = on_link.or_else(|| own.find(|(own, _)| own.family() == family));
+        first.map(|(own, _)| own).or_else(|| self.snat(family).first().copied())
+    }
+
+    /// The largest segment that a SYN may announce which came in on the first of these ports and whose connection leaves through the second
+    /// in packets that are longer by so many bytes.
+    #[must_use]
+    pub fn largest_segment_in_tunnel(
+        &self,
+        family: Family,
+        [from, out]: [usize; 2],
+        outer: usize,
+    ) -> Option<u16> {
+        let clear = self.largest_segment(family, [from, out])?;
+        match self.mss_clamp {
+            MssClamp::Off | MssClamp::Bytes(_) => Some(clear),
+            MssClamp::Auto => {
+                let alone = self.largest_segment(family, [out, out])?;
+                Some(clear.min(alone.saturating_sub(outer as u16)))
+            }
+        }
     }
 
     /// The largest segment that a SYN may announce which came in on one of these ports and leaves through the other, by its family.

@@ -52,6 +52,11 @@ pub const SCTP_TRANSITORY_TIMEOUT_MS: u32 = 240_000;
 /// How long a TCP flow is kept after a reset, if nothing contradicts it: RFC 7857 section 2.2.
 pub const TCP_RESET_HELD_MS: u32 = 240_000;
 
+/// Backends whose path MTU is remembered, of those that get packets in packets: 8 bytes each.
+pub const PATH_MTUS_MAX: usize = 1 << 12;
+/// How long a path MTU is believed, in milliseconds (RFC 1191 section 6.3: ten minutes).
+pub const PATH_MTU_MS: u32 = 600_000;
+
 /// Clients whose session affinity is remembered, over all Services: 24 bytes each.
 pub const AFFINITIES_MAX: usize = 1 << 19;
 /// How often one choice of a backend is put into the table of affinities anew when other workers change the same place meanwhile.

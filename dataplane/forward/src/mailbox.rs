@@ -10,6 +10,7 @@ use crate::census::Census;
 use crate::gateway::Gateway;
 use crate::neighbour::Neighbours;
 use crate::service_table::Tables;
+use crate::tunnel::PathMtus;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,8 @@ pub struct Shared {
     pub gateway: Gateway,
     /// Next hops.
     pub neighbours: Neighbours,
+    /// How long packets in packets may be.
+    pub path_mtus: PathMtus,
     /// Which backends clients were given.
     pub affinities: Affinities,
     /// Addresses that are to be announced.
@@ -44,6 +47,7 @@ impl Shared {
         Arc::new(Self {
             gateway,
             neighbours: Neighbours::new(),
+            path_mtus: PathMtus::default(),
             affinities: Affinities::new(),
             announcements: Announcements::new(announces),
             census: ArcSwapOption::empty(),

@@ -5,6 +5,7 @@
 use crate::flow_key::FlowKey;
 use crate::icmp_error;
 use crate::limits::SCTP_CHUNKS_MAX;
+use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::sctp::{self, chunk};
 use turnpike_packet::{checksum, icmpv4, tcp::flags, vlan};
@@ -25,6 +26,8 @@ pub enum Kind {
     Echo,
     /// An ICMP error, with all its checksums checked, about a packet of TCP, UDP or SCTP.
     IcmpError,
+    /// An ICMP error, with all its checksums checked, about a packet in a packet.
+    TunnelError,
     /// ARP, not yet checked.
     Arp,
     /// IPv6, not yet looked at: to us, or to a group.
@@ -48,8 +51,9 @@ const ASSOCIATION: u32 = 3;
 const ICMP_ERROR: u32 = 4;
 const IPV6: u32 = 5;
 const NEIGHBOUR_DISCOVERY: u32 = 6;
+const TUNNEL_ERROR: u32 = 7;
 /// Verdicts start here.
-const BAD: u32 = 7;
+const BAD: u32 = 8;
 /// A flow's packet that is longer than some port takes.
 const LONG: u32 = 1 << 31;
 
@@ -64,6 +68,10 @@ impl Packet {
 
     pub(crate) const fn icmp_error(l4: usize) -> Self {
         Self(ICMP_ERROR | (l4 as u32 & 0xff) << 8)
+    }
+
+    pub(crate) const fn tunnel_error(l4: usize) -> Self {
+        Self(TUNNEL_ERROR | (l4 as u32 & 0xff) << 8)
     }
 
     pub(crate) const fn neighbour_discovery(l4: usize) -> Self {
@@ -87,6 +95,7 @@ impl Packet {
             FLOW | ASSOCIATION => Kind::Flow,
             ECHO => Kind::Echo,
             ICMP_ERROR => Kind::IcmpError,
+            TUNNEL_ERROR => Kind::TunnelError,
             ARP => Kind::Arp,
             IPV6 => Kind::Ipv6,
             NEIGHBOUR_DISCOVERY => Kind::NeighbourDiscovery,
@@ -246,6 +255,11 @@ fn ipv4(head: &[u8], frame_len: usize, missing: Verdict) -> Parsed {
         return bad(Verdict::Fragment);
     }
     let l4 = ETHERNET + header_len;
+    if ip[9] == ICMP
+        && let Some(error) = tunnel::read(head, l4, total_len - header_len)
+    {
+        return error.map_or_else(bad, |key| (key, Packet::tunnel_error(l4)));
+    }
     if ip[9] == ICMP
         && let Some(error) = icmp_error::read(head, l4, total_len - header_len)
     {

@@ -4,6 +4,7 @@ use crate::address::{Address, Family};
 use crate::flow_key::FlowKey6;
 use crate::icmp_error;
 use crate::parse::{self, ETHERNET, Packet};
+use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::ipv6::{self, Unwalkable};
 use turnpike_packet::tcp::flags;
@@ -113,6 +114,11 @@ fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
         return (key(walk.protocol, source, destination, [0; 4]), Packet::bad(Verdict::Fragment));
     }
     let (l4, l4_len) = (L4 + walk.offset, payload_len - walk.offset);
+    if walk.protocol == ipv6::ICMP
+        && let Some(error) = tunnel::read(head, l4, l4_len)
+    {
+        return error.map_or_else(bad, |key| (key, Packet::tunnel_error(l4)));
+    }
     if walk.protocol == ipv6::ICMP
         && let Some(error) = icmp_error::read6(head, l4, l4_len)
     {

@@ -8,6 +8,7 @@ use crate::parse::{self, ETHERNET, PLAIN, Packet};
 use crate::parse6;
 use crate::rewrite::{Addressing, Deltas, Sums, Translation};
 use crate::rewrite6::Translation6;
+use crate::tunnel::Tunnel;
 use turnpike_packet::icmpv4::{self, Complaint};
 use turnpike_packet::tcp::HEADER as TCP_HEADER;
 use turnpike_packet::{icmpv6, ipv6};
@@ -45,7 +46,7 @@ impl Flows<'_> {
 }
 
 /// One of the two ways, named by its five-tuple.
-pub trait Path: Sums {
+pub trait Path: Sums + Tunnel {
     /// What a steady packet's translation needs of its frame.
     type Head: ?Sized;
 

@@ -11,6 +11,7 @@ use crate::flow_table::{Entry, FlowTable};
 use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
+use crate::one_way::OneWay;
 use crate::parse::Packet;
 use crate::port_pool::{PortPool, Standing};
 use crate::rewrite::{Deltas, Sums};
@@ -89,10 +90,21 @@ impl Chooser<'_> {
             neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
             neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,
         ];
+        // Rule A4: a backend that is its own client would answer itself directly, past the gateway, or get a packet from itself.
+        let is_hairpin = backend.address == key.source_address();
+        if mode == Mode::DsrIpip && !is_hairpin && backend.port == key.destination_port() {
+            let hash = self.secret.hash(key).rotate_left(32);
+            let source = gateway.tunnel_source(to_backend, K::FAMILY, hash).ok_or(Verdict::NoRoute)?;
+            let back = K::of(key.protocol(), backend.address, source, backend.port, key.source_port());
+            next_hop.into_iter().for_each(|index| neighbours.want(index));
+            let mut session = K::Session::new(key, back.ok_or(Verdict::NoRoute)?);
+            session.set_one_way(OneWay::opening(key.protocol()));
+            session.next_hop = next_hop;
+            session.last_seen = self.now_ms;
+            return Ok(session);
+        }
         let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
         let at = (backend.address, backend.port);
-        // Rule A4: a backend that is its own client would answer itself directly, past the gateway.
-        let is_hairpin = backend.address == key.source_address();
         let reply = match mode {
             Mode::Dnat if !is_hairpin => {
                 let comes_here = |reply: K| steering.owner(reply, gateway, self.secret) == self.worker;
@@ -105,7 +117,7 @@ impl Chooser<'_> {
                     is_taken,
                 )
             }
-            Mode::Dnat | Mode::Nat => {
+            Mode::Dnat | Mode::Nat | Mode::DsrIpip => {
                 let standing = |reply: K| match self.is_frontend(reply) {
                     true => Standing::Taken,
                     false => table.standing(reply, key.source_address(), self.now_ms),

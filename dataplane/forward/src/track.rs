@@ -58,6 +58,14 @@ pub enum State {
     Reset = 9,
     /// TCP, the beginning was not seen, and the backend has not confirmed that it is open.
     Adopted = 10,
+    /// UDP whose answers take another way ([`crate::one_way`]), as all states that follow.
+    OneWayUdp = 11,
+    /// TCP or SCTP, opened by the client.
+    OneWayOpening = 12,
+    /// TCP or SCTP, the client has acknowledged something or echoed a cookie.
+    OneWay = 13,
+    /// TCP or SCTP, the client has said that it closes.
+    OneWayClosed = 14,
 }
 
 impl State {
@@ -75,6 +83,10 @@ impl State {
             8 => Self::Answered,
             9 => Self::Reset,
             10 => Self::Adopted,
+            11 => Self::OneWayUdp,
+            12 => Self::OneWayOpening,
+            13 => Self::OneWay,
+            14 => Self::OneWayClosed,
             _ => Self::Free,
         }
     }
@@ -83,6 +95,27 @@ impl State {
     #[must_use]
     pub const fn opening(protocol: u8) -> Self {
         if protocol == 17 { Self::Udp } else { Self::Opening }
+    }
+
+    /// The same of a flow whose answers take another way.
+    #[must_use]
+    pub const fn one_way(self) -> Self {
+        match self {
+            Self::Udp => Self::OneWayUdp,
+            _ => Self::OneWayOpening,
+        }
+    }
+
+    /// Whether its answers take another way.
+    #[must_use]
+    pub const fn is_one_way(self) -> bool {
+        matches!(self, Self::OneWayUdp | Self::OneWayOpening | Self::OneWay | Self::OneWayClosed)
+    }
+
+    /// Whether it is one of UDP.
+    #[must_use]
+    pub const fn is_udp(self) -> bool {
+        matches!(self, Self::Udp | Self::OneWayUdp)
     }
 
     /// The state after one side has said that it closes.
@@ -128,16 +161,20 @@ impl State {
         let is_sctp = protocol == ipv4::SCTP;
         match self {
             Self::Free => 0,
-            Self::Udp => tracking.udp_s * 1_000,
-            Self::Established if is_sctp => SCTP_ESTABLISHED_TIMEOUT_MS,
+            Self::Udp | Self::OneWayUdp => tracking.udp_s * 1_000,
+            Self::Established | Self::OneWay if is_sctp => SCTP_ESTABLISHED_TIMEOUT_MS,
             _ if is_sctp => SCTP_TRANSITORY_TIMEOUT_MS,
-            Self::Established | Self::ClientClosed | Self::BackendClosed => {
+            Self::Established | Self::ClientClosed | Self::BackendClosed | Self::OneWay => {
                 tracking.tcp_established_s * 1_000
             }
             Self::Reset => TCP_RESET_HELD_MS,
-            Self::Opening | Self::Answered | Self::Adopted | Self::Closed | Self::Restarting => {
-                tracking.tcp_transitory_s * 1_000
-            }
+            Self::Opening
+            | Self::Answered
+            | Self::Adopted
+            | Self::Closed
+            | Self::Restarting
+            | Self::OneWayOpening
+            | Self::OneWayClosed => tracking.tcp_transitory_s * 1_000,
         }
     }
 
@@ -156,6 +193,10 @@ impl State {
             Self::Answered => "answered",
             Self::Reset => "reset",
             Self::Adopted => "adopted",
+            Self::OneWayUdp => "one_way_udp",
+            Self::OneWayOpening => "one_way_opening",
+            Self::OneWay => "one_way",
+            Self::OneWayClosed => "one_way_closed",
         }
     }
 }
@@ -176,7 +217,7 @@ mod tests {
     fn nothing_ends_before_the_least_time() {
         let tracking = Tracking::default();
         for protocol in [ipv4::TCP, ipv4::UDP, ipv4::SCTP] {
-            for state in (1..=10).map(State::from_byte) {
+            for state in (1..=14).map(State::from_byte) {
                 let (least, usual) =
                     (state.timeout_ms(protocol, &LEAST_TRACKING), state.timeout_ms(protocol, &tracking));
                 assert!((120_000..=usual).contains(&least), "{state:?} of {protocol}: {least} ms");

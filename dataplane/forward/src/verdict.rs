@@ -139,11 +139,13 @@ verdicts! {
     IcmpBad = "icmp_bad",
     /// An ICMP error about no live flow.
     IcmpNoFlow = "icmp_no_flow",
+    /// An ICMP error about a packet in a packet: noted, and its client told where there is one (RFC 2003 section 4).
+    TunnelError = "tunnel_error",
     /// An IP protocol that is not forwarded.
     OtherProtocol = "other_protocol",
     /// An Ethernet type that is not handled.
     OtherEthertype = "other_ethertype",
-    /// Memory for frames ran out while an answer was to be made.
+    /// Memory for frames ran out while an answer was to be made, or a frame has no room for a header in front.
     NoMemory = "no_memory",
 }
 

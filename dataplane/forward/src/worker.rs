@@ -10,6 +10,7 @@ mod exceptional;
 mod fragment;
 mod icmp;
 mod trunking;
+mod tunnel;
 mod upkeep;
 
 use crate::address::Family;
@@ -24,6 +25,7 @@ use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::HELD_FRAMES_MAX;
 use crate::mailbox::Shared;
+use crate::one_way::OneWay;
 use crate::parse::{Kind, Packet};
 use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
@@ -367,6 +369,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Kind::NeighbourDiscovery => self.neighbour_discovery(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
+            Kind::TunnelError => self.tunnel_error(port, frame, key, packet, ios, origin),
             Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
         }
     }
@@ -439,6 +442,10 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         };
         let session = K::flows_mut(&mut self.flows).session_mut(flow.slot());
+        if session.state().is_one_way() {
+            self.note_one_way::<K>(&frame, packet, flow);
+            return Some((frame, flow));
+        }
         let direction = Direction::from_bit(flow.direction());
         let is_of_flow = match packet.chunk() {
             Some(_) => association::observe(
@@ -492,8 +499,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         let session = K::flows(&self.flows).session(found.slot());
         let [key, backend] = *session.keys();
         let reopens = match session.state() {
-            State::Closed | State::Reset | State::Adopted => true,
-            State::Opening | State::Answered | State::ClientClosed => {
+            State::Closed | State::Reset | State::Adopted | State::OneWayClosed => true,
+            State::Opening | State::Answered | State::ClientClosed | State::OneWayOpening => {
                 self.chooser().is_lost(key, (backend.source_address(), backend.source_port()))
             }
             _ => false,
@@ -513,7 +520,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         let mut session = chooser.select(key, packet, table, &mut self.pool, &mut self.counters)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
-            connection::adopt(&mut session, &segment);
+            match session.state().is_one_way() {
+                true => session.set_one_way(OneWay::adopted(&segment)),
+                false => connection::adopt(&mut session, &segment),
+            }
         }
         let slot = table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsAdopted, u64::from(is_midstream));
@@ -534,7 +544,11 @@ impl<'m, F: Frame> Worker<'m, F> {
         flow: Candidate,
         ios: &mut [I],
     ) {
-        let next_hop = K::flows(&self.flows).session(flow.slot()).next_hop[flow.direction()];
+        let session = *K::flows(&self.flows).session(flow.slot());
+        if session.state().is_one_way() {
+            return self.encapsulate::<K, I>(port, frame, packet, &session, ios);
+        }
+        let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
         if let Some(mtu) = self.exceeds::<K>(&frame, out) {
@@ -543,8 +557,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         self.clamp(&mut frame, key, packet, [port, out]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
-        let session = K::flows(&self.flows).session(flow.slot());
-        if !K::translate(session, flow.direction(), packet, frame.data_mut(), addressing) {
+        if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
         self.send_or_hold(frame, next_hop, ios);

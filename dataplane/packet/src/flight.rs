@@ -1,7 +1,7 @@
 //! Whole frames with right checksums, for tests, tools and benchmarks, and the check that a frame's checksums are right.
 
 use crate::ip::{self, Pair};
-use crate::{checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, sctp};
+use crate::{checksum, ethernet, icmpv4, icmpv6, ipip, ipv4, ipv6, sctp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a frame comes from and goes to.
@@ -155,6 +155,10 @@ pub fn check(frame: &[u8]) -> Result<(), Wrong> {
             let stated = segment.get(sctp::CHECKSUM).ok_or(Wrong::Length)?;
             let right = sctp::checksum(segment).is_some_and(|sum| sum.to_le_bytes() == stated);
             return if right { Ok(()) } else { Err(Wrong::TransportChecksum) };
+        }
+        // A packet in a packet is checked as if it had come alone.
+        (Some(ipip::IPV4), Pair::V4 { .. }) | (Some(ipip::IPV6), Pair::V6 { .. }) => {
+            return check(&[&frame[..ethernet::HEADER], segment].concat());
         }
         _ => return Ok(()),
     };

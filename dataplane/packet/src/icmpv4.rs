@@ -44,6 +44,10 @@ pub fn echo_reply(frame: &mut [u8], icmp: usize, mac: [u8; 6]) {
 /// What an error of our own making says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
+    /// No way leads to the network of its destination.
+    NetworkUnreachable,
+    /// No way leads to its destination.
+    HostUnreachable,
     /// Nothing answers on the port, or the Service has nobody who could.
     PortUnreachable,
     /// The packet is longer than this and must not be fragmented (RFC 1191).
@@ -59,6 +63,8 @@ impl Complaint {
     /// Type, code and the four bytes behind the checksum.
     const fn header(self) -> [u8; 8] {
         match self {
+            Self::NetworkUnreachable => [UNREACHABLE, 0, 0, 0, 0, 0, 0, 0],
+            Self::HostUnreachable => [UNREACHABLE, 1, 0, 0, 0, 0, 0, 0],
             Self::PortUnreachable => [UNREACHABLE, PORT_UNREACHABLE, 0, 0, 0, 0, 0, 0],
             Self::TooBig { mtu } => {
                 let [high, low] = mtu.to_be_bytes();

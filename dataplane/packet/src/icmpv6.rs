@@ -5,6 +5,10 @@ use crate::{checksum, ethernet, ipv6};
 
 /// Type of destination unreachable.
 pub const UNREACHABLE: u8 = 1;
+/// Its code for a network that no way leads to.
+pub const NO_ROUTE: u8 = 0;
+/// Its code for a host that no way leads to.
+pub const ADDRESS_UNREACHABLE: u8 = 3;
 /// Its code for a port nobody listens on.
 pub const PORT_UNREACHABLE: u8 = 4;
 /// Type of packet too big.
@@ -56,6 +60,8 @@ impl Complaint {
     /// Type, code and the four bytes behind the checksum.
     const fn header6(self) -> [u8; 8] {
         match self {
+            Self::NetworkUnreachable => [UNREACHABLE, NO_ROUTE, 0, 0, 0, 0, 0, 0],
+            Self::HostUnreachable => [UNREACHABLE, ADDRESS_UNREACHABLE, 0, 0, 0, 0, 0, 0],
             Self::PortUnreachable => [UNREACHABLE, PORT_UNREACHABLE, 0, 0, 0, 0, 0, 0],
             Self::TooBig { mtu } => {
                 let [high, low] = mtu.to_be_bytes();

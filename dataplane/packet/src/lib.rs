@@ -2,7 +2,7 @@
 //!
 //! - [`io`]: the [`io::PacketIo`] trait: whole bursts in, whole bursts out. DPDK implements it in `capsule`.
 //! - [`memory`] and [`pcap`]: its twins without DPDK, for tests and tools.
-//! - [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`icmpv4`], [`icmpv4_error`], [`icmpv6`], [`icmpv6_error`], [`ip`], [`ndp`], [`sctp`], [`tcp`], [`mss`], [`udp`], [`vlan`]: one file per protocol.
+//! - [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`icmpv4`], [`icmpv4_error`], [`icmpv6`], [`icmpv6_error`], [`ip`], [`ipip`], [`ndp`], [`sctp`], [`tcp`], [`mss`], [`udp`], [`vlan`]: one file per protocol.
 //! - [`checksum`]: RFC 1071 sums and RFC 1624 updates. [`toeplitz`]: the hash of receive-side scaling.
 //! - [`flight`]: whole frames, made and checked, for tests and tools. [`conformance`]: what every [`io::PacketIo`] must do.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod icmpv6;
 pub mod icmpv6_error;
 pub mod io;
 pub mod ip;
+pub mod ipip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod memory;

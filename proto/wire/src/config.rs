@@ -1,6 +1,7 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
 pub use crate::config_devices::PortDevice;
+pub use crate::config_dsr::Dsr;
 pub use crate::config_mss::MssClamp;
 use ipnet::IpNet;
 use serde::de::Error;
@@ -205,6 +206,8 @@ pub struct Dataplane {
     pub ports: Vec<Port>,
     /// Source addresses towards backends.
     pub snat: Snat,
+    /// Packets in packets towards the backends of Services with `turnpike.dev/mode: dsr-ipip`.
+    pub dsr: Dsr,
     /// What is done to the segment sizes that TCP SYNs announce: `"off"`, `"auto"`, or a number of bytes.
     pub mss_clamp: MssClamp,
 }
@@ -411,6 +414,7 @@ impl Default for Dataplane {
             announce: true,
             ports: Vec::new(),
             snat: Snat::default(),
+            dsr: Dsr::default(),
             mss_clamp: MssClamp::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::config::{ClusterMode, Config, ConfigError, Port, StaticRoute};
 use crate::config_devices;
+use crate::config_dsr;
 use crate::limits::{PORTS_MAX, ROUTES_MAX, WORKERS_MAX};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -194,6 +195,11 @@ fn networks(config: &Config) -> Result<(), Broken> {
     for network in &config.cluster.pod_cidrs {
         unicast("cluster.pod_cidrs", network)?;
         apart("cluster.pod_cidrs", network, &given_out)?;
+    }
+    config.dataplane.dsr.check().map_err(|what| Broken::new(config_dsr::SOURCES, what))?;
+    for network in &config.dataplane.dsr.sources {
+        unicast(config_dsr::SOURCES, network)?;
+        apart(config_dsr::SOURCES, network, &given_out)?;
     }
     let mut sources = BTreeSet::new();
     for address in &config.dataplane.snat.addresses {
@@ -642,6 +648,9 @@ mod tests {
                 change("[dataplane.snat]", &second_port("net_af_packet1,iface=gw1", "192.0.2.1/24")),
                 "\"lan\": 192.0.2.1 is there twice",
             ),
+            (change("sources = []", "sources = [\"10.96.0.0/20\"]"), "10.96.0.0/20 overlaps 10.96.0.0/16"),
+            (change("sources = []", "sources = [\"127.0.0.0/9\"]"), "dataplane.dsr.sources: 127.0.0.0/9"),
+            (change("sources = []", "sources = [\"198.18.0.1/16\"]"), "write 198.18.0.0/16"),
             (change("\"2001:db8:1::1\"]", "\"10.1.0.1\"]"), "10.1.0.1 is there twice"),
             (change("addresses = [\"10.1.0.1\"", "addresses = [\"10.96.0.1\""), "10.96.0.1"),
             (change("device = \"net_af_packet0", "device = \"eth0"), "eth0"),

@@ -15,6 +15,7 @@ pub mod admin;
 pub mod codec;
 pub mod config;
 mod config_devices;
+mod config_dsr;
 mod config_mss;
 mod config_rules;
 mod config_snat;

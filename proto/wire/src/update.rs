@@ -65,6 +65,10 @@ pub enum Mode {
     /// The destination becomes the backend, the client's address stays; replies are routed back through the gateway (rule A2). The
     /// client's port stays too, unless it is taken or its replies would reach another worker.
     Dnat,
+    /// Direct server return: the packet stays as it is and travels in another, whose destination is the backend (RFC 2003, RFC 2473). The backend
+    /// has the frontend's address, listens on the frontend's port, and answers the client itself. A flow that this cannot be done for, since
+    /// the backend's port is another or the client is the backend, is carried by [`Mode::Nat`].
+    DsrIpip,
 }
 
 /// Which backends of a Service port take new flows (rules E1 to E3).

@@ -57,7 +57,7 @@ fn network() -> impl Strategy<Value = IpNet> {
 fn treatment() -> impl Strategy<Value = Treatment> {
     let action = prop_oneof![Just(Action::Forward), Just(Action::Reject), Just(Action::Drop)];
     let set = prop_oneof![Just(BackendSet::Cluster), Just(BackendSet::Local)];
-    let mode = prop_oneof![Just(Mode::Nat), Just(Mode::Dnat)];
+    let mode = prop_oneof![Just(Mode::Nat), Just(Mode::Dnat), Just(Mode::DsrIpip)];
     (action, set, mode).prop_map(|(action, set, mode)| Treatment { action, set, mode })
 }
 

@@ -1,10 +1,11 @@
 //! Named rules: refusals and how packets are carried (rules N and A).
 
 use super::{CLIENT, POD, gateway, meets, node_a, policies, public, shown, slice};
+use crate::k8s::Service;
 use crate::settings::Settings;
 use crate::test_world::{World, mk_settings};
-use crate::words::MODE_ANNOTATION;
-use turnpike_wire::update::FrontendKind::{ClusterIp, LoadBalancer, NodePort};
+use crate::words::{DIRECT_RETURN, MODE_ANNOTATION};
+use turnpike_wire::update::FrontendKind::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
 
 /// The table of section N, for a node: (endpoints, external, internal) → ClusterIP, outside on the other faces, inside on them.
 #[test]
@@ -62,7 +63,6 @@ fn rule_a2_the_external_policy_says_whether_the_client_is_kept() {
         ("Local", None, "forward dnat 1"),
         ("Local", Some("nat"), "forward nat 1"),
         ("Cluster", Some("dnat"), "forward dnat 1"),
-        ("Local", Some("dsr-ipip"), "forward dnat 1"),
         ("Cluster", Some("nonsense"), "forward nat 1"),
     ];
     for (external, mode, expected) in rows {
@@ -80,6 +80,81 @@ fn rule_a2_the_external_policy_says_whether_the_client_is_kept() {
         let is_told = mode.is_some_and(|mode| !mode.ends_with("nat"));
         assert_eq!(told.len(), usize::from(is_told), "{told:?}");
     }
+}
+
+/// A Service of `port` on every face, whose endpoints listen on 8080.
+fn direct(port: i32) -> Service {
+    let mut service = public();
+    service.metadata.annotations.insert(MODE_ANNOTATION.into(), DIRECT_RETURN.into());
+    service.spec.ports[0].port = port;
+    service.spec.external_ips = vec!["203.0.113.9".into()];
+    service
+}
+
+fn answering_external_ips() -> World {
+    World::with(Settings {
+        external_ips: true,
+        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        ..mk_settings()
+    })
+}
+
+#[test]
+fn direct_return_is_for_clients_outside_on_addresses_that_backends_can_have() {
+    let mut world = answering_external_ips();
+    world.put(direct(8080)).put(slice(&["10.244.0.1+", "10.244.0.2~"]));
+    for (kind, outside) in [
+        (LoadBalancer, "forward dsr-ipip 1"),
+        (ExternalIp, "forward dsr-ipip 1"),
+        (NodePort, "forward nat 1"),
+        (ClusterIp, "forward nat 1"),
+    ] {
+        assert_eq!(meets(&mut world, kind, CLIENT), outside, "{kind:?}");
+        assert_eq!(meets(&mut world, kind, POD), "forward nat 1", "{kind:?}");
+    }
+    assert_eq!(world.problems(), [""; 0]);
+    // The policy still says which backends, and what node ports do.
+    let mut service = direct(8080);
+    service.spec.external_traffic_policy = "Local".into();
+    world.put(service);
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "forward dsr-ipip 1");
+    assert_eq!(meets(&mut world, NodePort, CLIENT), "forward dnat 1");
+    // Nobody to choose from is as everywhere.
+    world.put(slice(&["10.244.0.1-"]));
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "reject");
+}
+
+#[test]
+fn direct_return_is_refused_where_ports_differ() {
+    let mut world = answering_external_ips();
+    world.put(direct(80)).put(slice(&["10.244.0.1+"]));
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "reject");
+    assert_eq!(meets(&mut world, LoadBalancer, POD), "forward nat 1", "clients inside are translated");
+    assert_eq!(meets(&mut world, NodePort, CLIENT), "forward nat 1");
+    assert_eq!(
+        world.problems(),
+        [
+            "Service shop/web: annotation turnpike.dev/mode: dsr-ipip leaves ports as they are, but TCP 203.0.113.5:80 leads to 10.244.0.1:8080; clients outside are rejected: make port and targetPort equal, or use dnat"
+        ]
+    );
+    // One that takes no new flows does not matter; and it heals.
+    world.put(slice(&["10.244.0.1-"]));
+    assert_eq!(world.problems(), [""; 0]);
+    world.put(slice(&["10.244.0.1+"])).put(direct(8080));
+    assert_eq!(meets(&mut world, LoadBalancer, CLIENT), "forward dsr-ipip 1");
+    assert_eq!(world.problems(), [""; 0]);
+}
+
+#[test]
+fn direct_return_without_an_address_of_its_own_is_told() {
+    let mut service = direct(8080);
+    service.spec.r#type = "NodePort".into();
+    service.spec.external_ips.clear();
+    service.status.load_balancer.ingress.clear();
+    let mut world = gateway();
+    world.put(service).put(slice(&["10.244.0.1+"]));
+    assert_eq!(meets(&mut world, NodePort, CLIENT), "forward nat 1");
+    assert!(world.problems().iter().any(|p| p.contains("is for load-balancer and external addresses")));
 }
 
 #[test]

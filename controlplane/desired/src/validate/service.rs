@@ -8,7 +8,7 @@ use crate::k8s::{PortRef, Service, ServicePort, ServiceSpec};
 use crate::settings::Rules;
 use crate::tracking;
 use crate::words::{
-    ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, LOAD_BALANCER_IPS_ANNOTATION, MODE_ANNOTATION,
+    ADDRESS_POOL_ANNOTATION, CLUSTER_IP_NONE, DIRECT_RETURN, LOAD_BALANCER_IPS_ANNOTATION, MODE_ANNOTATION,
     SHARING_KEY_ANNOTATION, SOURCE_RANGES_ANNOTATION,
 };
 use ipnet::IpNet;
@@ -39,10 +39,33 @@ pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
         errors.is_host_address(&format!("spec.externalIPs[{index}]"), text);
     }
     if let Some(mode) = service.metadata.annotations.get(MODE_ANNOTATION) {
-        errors.is_one_of(&format!("metadata.annotations[{MODE_ANNOTATION}]"), mode, &["nat", "dnat"]);
+        errors.is_one_of(
+            &format!("metadata.annotations[{MODE_ANNOTATION}]"),
+            mode,
+            &["nat", "dnat", DIRECT_RETURN],
+        );
+        if mode == DIRECT_RETURN && (spec.r#type == "LoadBalancer" || !spec.external_ips.is_empty()) {
+            ports_stay(spec, errors);
+        }
     }
     for (name, what) in tracking::read(service).1 {
         errors.add(format!("metadata.annotations[{name}]"), what);
+    }
+}
+
+/// Packets in packets keep their ports.
+fn ports_stay(spec: &ServiceSpec, errors: &mut Errors) {
+    for (index, port) in spec.ports.iter().enumerate() {
+        if let PortRef::Number(number) = port.target_port.port()
+            && number != port.port
+            && number != 0
+        {
+            let message = format!(
+                "{number} is not the port {}, and {MODE_ANNOTATION}: {DIRECT_RETURN} leaves ports as they are; make them equal, or use dnat",
+                port.port
+            );
+            errors.add(format!("spec.ports[{index}].targetPort"), message);
+        }
     }
 }
 

@@ -111,7 +111,14 @@ fn each_wrong_field_of_a_service_is_named() {
         ),
         (
             json!({"metadata": {"annotations": {"turnpike.dev/mode": "dsr"}}}),
-            "metadata.annotations[turnpike.dev/mode]: \"dsr\" is not one of nat, dnat",
+            "metadata.annotations[turnpike.dev/mode]: \"dsr\" is not one of nat, dnat, dsr-ipip",
+        ),
+        (
+            json!({
+                "metadata": {"annotations": {"turnpike.dev/mode": "dsr-ipip"}},
+                "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "targetPort": 8080}]},
+            }),
+            "spec.ports[0].targetPort: 8080 is not the port 80, and turnpike.dev/mode: dsr-ipip leaves ports",
         ),
         (
             json!({"metadata": {"annotations": {"turnpike.dev/udp-timeout": "119"}}}),

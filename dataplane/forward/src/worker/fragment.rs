@@ -117,7 +117,11 @@ impl<F: Frame> Worker<'_, F> {
             },
         };
         let Some((mut frame, flow)) = admitted else { return };
-        let next_hop = K::flows(&self.flows).session(flow.slot()).next_hop[flow.direction()];
+        let session = *K::flows(&self.flows).session(flow.slot());
+        if session.state().is_one_way() {
+            return self.encapsulate::<K, I>(port, frame, packet.unwrap_or_default(), &session, ios);
+        }
+        let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
         if let Some(mtu) = self.exceeds::<K>(&frame, out) {

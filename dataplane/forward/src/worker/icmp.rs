@@ -37,6 +37,11 @@ impl<F: Frame> Worker<'_, F> {
             return self.counters.count(Verdict::BadSource);
         }
         let (session, direction) = (*K::flows(&self.flows).session(found.slot()), found.direction());
+        if session.state().is_one_way() {
+            // About an answer that took another way: the backend gets it as it gets the client's packets.
+            self.counters.add(Tally::IcmpTranslated, 1);
+            return self.encapsulate::<K, I>(port, frame, Packet::default(), &session, ios);
+        }
         let link = self.shared.neighbours.link(session.next_hop[direction]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let sent = session.keys()[direction ^ 1];
@@ -49,7 +54,7 @@ impl<F: Frame> Worker<'_, F> {
     }
 
     /// Another worker that has the flow of an error from a NIC, if there may be one. The NIC has spread it by the addresses of whoever made it.
-    fn owner_of_quoted<K: Path>(&self, key: K, origin: Origin) -> Option<usize> {
+    pub(super) fn owner_of_quoted<K: Path>(&self, key: K, origin: Origin) -> Option<usize> {
         let gateway = &self.shared.gateway;
         if origin == Origin::Worker || gateway.workers() == 1 {
             return None;
@@ -150,7 +155,13 @@ impl<F: Frame> Worker<'_, F> {
         if packet.tcp_flags() & flags::SYN == 0 || key.protocol() != ipv4::TCP {
             return;
         }
-        let Some(most) = self.shared.gateway.largest_segment(K::FAMILY, ports) else { return };
+        if let Some(most) = self.shared.gateway.largest_segment(K::FAMILY, ports) {
+            self.clamp_to(most, frame, packet);
+        }
+    }
+
+    /// Lowers the segment size that a SYN announces to `most`.
+    pub(super) fn clamp_to(&mut self, most: u16, frame: &mut F, packet: Packet) {
         if let Some(segment) = frame.data_mut().get_mut(packet.l4()..)
             && mss::clamp(segment, most)
         {

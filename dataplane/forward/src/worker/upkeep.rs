@@ -155,7 +155,7 @@ impl<F: Frame> Worker<'_, F> {
         for _ in 0..budget {
             let Some(slot) = self.upkeep.cleaning[K::FAMILY as usize].next(table.capacity()) else { return };
             let session = table.session(slot);
-            if session.state() != State::Udp {
+            if !session.state().is_udp() {
                 continue;
             }
             let [client, backend] = *session.keys();

@@ -90,6 +90,12 @@ impl Bed {
         Self::made(workers, spread, 4_096, mtu, true, |gateway| gateway)
     }
 
+    /// Workers without tables that put packets into packets from addresses of this network; they speak both families.
+    pub fn tunnelling(network: &str, length: u8) -> Self {
+        let network = (network.parse().unwrap(), length);
+        Self::made(1, &Spread::Unknown, 4_096, 1500, true, |gateway| gateway.with_tunnel_sources([network]))
+    }
+
     fn made(
         workers: usize,
         spread: &Spread,

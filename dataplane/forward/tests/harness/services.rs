@@ -14,6 +14,8 @@ pub const NODE_PORT: &str = "192.0.2.1:30080";
 pub const EXTERNAL_IP: &str = "203.0.113.90:80";
 pub const LOCAL: Treatment = Treatment { action: Action::Forward, set: BackendSet::Local, mode: Mode::Dnat };
 pub const DNAT: Treatment = Treatment { action: Action::Forward, set: BackendSet::Cluster, mode: Mode::Dnat };
+pub const DIRECT: Treatment =
+    Treatment { action: Action::Forward, set: BackendSet::Cluster, mode: Mode::DsrIpip };
 pub const REJECT: Treatment = Treatment { action: Action::Reject, set: BackendSet::Cluster, mode: Mode::Nat };
 pub const DROP: Treatment = Treatment { action: Action::Drop, set: BackendSet::Cluster, mode: Mode::Nat };
 
