@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 26] = [
+pub const WORKER_TALLIES: [&str; 28] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -21,6 +21,8 @@ pub const WORKER_TALLIES: [&str; 26] = [
     "flows_live",
     "arp_requests",
     "arp_announcements",
+    "neighbour_solicitations",
+    "neighbour_announcements",
     "icmp_sent",
     "icmp_translated",
     "mss_clamped",
