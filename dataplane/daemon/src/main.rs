@@ -159,7 +159,10 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
     });
     let snat: Vec<IpAddr> = config.snat_addresses().into_iter().map(IpAddr::V4).collect();
     let gateway = Gateway::new(ports.collect(), &snat, workers)?;
-    Ok(gateway.announcing(config.dataplane.announce).with_mss_clamp(config.dataplane.mss_clamp).with_flow_rules(flow_rules(config)))
+    Ok(gateway
+        .announcing(config.dataplane.announce)
+        .with_mss_clamp(config.dataplane.mss_clamp)
+        .with_flow_rules(flow_rules(config)))
 }
 
 /// What the configuration binds new flows by.

@@ -526,8 +526,11 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
         assert_eq!(seen("203.0.113.12").1, 0, "nobody is inside yet");
 
         let networks = |text: &str| vec![text.parse().unwrap()];
-        let cluster =
-            Cluster { service_networks: networks("10.96.0.0/16"), pod_networks: networks("10.78.1.0/24"), ..Default::default() };
+        let cluster = Cluster {
+            service_networks: networks("10.96.0.0/16"),
+            pod_networks: networks("10.78.1.0/24"),
+            ..Default::default()
+        };
         control.transaction(2, &[Update::PutCluster(cluster)]);
         control.adopted(2);
         assert_eq!(seen("203.0.113.12").1, 30, "now they are");
