@@ -35,7 +35,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Answers datagrams: the pod's side.
+    /// Answers datagrams until its input ends: the pod's side.
     Echo {
         /// Where.
         at: SocketAddr,
@@ -62,7 +62,13 @@ struct Figures {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.part {
-        Some(Part::Echo { at }) => echo(at),
+        Some(Part::Echo { at }) => {
+            std::thread::spawn(|| {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                std::process::exit(0);
+            });
+            echo(at)
+        }
         Some(Part::Ask { whom, questions, pause_ms }) => {
             let trips = ask(whom, questions, Duration::from_millis(pause_ms))?;
             println!("{}", serde_json::to_string(&trips)?);

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Clock ticks a second in `/proc` (USER_HZ), the same on every Linux of this architecture.
@@ -94,9 +94,12 @@ impl<'l> Echo<'l> {
         fs::write(&file, manifest)?;
         lab.apply(&file.to_string_lossy())?;
         lab.wait_adopted()?;
-        let own = program("idle")?;
+        let own = program("idle-lab")?;
         let at = format!("0.0.0.0:{POD_PORT}");
-        let server = lab.spawn("pod-web-1", &own.to_string_lossy(), &["echo", &at])?;
+        // It ends when this end of its input is closed, also by a signal to this process.
+        let mut command = lab.command("pod-web-1", &own.to_string_lossy());
+        command.args(["echo", &at]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = command.spawn().context("cannot start the echo server")?;
         let echo = Self { lab, server };
         wait("the echo server", Duration::from_secs(10), || Ok(echo.ask(1, Duration::ZERO)?.lost == 0))?;
         Ok(echo)
@@ -104,7 +107,7 @@ impl<'l> Echo<'l> {
 
     /// Round trips of so many questions of the client, each behind a pause.
     pub fn ask(&self, questions: u32, pause: Duration) -> Result<RoundTrips> {
-        let own = program("idle")?;
+        let own = program("idle-lab")?;
         let words = [
             "ask",
             FRONTEND,

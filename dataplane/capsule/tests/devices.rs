@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use capsule::{Device, Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use turnpike_packet::io::{Burst, Frame, PacketIo, Spread};
@@ -125,6 +127,47 @@ fn af_packet_over_veth() {
         // Closed entirely: the same interface can be opened again.
         let (_port, mut queues) = open("net_af_packet0,iface=port0", 1);
         echo(&mut queues, &[64]);
+    });
+}
+
+/// The numbers of the queues whose wake is readable within a time.
+fn woken(wakes: &[OwnedFd], within: Duration) -> Vec<usize> {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: within.subsec_nanos().into() };
+    let mut fds: Vec<PollFd<'_>> = wakes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    poll(&mut fds, Some(&timeout)).unwrap();
+    (0..fds.len()).filter(|&at| fds[at].revents().contains(PollFlags::IN)).collect()
+}
+
+#[test]
+fn a_frame_wakes_its_queue() {
+    in_namespace("a_frame_wakes_its_queue", || {
+        make_veth();
+        address("kern0");
+        let (port, mut queues) = open("net_af_packet0,iface=port0,qpairs=2", 2);
+        let wakes: Vec<OwnedFd> = queues.iter_mut().map(|queue| queue.take_wake().unwrap()).collect();
+        assert!(queues.iter_mut().all(|queue| queue.take_wake().is_none()), "each is given away once");
+        let socket = UdpSocket::bind((KERNEL, 7000)).unwrap();
+        let empty = |queues: &mut [capsule::Queue]| {
+            let mut burst = Burst::new();
+            while queues.iter_mut().map(|queue| queue.rx(&mut burst)).sum::<usize>() > 0 {
+                burst.clear();
+            }
+        };
+        // What the kernel says by itself when an interface comes up is over after a while.
+        std::thread::sleep(Duration::from_millis(300));
+        for round in 0..50u8 {
+            empty(&mut queues);
+            socket.send_to(&[round; 20], (BEYOND, 1_000 + u16::from(round))).unwrap();
+            let found = woken(&wakes, Duration::from_millis(900));
+            let ours = |data: &[u8]| data.len() >= 43 && data[12..14] == [8, 0] && data[42] == round;
+            let (queue, _) = receive(&mut queues, ours).unwrap();
+            assert!(found.contains(&queue), "{found:?} for a frame in queue {queue}");
+        }
+        empty(&mut queues);
+        assert_eq!(woken(&wakes, Duration::from_millis(20)), [] as [usize; 0]);
+        drop((port, queues, wakes));
+        let (_port, mut queues) = open("net_null0", 1);
+        assert!(queues[0].take_wake().is_none(), "a device without sockets says nothing");
     });
 }
 

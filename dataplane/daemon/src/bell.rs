@@ -42,6 +42,10 @@ impl Bell {
         let mut fds: Vec<PollFd<'_>> =
             wakes.iter().chain([&self.event]).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         let Ok(1..) = poll(&mut fds, Some(&timeout)) else { return };
+        // Whoever rang may have done so later than it was looked for: then this wait is over at once, and only this one.
+        if fds.last().is_some_and(|event| event.revents().contains(PollFlags::IN)) {
+            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+        }
         let failed =
             |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
         if fds.iter().any(failed) {
@@ -55,9 +59,7 @@ impl Bell {
 
     /// Nobody rings any more.
     pub(crate) fn get_up(&self) {
-        if !self.sleeps.swap(false, Ordering::Relaxed) {
-            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
-        }
+        self.sleeps.store(false, Ordering::Relaxed);
     }
 }
 
@@ -90,6 +92,21 @@ mod tests {
         bell.wait(&[], Duration::from_millis(5));
         assert!(started.elapsed() >= Duration::from_millis(5), "an old ring wakes nobody");
         bell.get_up();
+    }
+
+    #[test]
+    fn a_late_ring_wakes_once() {
+        let bell = Bell::new().unwrap();
+        rustix::io::write(&bell.event, &1u64.to_ne_bytes()).unwrap();
+        let started = Instant::now();
+        bell.lie_down();
+        bell.wait(&[], LONG);
+        bell.get_up();
+        assert!(started.elapsed() < LONG / 2);
+        let started = Instant::now();
+        bell.lie_down();
+        bell.wait(&[], Duration::from_millis(5));
+        assert!(started.elapsed() >= Duration::from_millis(5));
     }
 
     #[test]

@@ -229,7 +229,7 @@ pub enum Hugepages {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
-    /// Poll, pause, then sleep in short naps of at most 50 µs.
+    /// Poll, pause, then sleep: until a frame comes where the devices can say so, else in naps of at most 100 µs.
     #[default]
     Adaptive,
     /// Poll without rest.
