@@ -104,7 +104,14 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         hugepages: config.dataplane.hugepages,
         idle: config.dataplane.idle,
         started,
+        faults: config.dataplane.faults,
     };
+    if let Some(faults) = config.dataplane.faults {
+        tracing::warn!(
+            ?faults,
+            "dataplane.faults is set: frames are lost, doubled, reordered or delayed; for tests alone"
+        );
+    }
     let taps = Taps::make(tap_plans(&config, &io))?;
     let tallies = taps.tallies.clone();
     let (ends, exception) = exception_path(&config, &io, &common, taps)?;

@@ -6,6 +6,7 @@ use capsule::{
 };
 use std::collections::BTreeSet;
 use turnpike_forward::limits::EXCEPTION_FRAMES;
+use turnpike_packet::faults::UNDER_WAY_MAX;
 use turnpike_wire::config::{self, Dataplane, Hugepages};
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
@@ -192,8 +193,10 @@ fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
     let queues = workers * dataplane.ports.len() as u32;
     let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
-    let buffers =
-        queues * BUFFERS_PER_QUEUE + workers * workers * BUFFERS_PER_WORKER + rings * EXCEPTION_FRAMES as u32;
+    let under_way = if dataplane.faults.is_some() { 2 * UNDER_WAY_MAX as u32 } else { 0 };
+    let buffers = queues * (BUFFERS_PER_QUEUE + under_way)
+        + workers * workers * BUFFERS_PER_WORKER
+        + rings * EXCEPTION_FRAMES as u32;
     let least_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
     if least_mb > u64::from(dataplane.memory_mb) {
         return Err(OpenError::TooLittleMemory { memory_mb: dataplane.memory_mb, queues, workers, least_mb });
@@ -264,6 +267,9 @@ mod tests {
             small.memory_mb *= 2;
             small.ports[0].exception = Some("tp-wan".into());
             assert_eq!(buffers(&small, memory).unwrap(), without + 4 * EXCEPTION_FRAMES as u32);
+            small.faults = Some(config::Faults::default());
+            let faulty = without + 4 * EXCEPTION_FRAMES as u32 + 12 * UNDER_WAY_MAX as u32;
+            assert_eq!(buffers(&small, memory).unwrap(), faulty);
         }
     }
 

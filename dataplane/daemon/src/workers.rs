@@ -17,8 +17,10 @@ use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::worker::Worker;
+use turnpike_packet::faults::{Faults, Rates};
+use turnpike_packet::io::PacketIo;
 use turnpike_shm::{HugeMemory, Pages, ShmError};
-use turnpike_wire::config::{Hugepages, Idle};
+use turnpike_wire::config::{self, Hugepages, Idle};
 
 /// Turns between two looks at the clock while there is work: at most some tens of microseconds.
 const TURNS_PER_CLOCK: u32 = 16;
@@ -37,6 +39,8 @@ pub(crate) struct Common {
     pub(crate) hugepages: Hugepages,
     pub(crate) idle: Idle,
     pub(crate) started: Instant,
+    /// For tests alone.
+    pub(crate) faults: Option<config::Faults>,
 }
 
 /// What one worker has of its own.
@@ -142,14 +146,33 @@ fn work(
         worker = worker.with_exception(exception);
     }
     let _ = ready.send(Ok(()));
-    run(&mut worker, &mut queues, &mut page, common, stop);
+    match common.faults {
+        None => run(&mut worker, &mut queues, &mut page, common, stop),
+        Some(faults) => {
+            run(&mut worker, &mut faulty(queues, id, faults, common.started), &mut page, common, stop)
+        }
+    }
     page.show(worker.counters(), worker.tables().generation);
     Ok(())
 }
 
-fn run(
+/// The queues of a worker behind a bad network, each with faults of its own.
+fn faulty(
+    queues: Vec<Queue>,
+    worker: usize,
+    faults: config::Faults,
+    started: Instant,
+) -> Vec<impl PacketIo<Frame = Mbuf>> {
+    let config::Faults { seed, loss, duplicate, reorder, delay_ms } = faults;
+    let rates = Rates { loss, duplicate, reorder, delay: delay_ms };
+    let seeds = (0..).map(|port: u64| seed.wrapping_add((worker as u64) << 32 | port << 1));
+    let wrap = |(queue, seed)| Faults::new(queue, rates, seed, move || clock_ms(started));
+    queues.into_iter().zip(seeds).map(wrap).collect()
+}
+
+fn run<I: PacketIo<Frame = Mbuf>>(
     worker: &mut Worker<'_, Mbuf>,
-    queues: &mut [Queue],
+    queues: &mut [I],
     page: &mut WorkerPage,
     common: &Common,
     stop: &AtomicBool,

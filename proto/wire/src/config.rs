@@ -1,5 +1,6 @@
 //! The one TOML file of all three programs: what was typed → what it means, validated.
 
+pub use crate::config_faults::Faults;
 pub use crate::config_mss::MssClamp;
 use ipnet::{IpNet, Ipv4Net};
 use serde::de::Error;
@@ -202,6 +203,8 @@ pub struct Dataplane {
     pub snat: Snat,
     /// What is done to the segment sizes that TCP SYNs announce: `"off"`, `"auto"`, or a number of bytes.
     pub mss_clamp: MssClamp,
+    /// For tests alone: faults that frames meet on their way from and to the NICs; none: none.
+    pub faults: Option<Faults>,
 }
 
 /// `dataplane.hugepages`
@@ -392,6 +395,7 @@ impl Default for Dataplane {
             ports: Vec::new(),
             snat: Snat::default(),
             mss_clamp: MssClamp::default(),
+            faults: None,
         }
     }
 }

@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod codec;
 pub mod config;
+mod config_faults;
 mod config_mss;
 mod config_rules;
 mod config_spelling;
