@@ -120,8 +120,8 @@ fn flight(ends: Tuple) -> Flight {
     Flight {
         source_mac: ROUTER_MAC,
         destination_mac: MAC,
-        source: ends.source,
-        destination: ends.destination,
+        source: ends.source.into(),
+        destination: ends.destination.into(),
     }
 }
 

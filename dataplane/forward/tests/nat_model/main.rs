@@ -153,7 +153,7 @@ impl Run {
         let Some((client, _)) = self.nat.find(ends) else { return Ok(()) };
         let session = &self.nat.sessions[&client];
         let (idle, limit) = (self.nat.now_ms - session.seen_ms, self.nat.may_idle_ms(session));
-        if idle <= limit || self.bed.workers[0].table().find(key(client)).is_some() {
+        if idle <= limit || self.bed.workers[0].flows().v4.find(key(client)).is_some() {
             let is_late = idle > limit + SWEEP_MS;
             let late =
                 || self.failure(format!("idle for {idle} ms of {limit}, and still there"), Some(client));
@@ -229,7 +229,7 @@ impl Run {
 
     /// Every flow of the worker is one of the model, in the same state and as old, and the other way around.
     fn compare_flows(&mut self) -> Result<(), Failure> {
-        let table = self.bed.workers[0].table();
+        let table = &self.bed.workers[0].flows().v4;
         let mut known = BTreeMap::new();
         for (_, session) in table.iter() {
             let [client, reply] = session.keys.map(tuple);

@@ -434,7 +434,7 @@ impl Nat {
     fn refuse(&mut self, verdict: &'static str, frame: &[u8], layout: Layout, what: &What) -> Fate {
         let Tuple { source, destination, .. } = layout.tuple(frame);
         let back =
-            Flight { source_mac: MAC, destination_mac: ROUTER_MAC, source: destination, destination: source };
+            Flight { source_mac: MAC, destination_mac: ROUTER_MAC, source: destination.into(), destination: source.into() };
         match (verdict, what) {
             ("rejected", _) => {
                 if !self.may_answer() {
