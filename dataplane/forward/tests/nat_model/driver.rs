@@ -305,7 +305,7 @@ fn odd(dice: &mut Dice, client: Tuple) -> Vec<u8> {
         if dice.once_in(2) { syn } else { udp_frame(dice, Tuple { protocol: UDP, ..ends }) }
     };
     let sum = |frame: &mut Vec<u8>| *frame = dressed(frame, 64, 0, 0, false, &[], 0);
-    match dice.below(18) {
+    match dice.below(19) {
         0 => return ask(vip, dice),
         1 => return ask(own, dice),
         2 => return ask(Ipv4Addr::new(203, 0, 113, 1), dice),
@@ -328,6 +328,12 @@ fn odd(dice: &mut Dice, client: Tuple) -> Vec<u8> {
         16 => {
             whole[23] = dice.one_of(&[2, 47, 89]);
             sum(&mut whole);
+        }
+        17 => {
+            // About what was never sent.
+            let (source, destination) = (SocketAddrV4::new(snat, 50_000), SocketAddrV4::new(own, 9));
+            let sent = udp_frame(dice, Tuple { protocol: UDP, source, destination });
+            return error_about(&sent, Ipv4Addr::new(10, 244, 0, 254), (3, 1), 28, 60);
         }
         _ => {
             let source =

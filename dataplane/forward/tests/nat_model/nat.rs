@@ -53,7 +53,9 @@ pub struct Session {
     pub client: Tuple,
     pub reply: Tuple,
     pub life: Life,
+    /// When it last had a sign of life, and when any packet at all.
     pub seen_ms: u32,
+    pub touched_ms: u32,
     /// The latest whole packet of either side that an error may quote: as its sender sent it, and as it left.
     pub last: [Option<(Vec<u8>, Vec<u8>)>; 2],
 }
@@ -262,6 +264,11 @@ impl Nat {
         let ttl = frame[inner.ip + 8];
         wanted[inner.ip..layout.end].copy_from_slice(&about[14..14 + layout.end - inner.ip]);
         wanted[inner.ip + 8] = ttl;
+        if inner.protocol == SCTP && layout.end >= inner.l4 + 12 {
+            // Nobody can sum a packet of which there is only the beginning: it stays as it is quoted.
+            let stays = inner.l4 + 8..inner.l4 + 12;
+            wanted[stays.clone()].copy_from_slice(&frame[stays]);
+        }
         sum_header(&mut wanted, inner);
         wanted[layout.l4 + 2..layout.l4 + 4].fill(0);
         let sum = turnpike_packet::checksum::checksum(&wanted[layout.l4..layout.end]).to_be_bytes();
@@ -285,6 +292,7 @@ impl Nat {
         }
         let (client, side) = self.find(ends).expect("it is there or was made");
         let session = self.sessions.get_mut(&client).expect("replies are of sessions");
+        session.touched_ms = self.now_ms;
         let counts = match (&mut session.life, what) {
             (Life::Udp, _) => true,
             (Life::Tcp(model), What::Tcp(segment)) => model.see(side, &segment),
@@ -425,16 +433,29 @@ impl Nat {
         }
         self.count("flows_opened");
         self.replies.insert(reply, client);
-        self.sessions
-            .insert(client, Session { client, reply, life, seen_ms: self.now_ms, last: [None, None] });
+        self.sessions.insert(
+            client,
+            Session {
+                client,
+                reply,
+                life,
+                seen_ms: self.now_ms,
+                touched_ms: self.now_ms,
+                last: [None, None],
+            },
+        );
         Ok(())
     }
 
     /// What becomes of a packet that may not make a flow.
     fn refuse(&mut self, verdict: &'static str, frame: &[u8], layout: Layout, what: &What) -> Fate {
         let Tuple { source, destination, .. } = layout.tuple(frame);
-        let back =
-            Flight { source_mac: MAC, destination_mac: ROUTER_MAC, source: destination.into(), destination: source.into() };
+        let back = Flight {
+            source_mac: MAC,
+            destination_mac: ROUTER_MAC,
+            source: destination.into(),
+            destination: source.into(),
+        };
         match (verdict, what) {
             ("rejected", _) => {
                 if !self.may_answer() {
