@@ -19,7 +19,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 use turnpike_forward::flow_key::FlowKey;
 use turnpike_packet::io::{BURST, Spread};
-use turnpike_packet::ipv4::TCP;
+use turnpike_packet::ipv4::{ICMP, UDP};
 
 /// Flows the worker can hold: some more than there are clients.
 const FLOWS: u32 = 16_384;
@@ -28,7 +28,7 @@ const PACKETS: u64 = 400_000;
 /// How long after its time a flow may still be there: a sweep over all takes 15 s.
 const SWEEP_MS: u32 = 16_000;
 /// The end of a failing flow's story that is told.
-const STORY_LINES: usize = 80;
+const STORY_LINES: usize = 64;
 
 /// What went wrong, and to whom.
 #[derive(Debug)]
@@ -171,16 +171,25 @@ impl Run {
         Ok(())
     }
 
-    /// What comes in one burst. A TCP connection speaks once in it: a worker sees the steady packets of a burst before the others, so what two
-    /// of them mean together depends on more than their order.
+    /// What comes in one burst. A connection speaks once in it, and an error comes alone with its flow: a worker sees the steady packets of a
+    /// burst before the others, so what two of them mean together depends on more than their order.
     fn arrivals(&mut self, calm: bool) -> Vec<Arrival> {
-        let (mut arrivals, mut spoken) = (Vec::with_capacity(BURST), BTreeSet::new());
+        let (mut arrivals, mut spoken, mut alone) =
+            (Vec::with_capacity(BURST), BTreeSet::new(), BTreeSet::new());
         while arrivals.len() < BURST {
             let next = arrival(&mut self.dice, &self.nat, calm);
-            let ends = ends_of(&next.frame).filter(|ends| ends.protocol == TCP);
-            if ends.is_none_or(|ends| spoken.insert(self.nat.find(ends).map_or(ends, |(client, _)| client))) {
-                arrivals.push(next);
+            if let Some(ends) = ends_of(&next.frame) {
+                let flow = self.nat.find(ends).map_or(ends, |(client, _)| client);
+                let is_alone = flow.protocol != UDP || next.frame[23] == ICMP;
+                if alone.contains(&flow) || is_alone && spoken.contains(&flow) {
+                    continue;
+                }
+                spoken.insert(flow);
+                if is_alone {
+                    alone.insert(flow);
+                }
             }
+            arrivals.push(next);
         }
         arrivals
     }
@@ -212,7 +221,8 @@ impl Run {
             if is_watched || judged.is_err() {
                 let flow =
                     ends.and_then(|e| self.nat.find(e)).map(|(client, _)| self.nat.sessions[&client].state());
-                let (now, counted) = (self.nat.now_ms, self.nat.counts.clone());
+                let now = self.nat.now_ms;
+                let counted = ends.is_none_or(|_| self.watched.is_none()).then(|| self.nat.counts.clone());
                 self.note(|| {
                     format!("{now} ms: {} -> {flow:?} {counted:?}, next left: {next:?}", told(&came.frame))
                 });

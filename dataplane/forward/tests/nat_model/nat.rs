@@ -137,6 +137,12 @@ impl Nat {
         seconds * 1_000
     }
 
+    /// Whether a flow was idle for longer than it may be.
+    fn is_over(&self, client: Tuple) -> bool {
+        let session = &self.sessions[&client];
+        self.now_ms - session.seen_ms > self.may_idle_ms(session)
+    }
+
     /// The address is a VIP, the gateway's own or one of SNAT.
     fn is_ours(&self, address: Ipv4Addr) -> bool {
         address == OWN
@@ -405,13 +411,18 @@ impl Nat {
         {
             return Err(format!("{chosen:?} is to no backend that takes new flows: {rule:?}"));
         }
-        if self.find(reply).is_some() {
-            return Err(format!("{chosen:?} shares its answers with {:?}", self.find(reply)));
+        if let Some((other, _)) = self.find(reply)
+            && !self.is_over(other)
+        {
+            return Err(format!("{chosen:?} shares its answers with {other:?}"));
         }
         let keeps = rule.mode == Mode::Dnat && backend.ip() != client.source.ip();
         let own = Tuple { destination: client.source, ..reply };
         let may_keep_port = keeps && client.source.port() != 0 && self.find(own).is_none();
         let address = if keeps { *client.source.ip() } else { SNAT.into() };
+        // Whether the worker still has a flow whose time is over only its sweep knows.
+        let may_keep_port =
+            may_keep_port || from == client.source && self.find(own).is_some_and(|f| self.is_over(f.0));
         let is_legal = from.port() >= 1_024 && !(30_000..=32_767).contains(&from.port());
         if *from.ip() != address || (may_keep_port && from != client.source) || (!may_keep_port && !is_legal)
         {
@@ -432,6 +443,9 @@ impl Nat {
             self.count("flows_adopted");
         }
         self.count("flows_opened");
+        if let Some((over, _)) = self.find(reply) {
+            self.remove(over);
+        }
         self.replies.insert(reply, client);
         self.sessions.insert(
             client,
