@@ -54,7 +54,8 @@ fn every_byte_arrives_through_a_bad_network() {
     }
 
     // The network was bad, and TCP went on all the same.
-    let retransmitted = lab.run_in("client", "nstat", &["-asz", "TcpRetransSegs", "TcpExtTCPOFOQueue"]).unwrap();
+    let retransmitted =
+        lab.run_in("client", "nstat", &["-asz", "TcpRetransSegs", "TcpExtTCPOFOQueue"]).unwrap();
     let out_of_order = retransmitted.lines().find(|line| line.starts_with("TcpExtTCPOFOQueue")).unwrap();
     let out_of_order: u64 = out_of_order.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(out_of_order > 100, "{retransmitted}");
