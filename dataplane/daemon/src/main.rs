@@ -111,7 +111,14 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         started,
         bells: bells(config.dataplane.workers.len())
             .map_err(|why| anyhow!("cannot make the workers' eventfds: {why}"))?,
+        faults: config.dataplane.faults,
     };
+    if let Some(faults) = config.dataplane.faults {
+        tracing::warn!(
+            ?faults,
+            "dataplane.faults is set: frames are lost, doubled, reordered or delayed; for tests alone"
+        );
+    }
     let taps = Taps::make(tap_plans(&config, &io))?;
     let tallies = taps.tallies.clone();
     let (ends, exception) = exception_path(&config, &io, &common, taps)?;

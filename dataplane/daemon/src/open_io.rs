@@ -6,6 +6,7 @@ use capsule::{
 };
 use std::collections::BTreeSet;
 use turnpike_forward::limits::{EXCEPTION_FRAMES, FRAGMENTS_HELD_MAX};
+use turnpike_packet::faults::UNDER_WAY_MAX;
 use turnpike_wire::config::{self, Dataplane, Hugepages};
 use turnpike_wire::limits::{PORTS_MAX, WORKERS_MAX};
 
@@ -215,7 +216,8 @@ fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
     let workers = dataplane.workers.len() as u32;
     let queues = workers * dataplane.devices().len() as u32;
     let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
-    let buffers = queues * BUFFERS_PER_QUEUE
+    let under_way = if dataplane.faults.is_some() { 2 * UNDER_WAY_MAX as u32 } else { 0 };
+    let buffers = queues * (BUFFERS_PER_QUEUE + under_way)
         + workers * workers * BUFFERS_PER_WORKER
         + workers * FRAGMENTS_HELD_MAX as u32
         + rings * EXCEPTION_FRAMES as u32;
@@ -295,6 +297,9 @@ mod tests {
             small.memory_mb *= 2;
             small.ports[0].exception = Some("tp-wan".into());
             assert_eq!(buffers(&small, memory).unwrap(), without + 4 * EXCEPTION_FRAMES as u32);
+            small.faults = Some(config::Faults::default());
+            let faulty = without + 4 * EXCEPTION_FRAMES as u32 + 12 * UNDER_WAY_MAX as u32;
+            assert_eq!(buffers(&small, memory).unwrap(), faulty);
         }
     }
 

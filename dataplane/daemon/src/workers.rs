@@ -19,8 +19,10 @@ use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::worker::Worker;
+use turnpike_packet::faults::{Faults, Rates};
+use turnpike_packet::io::PacketIo;
 use turnpike_shm::{HugeMemory, Pages, ShmError};
-use turnpike_wire::config::{Hugepages, Idle};
+use turnpike_wire::config::{self, Hugepages, Idle};
 
 /// Turns between two looks at the clock while there is work: at most some tens of microseconds.
 const TURNS_PER_CLOCK: u32 = 16;
@@ -43,6 +45,8 @@ pub(crate) struct Common {
     pub(crate) started: Instant,
     /// Of each worker.
     pub(crate) bells: Arc<[Bell]>,
+    /// For tests alone.
+    pub(crate) faults: Option<config::Faults>,
 }
 
 /// What one worker has of its own.
@@ -156,16 +160,39 @@ fn work(
         worker = worker.with_exception(exception);
     }
     let _ = ready.send(Ok(()));
-    // Frames wake it if every queue has something to wait for.
-    let wakes: Option<Vec<OwnedFd>> = queues.iter_mut().map(Queue::take_wake).collect();
-    run(&mut worker, &mut queues, &mut page, (common, wakes), stop);
+    match common.faults {
+        None => {
+            // Frames wake it if every queue has something to wait for.
+            let wakes: Option<Vec<OwnedFd>> = queues.iter_mut().map(Queue::take_wake).collect();
+            run(&mut worker, &mut queues, &mut page, (common, wakes), stop);
+        }
+        // What is under way wakes nobody.
+        Some(faults) => {
+            let mut queues = faulty(queues, id, faults, common.started);
+            run(&mut worker, &mut queues, &mut page, (common, None), stop);
+        }
+    }
     page.show(&worker);
     Ok(())
 }
 
-fn run(
+/// The queues of a worker behind a bad network, each with faults of its own.
+fn faulty(
+    queues: Vec<Queue>,
+    worker: usize,
+    faults: config::Faults,
+    started: Instant,
+) -> Vec<impl PacketIo<Frame = Mbuf>> {
+    let config::Faults { seed, loss, duplicate, reorder, delay_ms } = faults;
+    let rates = Rates { loss, duplicate, reorder, delay: delay_ms };
+    let seeds = (0..).map(|port: u64| seed.wrapping_add((worker as u64) << 32 | port << 1));
+    let wrap = |(queue, seed)| Faults::new(queue, rates, seed, move || clock_ms(started));
+    queues.into_iter().zip(seeds).map(wrap).collect()
+}
+
+fn run<I: PacketIo<Frame = Mbuf>>(
     worker: &mut Worker<'_, Mbuf>,
-    queues: &mut [Queue],
+    queues: &mut [I],
     page: &mut WorkerPage,
     (common, wakes): (&Common, Option<Vec<OwnedFd>>),
     stop: &AtomicBool,

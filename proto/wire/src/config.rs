@@ -2,6 +2,7 @@
 
 pub use crate::config_devices::PortDevice;
 pub use crate::config_dsr::Dsr;
+pub use crate::config_faults::Faults;
 pub use crate::config_mss::MssClamp;
 use ipnet::IpNet;
 use serde::de::Error;
@@ -210,6 +211,8 @@ pub struct Dataplane {
     pub dsr: Dsr,
     /// What is done to the segment sizes that TCP SYNs announce: `"off"`, `"auto"`, or a number of bytes.
     pub mss_clamp: MssClamp,
+    /// For tests alone: faults that frames meet on their way from and to the NICs; none: none.
+    pub faults: Option<Faults>,
 }
 
 /// `dataplane.hugepages`
@@ -416,6 +419,7 @@ impl Default for Dataplane {
             snat: Snat::default(),
             dsr: Dsr::default(),
             mss_clamp: MssClamp::default(),
+            faults: None,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod codec;
 pub mod config;
 mod config_devices;
 mod config_dsr;
+mod config_faults;
 mod config_mss;
 mod config_rules;
 mod config_snat;
