@@ -232,6 +232,7 @@ impl<'m> Bed<'m> {
             addresses: vec![(Ipv4Addr::new(192, 0, 2, 1).into(), 24)],
             gateway: Some(ROUTER),
             gateway6: None,
+            hears_routers: false,
             routes: vec![],
             steering: Steering::of(&Spread::Unknown, 1),
             mtu: 1500,

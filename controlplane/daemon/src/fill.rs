@@ -218,6 +218,7 @@ mod tests {
             addresses: vec!["10.1.0.1/24".parse().unwrap()],
             gateway: None,
             gateway6: None,
+            router_advertisements: false,
             routes: vec![],
             mtu: None,
             exception: Some("tp-wan".into()),

@@ -171,6 +171,7 @@ fn gateway(config: &Config, io: &Io) -> Result<Gateway> {
         addresses: named.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
         gateway: named.gateway,
         gateway6: named.gateway6,
+        hears_routers: named.router_advertisements,
         routes: named.routes.iter().map(static_route).collect(),
         steering: Steering::of(&port.info().spread, workers),
         mtu: named.mtu.unwrap_or(port.info().mtu),

@@ -245,6 +245,7 @@ mod tests {
             addresses: vec![],
             gateway: None,
             gateway6: None,
+            router_advertisements: false,
             routes: vec![],
             exception: None,
             mtu: None,

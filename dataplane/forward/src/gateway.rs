@@ -21,6 +21,8 @@ pub struct GatewayPort {
     pub gateway: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub gateway6: Option<Ipv6Addr>,
+    /// Whether it listens to routers of IPv6 that say so themselves.
+    pub hears_routers: bool,
     /// Networks behind other neighbours of it.
     pub routes: Vec<StaticRoute>,
     /// How its packets find their worker.
@@ -421,6 +423,7 @@ mod tests {
             addresses: addresses.iter().map(|&(a, l)| (a.parse().unwrap(), l)).collect(),
             gateway: gateway.map(|g| g.parse().unwrap()),
             gateway6: None,
+            hears_routers: false,
             routes: vec![],
             steering: Steering::Owner,
             mtu: 1500,

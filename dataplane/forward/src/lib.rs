@@ -8,7 +8,7 @@
 //!
 //! # What stands beside the walks
 //! [`maglev`] chooses backends, [`affinity`] remembers them, [`port_pool`] chooses source ports, [`steering`] and [`handoff`] the worker,
-//! [`neighbour`] Ethernet addresses; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
+//! [`neighbour`] Ethernet addresses, [`routers`] routers that say so themselves; [`networks`] knows where clients are, [`census`] counts flows, [`shared_map`] keeps tables cheap to change;
 //! [`fragments`] finds the flow of fragments; [`track`] knows the states of a flow, [`connection`] and [`association`] what TCP and SCTP do to them; [`icmp_error`] has the errors of
 //! others about packets that were translated; [`local`] the answers the gateway makes itself, [`verdict`] every fate of a packet, [`limits`] every
 //! bound. [`gateway`] is what stays the same while a dataplane runs, [`trunk`] which of a device's frames are whose. [`path`] says what is done
@@ -52,6 +52,7 @@ pub mod quarantine;
 pub mod quota;
 pub mod rewrite;
 pub mod rewrite6;
+pub mod routers;
 pub mod select;
 pub mod service_table;
 pub mod shared_map;

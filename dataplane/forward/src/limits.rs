@@ -22,6 +22,11 @@ pub const HELD_FRAMES_MAX: usize = 128;
 pub const HELD_MS: u32 = 1_000;
 /// Next hops one dataplane knows.
 pub const NEXT_HOPS_MAX: usize = 1 << 16;
+/// Time between the first two questions for a router (RFC 4861 section 10, RTR_SOLICITATION_INTERVAL), and the most that it grows to (RFC 7559
+/// section 2, MRT), in milliseconds.
+pub const ROUTER_ASK_FIRST_MS: u32 = 4_000;
+/// The most.
+pub const ROUTER_ASK_MOST_MS: u32 = 3_600_000;
 /// Next hops known, of whatever kind, from which on clients on connected networks get no new ones: a quarter is for backends and routers.
 pub const CLIENT_NEXT_HOPS_MAX: usize = NEXT_HOPS_MAX / 4 * 3;
 /// Least time between two questions for one next hop, in milliseconds (RFC 1122 section 2.3.2.1: one a second; RFC 4861 section 10,

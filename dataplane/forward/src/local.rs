@@ -5,7 +5,7 @@ use crate::mailbox::Shared;
 use crate::neighbour::NextHop;
 use crate::service_table::Tables;
 use turnpike_packet::arp::{self, Arp, Operation};
-use turnpike_packet::ndp::{self, Kind, Message};
+use turnpike_packet::ndp::{self, Kind, Message, RouterAdvertisement};
 
 /// What a packet about neighbours asks for. `A` is the frame of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,9 @@ pub fn neighbour_discovery(
     shared: &Shared,
     now_ms: u32,
 ) -> Outcome<[u8; ndp::FRAME]> {
+    if let Some(router) = RouterAdvertisement::parse(frame) {
+        return hear(&router, port, mac, tables, shared, now_ms);
+    }
     let Some(message) = Message::parse(frame) else { return Outcome::Bad };
     let Some(&from) = frame.get(6..).and_then(<[u8]>::first_chunk::<6>) else { return Outcome::Bad };
     let (source, target) = (Address::v6(message.source), Address::v6(message.target));
@@ -88,4 +91,33 @@ pub fn neighbour_discovery(
         return Outcome::Answer(ndp::advertisement(&message, from, mac));
     }
     if learned { Outcome::Learned } else { Outcome::Ignored }
+}
+
+/// Hears a router on a port.
+fn hear<A>(
+    router: &RouterAdvertisement,
+    port: usize,
+    mac: [u8; 6],
+    tables: &Tables,
+    shared: &Shared,
+    now_ms: u32,
+) -> Outcome<A> {
+    let source = Address::v6(router.source);
+    if router.link == Some(mac) || is_ours(source, tables, shared) {
+        return Outcome::Bad;
+    }
+    if !shared.routers.hear(port, source, router.lifetime_s, now_ms) {
+        return Outcome::Ignored;
+    }
+    let hop = NextHop { port: port as u8, address: source };
+    // Flows will need it: its Ethernet address is in the message, or is asked for.
+    if router.lifetime_s > 0
+        && let Some(index) = shared.neighbours.index(hop)
+    {
+        match router.link.filter(|link| link[0] & 1 == 0 && *link != [0; 6]) {
+            Some(link) => _ = shared.neighbours.learn(hop, link, now_ms),
+            None => shared.neighbours.want(index),
+        }
+    }
+    Outcome::Learned
 }

@@ -3,12 +3,13 @@
 //! A worker looks once a turn, one load while nothing is new. Old tables are freed by the control thread, which keeps them until no worker
 //! holds them, so that no worker ever frees memory.
 
-use crate::address::Family;
+use crate::address::{Address, Family};
 use crate::affinity::Affinities;
 use crate::announce::Announcements;
 use crate::census::Census;
 use crate::gateway::Gateway;
-use crate::neighbour::Neighbours;
+use crate::neighbour::{Neighbours, NextHop};
+use crate::routers::Routers;
 use crate::service_table::Tables;
 use crate::tunnel::PathMtus;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,6 +25,8 @@ pub struct Shared {
     pub neighbours: Neighbours,
     /// How long packets in packets may be.
     pub path_mtus: PathMtus,
+    /// Routers that say so themselves.
+    pub routers: Routers,
     /// Which backends clients were given.
     pub affinities: Affinities,
     /// Addresses that are to be announced.
@@ -43,10 +46,12 @@ impl Shared {
     #[must_use]
     pub fn new(gateway: Gateway) -> Arc<Self> {
         let announces = gateway.announces();
+        let routers = Routers::new(gateway.ports().iter().map(|port| port.hears_routers));
         let adopted = (0..gateway.workers()).map(|_| Adopted::default()).collect();
         Arc::new(Self {
             gateway,
             neighbours: Neighbours::new(),
+            routers,
             path_mtus: PathMtus::default(),
             affinities: Affinities::new(),
             announcements: Announcements::new(announces),
@@ -62,7 +67,7 @@ impl Shared {
         let old = self.tables.load_full();
         for service in tables.services.new_since(&old.services) {
             for backend in &service.backends {
-                let hop = self.gateway.route(backend.address);
+                let hop = self.route(backend.address);
                 if let Some(index) = hop.and_then(|h| self.neighbours.index(h)) {
                     self.neighbours.want(index);
                 }
@@ -81,6 +86,13 @@ impl Shared {
             let own = self.gateway.own().chain(snat.copied());
             self.announcements.add(own.chain(self.tables.load().addresses()));
         }
+    }
+
+    /// Where a packet to `destination` goes next: by a route that is named, or to a router that says so itself.
+    #[must_use]
+    pub fn route(&self, destination: Address) -> Option<NextHop> {
+        let heard = || self.routers.any().filter(|_| destination.family() == Family::V6);
+        self.gateway.route(destination).or_else(heard)
     }
 
     /// The tables in force.

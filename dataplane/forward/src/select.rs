@@ -84,8 +84,8 @@ impl Chooser<'_> {
         }
 
         let Shared { gateway, neighbours, .. } = self.shared;
-        let to_backend = gateway.route(backend.address).ok_or(Verdict::NoRoute)?;
-        let to_client = gateway.route(key.source_address()).ok_or(Verdict::NoRoute)?;
+        let to_backend = self.shared.route(backend.address).ok_or(Verdict::NoRoute)?;
+        let to_client = self.shared.route(key.source_address()).ok_or(Verdict::NoRoute)?;
         let next_hop = [
             neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
             neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,

@@ -11,7 +11,7 @@ use turnpike_packet::flight::check;
 use turnpike_packet::io::Spread;
 use turnpike_packet::sctp::{self, chunk};
 use turnpike_packet::tcp::flags::{ACK, FIN, PSH, RST, SYN};
-use turnpike_packet::{icmpv4, icmpv6, ipv4, ipv6, tcp, udp};
+use turnpike_packet::{icmpv4, icmpv6, ipv4, ipv6, ndp, tcp, udp};
 use turnpike_wire::update::{Action, FrontendKind, Mode, Protocol, Treatment};
 
 const CLIENT: &str = "[2001:db8:c::7]:40000";
@@ -406,4 +406,76 @@ fn errors_of_others_are_translated_in_both_directions() {
             assert_eq!(moved, BTreeMap::from([(fate, 1)]));
         }
     }
+}
+
+#[test]
+fn rfc4861_6_3_routers_that_say_so_themselves_are_used_if_they_shall_be() {
+    let router = 0xfe80 << 112 | 0xfe;
+    let says = |lifetime_s| ndp::router_advertisement(ROUTER_MAC, router, lifetime_s).to_vec();
+    let syn = |port: u16| tcp::segment(&from(&format!("[2001:db8:c::7]:{port}"), VIP), 1, 0, SYN, b"");
+    let mut bed = Bed::listening();
+    let asks = bed.nic.take_sent();
+    bed.put(&[web(Protocol::Tcp)]);
+    let asks = [asks, bed.nic.take_sent()].concat();
+    assert!(asks.is_empty() || asks.iter().all(|f| f[54] == icmpv6::ROUTER_SOLICITATION));
+    let moved = delta(&mut bed, |bed| assert!(bed.exchange(&[syn(1_000)]).is_empty()));
+    assert_eq!(moved.get("no_route"), Some(&1), "{moved:?}");
+
+    let moved = delta(&mut bed, |bed| assert!(bed.exchange(&[says(1_800)]).is_empty()));
+    assert_eq!(moved.get("ndp_handled"), Some(&1), "{moved:?}");
+    let out = bed.pass_through(&syn(1_001));
+    assert_eq!(out[..6], ROUTER_MAC, "to the router, whose Ethernet address was in its message");
+    bed.exchange(&[says(0)]);
+    let moved = delta(&mut bed, |bed| _ = bed.exchange(&[syn(1_002)]));
+    assert_eq!(moved.get("no_route"), Some(&1), "it said that it is none: {moved:?}");
+    bed.exchange(&[says(30)]);
+    bed.pass_through(&syn(1_003));
+    bed.pass(31_000);
+    let moved = delta(&mut bed, |bed| _ = bed.exchange(&[syn(1_004)]));
+    assert_eq!(moved.get("no_route"), Some(&1), "its time is over: {moved:?}");
+    assert!(bed.take().iter().all(|f| f[54] != icmpv6::ROUTER_ADVERTISEMENT));
+
+    // A port that does not listen leaves its messages to the kernel, or alone.
+    let mut deaf = self::bed(1, &Spread::Unknown);
+    let moved = delta(&mut deaf, |bed| assert!(bed.exchange(&[says(1_800)]).is_empty()));
+    assert_eq!(moved, BTreeMap::from([("ndp_ignored", 1)]));
+    assert_eq!(deaf.shared.routers.any(), None);
+}
+
+#[test]
+fn rfc4861_7_2_solicitations_for_own_addresses_are_answered() {
+    let mut bed = bed(1, &Spread::Unknown);
+    let number = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().to_bits();
+    let asks = |target: &str| ndp::solicitation(ROUTER_MAC, number("fe80::fe"), number(target)).to_vec();
+    for target in ["2001:db8:80::80", "2001:db8::1", "fe80::ff:fe00:1", harness::SNAT6] {
+        let mut out = Vec::new();
+        let moved = delta(&mut bed, |bed| out = bed.exchange(&[asks(target)]));
+        assert_eq!(moved, BTreeMap::from([("ndp_handled", 1), ("tx_packets", 1)]), "{target}");
+        let answer = ndp::Message::parse(&out[0]).unwrap();
+        assert_eq!(
+            (answer.target, answer.link, answer.destination),
+            (number(target), Some(MAC), number("fe80::fe"))
+        );
+    }
+    let claims = ndp::announcement(ROUTER_MAC, number("2001:db8:80::80")).to_vec();
+    for (frame, fate) in [(asks("2001:db8::77"), "ndp_handled"), (claims, "ndp_bad")] {
+        // Whoever asks for another is learned from, if it is a next hop.
+        let moved = delta(&mut bed, |bed| assert!(bed.exchange(&[frame]).is_empty()));
+        assert_eq!(moved, BTreeMap::from([(fate, 1)]));
+    }
+    // Duplicate address detection of another host: it is told with all others (section 7.2.4).
+    let mut detects = asks("2001:db8:80::80");
+    detects[22..38].fill(0);
+    detects.truncate(78);
+    detects[18..20].copy_from_slice(&24u16.to_be_bytes());
+    detects[56..58].fill(0);
+    let sum = !turnpike_packet::checksum::transport_sum6(
+        0,
+        ndp::solicited_node(number("2001:db8:80::80")),
+        ipv6::ICMP,
+        &detects[54..],
+    );
+    detects[56..58].copy_from_slice(&sum.to_be_bytes());
+    let out = bed.exchange(&[detects]);
+    assert_eq!(out, [ndp::announcement(MAC, number("2001:db8:80::80")).to_vec()]);
 }

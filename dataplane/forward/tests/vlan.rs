@@ -53,6 +53,7 @@ fn one_device(workers: usize, spread: &Spread, pods_mtu: u16) -> Bed {
         addresses: vec![(address.into(), 24)],
         gateway: None,
         gateway6: None,
+        hears_routers: false,
         routes: vec![],
         steering: Steering::of(spread, workers),
         mtu,

@@ -21,6 +21,10 @@ pub const PARAMETER_PROBLEM: u8 = 4;
 pub const ECHO_REQUEST: u8 = 128;
 /// Type of an echo reply.
 pub const ECHO_REPLY: u8 = 129;
+/// Type of a router solicitation.
+pub const ROUTER_SOLICITATION: u8 = 133;
+/// Type of a router advertisement.
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Type of a neighbour solicitation.
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// Type of a neighbour advertisement.
@@ -31,10 +35,10 @@ const ICMP: usize = ethernet::HEADER + ipv6::HEADER;
 /// Longest frame of an error (RFC 4443 section 2.4c: no longer than the least MTU), in bytes.
 pub const ERROR_FRAME_MAX: usize = ethernet::HEADER + ipv6::MTU_MIN as usize;
 
-/// Whether a type is a neighbour solicitation or advertisement (RFC 4861 sections 4.3 and 4.4).
+/// Whether a type is a router advertisement, a neighbour solicitation or a neighbour advertisement (RFC 4861 sections 4.2 to 4.4).
 #[must_use]
 pub const fn is_neighbour_discovery(kind: u8) -> bool {
-    matches!(kind, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
+    matches!(kind, ROUTER_ADVERTISEMENT | NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
 }
 
 /// Turns the frame of an echo request into its reply: addresses swapped, hop limit fresh, type changed, checksum updated — so that a wrong one

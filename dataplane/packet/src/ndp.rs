@@ -17,6 +17,13 @@ const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 /// ff02::1.
 const ALL_NODES: u128 = 0xff02 << 112 | 1;
+/// ff02::2.
+const ALL_ROUTERS: u128 = 0xff02 << 112 | 2;
+/// Length of a router solicitation, and of a router advertisement, without options.
+const ROUTER_SOLICITATION: usize = 8;
+const ROUTER_ADVERTISEMENT: usize = 16;
+/// Length of the frame of a router solicitation, in bytes.
+pub const ROUTER_SOLICITATION_FRAME: usize = ICMP + ROUTER_SOLICITATION + OPTION;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +91,61 @@ impl Message {
         }
         Some(Self { kind, source, destination, target, link })
     }
+}
+
+/// A valid router advertisement, as far as it says who routes (RFC 4861 section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterAdvertisement {
+    /// The router's link-local address, as a number.
+    pub source: u128,
+    /// How long it is a default router, in seconds; 0: it is none.
+    pub lifetime_s: u16,
+    /// Its Ethernet address, if it says one.
+    pub link: Option<[u8; 6]>,
+}
+
+impl RouterAdvertisement {
+    /// Reads a frame whose EtherType is IPv6 and whose first next header is ICMPv6, of type router advertisement. None when it breaks a rule of
+    /// section 6.1.2.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let head = frame.first_chunk::<{ ICMP + ROUTER_ADVERTISEMENT }>()?;
+        let number = |at: usize| head[at..at + 16].iter().fold(0, |n, &byte| n << 8 | u128::from(byte));
+        let (source, destination) = (number(22), number(38));
+        let message = frame.get(ICMP..ICMP + usize::from(u16::from_be_bytes([head[18], head[19]])))?;
+        let link = link(message.get(ROUTER_ADVERTISEMENT..)?, SOURCE_LINK)?;
+        let is_right = head[20] == ipv6::ICMP
+            && head[21] == HOP_LIMIT
+            && message[..2] == [icmpv6::ROUTER_ADVERTISEMENT, 0]
+            && source >> 118 == 0xfe80 >> 6
+            && checksum::transport_sum6(source, destination, ipv6::ICMP, message) == 0xffff;
+        is_right.then(|| Self { source, lifetime_s: u16::from_be_bytes([message[6], message[7]]), link })
+    }
+}
+
+/// The question, to all routers on the link, who routes (section 4.1).
+#[must_use]
+pub fn router_solicitation(mac: [u8; 6], source: u128) -> [u8; ROUTER_SOLICITATION_FRAME] {
+    let mut message = [0; ROUTER_SOLICITATION + OPTION];
+    message[0] = icmpv6::ROUTER_SOLICITATION;
+    message[8..10].copy_from_slice(&[SOURCE_LINK, 1]);
+    message[10..].copy_from_slice(&mac);
+    packet([group_mac(ALL_ROUTERS), mac], [source, ALL_ROUTERS], message)
+}
+
+/// A router advertisement to all hosts on the link, for tests.
+#[must_use]
+pub fn router_advertisement(
+    mac: [u8; 6],
+    source: u128,
+    lifetime_s: u16,
+) -> [u8; ICMP + ROUTER_ADVERTISEMENT + OPTION] {
+    let mut message = [0; ROUTER_ADVERTISEMENT + OPTION];
+    message[0] = icmpv6::ROUTER_ADVERTISEMENT;
+    message[6..8].copy_from_slice(&lifetime_s.to_be_bytes());
+    message[16..18].copy_from_slice(&[SOURCE_LINK, 1]);
+    message[18..].copy_from_slice(&mac);
+    packet([group_mac(ALL_NODES), mac], [source, ALL_NODES], message)
 }
 
 /// The Ethernet address that an option of this kind holds, if there is one; none at all when the options do not add up.
@@ -154,20 +216,31 @@ fn frame(
     [source, destination, target]: [u128; 3],
     [kind, bits, option]: [u8; 3],
 ) -> [u8; FRAME] {
-    let mut frame = [0; FRAME];
-    frame[..14].copy_from_slice(&ethernet::header(to_mac, mac, ethernet::IPV6));
-    if let Some(header) = ipv6::header(ipv6::ICMP, source, destination, FRAME - ICMP) {
-        frame[14..ICMP].copy_from_slice(&header);
-    }
-    frame[21] = HOP_LIMIT;
-    let message = &mut frame[ICMP..];
+    let mut message = [0; MESSAGE + OPTION];
     message[0] = kind;
     message[4] = bits;
     message[8..24].copy_from_slice(&target.to_be_bytes());
     message[24..26].copy_from_slice(&[option, 1]);
     message[26..].copy_from_slice(&mac);
-    let sum = !checksum::transport_sum6(source, destination, ipv6::ICMP, message);
+    packet([to_mac, mac], [source, destination], message)
+}
+
+/// The frame of a message without its checksum: `N` is longer than the message by its headers.
+fn packet<const N: usize, const M: usize>(
+    [to_mac, mac]: [[u8; 6]; 2],
+    [source, destination]: [u128; 2],
+    mut message: [u8; M],
+) -> [u8; N] {
+    const { assert!(N == ICMP + M) };
+    let sum = !checksum::transport_sum6(source, destination, ipv6::ICMP, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = [0; N];
+    frame[..14].copy_from_slice(&ethernet::header(to_mac, mac, ethernet::IPV6));
+    if let Some(header) = ipv6::header(ipv6::ICMP, source, destination, M) {
+        frame[14..ICMP].copy_from_slice(&header);
+    }
+    frame[21] = HOP_LIMIT;
+    frame[ICMP..].copy_from_slice(&message);
     frame
 }
 
@@ -253,6 +326,27 @@ mod tests {
         assert_eq!(Message::parse(&bad), None, "a wrong checksum");
         let nonce = changed(&asks, &[(22, &[0; 16]), (78, &[14])]);
         assert!(Message::parse(&nonce).is_some(), "an option that is not known (RFC 7527)");
+    }
+
+    #[test]
+    fn rfc4861_6_1_2_routers_speak_by_the_rules() {
+        let router = 0xfe80 << 112 | 0xfe;
+        let says = router_advertisement(HOST, router, 1_800);
+        let wanted = RouterAdvertisement { source: router, lifetime_s: 1_800, link: Some(HOST) };
+        assert_eq!(RouterAdvertisement::parse(&says), Some(wanted));
+        for (what, at, bytes) in [
+            ("a hop limit of less", 21, &[64][..]),
+            ("another code", 55, &[1]),
+            ("from a global address", 22, &[0x20]),
+            ("an option without length", 71, &[0]),
+            ("another type", 54, &[133]),
+        ] {
+            assert_eq!(RouterAdvertisement::parse(&changed(&says, &[(at, bytes)])), None, "{what}");
+        }
+        let asks = router_solicitation(MAC, router);
+        assert_eq!((&asks[..6], asks[54]), (&[0x33, 0x33, 0, 0, 0, 2][..], 133));
+        assert_eq!(crate::flight::check(&asks), Ok(()));
+        assert_eq!((Message::parse(&says), RouterAdvertisement::parse(&asks)), (None, None));
     }
 
     proptest! {

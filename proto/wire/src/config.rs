@@ -259,6 +259,9 @@ pub struct Port {
     /// The same for IPv6; often a router's link-local address.
     #[serde(default)]
     pub gateway6: Option<Ipv6Addr>,
+    /// Whether the next hop of IPv6 is a router that says so itself (RFC 4861), in place of `gateway6`.
+    #[serde(default)]
+    pub router_advertisements: bool,
     /// Networks behind neighbours of this port other than `gateway`. The longest prefix of all ports wins.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,

@@ -456,6 +456,12 @@ fn port_rules(port: &Port) -> Result<(), Broken> {
             ),
         ));
     }
+    if port.router_advertisements && port.gateway6.is_some() {
+        return Err(Broken::new(
+            setting,
+            "gateway6 is set, and routers are listened to as well; leave gateway6 or router_advertisements out",
+        ));
+    }
     let next_hops = port.gateway.map(|gateway| ("gateway", gateway.into())).into_iter();
     let next_hops = next_hops.chain(port.gateway6.map(|gateway| ("gateway6", gateway.into())));
     let speaks_ipv6 = port.addresses.iter().any(|n| n.addr().is_ipv6());
@@ -621,6 +627,10 @@ mod tests {
             (change("2001:db8::1/64", "2001:db8::/64"), "2001:db8::/64 is no host's address"),
             (change("2001:db8::1/64", "fe80::1/64"), "fe80::1/64 is link-local"),
             (change("2001:db8::1/64", "::ffff:1.2.3.4/64"), "is no host's address"),
+            (
+                change("router_advertisements = false", "router_advertisements = true"),
+                "gateway6 is set, and routers",
+            ),
             (change("fe80::fe", "2001:db8:9::1"), "gateway6 2001:db8:9::1 is no neighbour"),
             (change(", \"2001:db8::1/64\"", ""), "gateway6 fe80::fe is no neighbour"),
             (change("via = \"192.0.2.7\"", "via = \"fe80::7\""), "they are of two IP families"),

@@ -59,7 +59,7 @@ impl<F: Frame> Worker<'_, F> {
         if origin == Origin::Worker || gateway.workers() == 1 {
             return None;
         }
-        let hop = gateway.route(key.source_address())?;
+        let hop = self.shared.route(key.source_address())?;
         let steering = &gateway.ports().get(usize::from(hop.port))?.steering;
         // The flow was made where the client's packets arrive, and its replies were led there by a port.
         let by_addresses =

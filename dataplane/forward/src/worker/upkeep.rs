@@ -7,6 +7,7 @@ use crate::announce::Repeats;
 use crate::census::Census;
 use crate::flow_key::{FlowKey, FlowKey6};
 use crate::flow_table::Entry;
+use crate::gateway::link_local;
 use crate::limits::{
     AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, FRAGMENT_SWEEP_BUDGET, HELD_MS, SWEEP_BUDGET,
     SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
@@ -128,6 +129,7 @@ impl<F: Frame> Worker<'_, F> {
             self.look_for_questions();
             if self.id == 0 {
                 self.keep_neighbours(ios);
+                self.keep_routers(ios);
                 self.announce(ios);
                 let Self { shared, upkeep, now_ms, .. } = self;
                 shared.affinities.sweep(&mut upkeep.affinities, AFFINITY_SWEEP_BUDGET, *now_ms);
@@ -213,6 +215,17 @@ impl<F: Frame> Worker<'_, F> {
             }
         }
         self.upkeep.keeper = cursor;
+    }
+
+    /// Asks for routers where none is known.
+    fn keep_routers<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        let shared = self.shared.clone();
+        for port in shared.routers.keep(self.now_ms) {
+            let Some(mac) = self.ports.get(port).map(|p| p.mac) else { continue };
+            if self.answer(port, &ndp::router_solicitation(mac, link_local(mac).bits()), ios) {
+                self.counters.add(Tally::NeighbourSolicitations, 1);
+            }
+        }
     }
 
     /// Announces the next few addresses that are to be, and those that are due again.

@@ -117,6 +117,7 @@ impl World {
             addresses: vec![(OWN.parse().unwrap(), 24), (OWN6.parse().unwrap(), 64)],
             gateway: Some([192, 0, 2, 254].into()),
             gateway6: Some("fe80::fe".parse().unwrap()),
+            hears_routers: true,
             routes: vec![],
             steering: Steering::of(&info.spread, WORKERS),
             mtu: info.mtu,

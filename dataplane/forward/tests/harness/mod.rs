@@ -48,6 +48,14 @@ pub struct Bed {
     generation: u64,
 }
 
+/// Whether a bed speaks IPv6, and how it knows its router.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    Off,
+    Named,
+    Heard,
+}
+
 /// A flow table in memory that was full of rubbish.
 fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
     let bytes = FlowTable::<K>::memory_bytes(flows);
@@ -67,33 +75,38 @@ impl Bed {
 
     /// Workers without tables.
     pub fn bare(workers: usize, spread: &Spread, flows: u32) -> Self {
-        Self::made(workers, spread, flows, 1500, false, |gateway| gateway)
+        Self::made(workers, spread, flows, 1500, Ipv6::Off, |gateway| gateway)
     }
 
     /// A worker without tables that announces the addresses it takes up.
     pub fn announcing() -> Self {
-        Self::made(1, &Spread::Unknown, 64, 1500, false, |gateway| gateway.announcing(true))
+        Self::made(1, &Spread::Unknown, 64, 1500, Ipv6::Off, |gateway| gateway.announcing(true))
     }
 
     /// Workers without tables behind a port with this MTU.
     pub fn on_link(workers: usize, spread: &Spread, flows: u32, mtu: u16, clamp: MssClamp) -> Self {
-        Self::made(workers, spread, flows, mtu, false, |gateway| gateway.with_mss_clamp(clamp))
+        Self::made(workers, spread, flows, mtu, Ipv6::Off, |gateway| gateway.with_mss_clamp(clamp))
     }
 
     /// One worker that speaks both families, under these rules for new flows.
     pub fn under(rules: FlowRules, flows: u32) -> Self {
-        Self::made(1, &Spread::Unknown, flows, 1500, true, |gateway| gateway.with_flow_rules(rules))
+        Self::made(1, &Spread::Unknown, flows, 1500, Ipv6::Named, |gateway| gateway.with_flow_rules(rules))
+    }
+
+    /// A worker that speaks both families and listens to routers.
+    pub fn listening() -> Self {
+        Self::made(1, &Spread::Unknown, 4_096, 1_500, Ipv6::Heard, |gateway| gateway)
     }
 
     /// Workers that speak both families.
     pub fn dual(workers: usize, spread: &Spread, mtu: u16) -> Self {
-        Self::made(workers, spread, 4_096, mtu, true, |gateway| gateway)
+        Self::made(workers, spread, 4_096, mtu, Ipv6::Named, |gateway| gateway)
     }
 
     /// Workers without tables that put packets into packets from addresses of this network; they speak both families.
     pub fn tunnelling(network: &str, length: u8) -> Self {
         let network = (network.parse().unwrap(), length);
-        Self::made(1, &Spread::Unknown, 4_096, 1500, true, |gateway| gateway.with_tunnel_sources([network]))
+        Self::made(1, &Spread::Unknown, 4_096, 1500, Ipv6::Named, |gateway| gateway.with_tunnel_sources([network]))
     }
 
     fn made(
@@ -101,11 +114,12 @@ impl Bed {
         spread: &Spread,
         flows: u32,
         mtu: u16,
-        is_dual: bool,
+        ipv6: Ipv6,
         set: impl FnOnce(Gateway) -> Gateway,
     ) -> Self {
         let info = PortInfo { mac: MAC, mtu, spread: spread.clone() };
         let (mut addresses, mut snat) = (vec![([192, 0, 2, 1].into(), 24)], vec![SNAT.into()]);
+        let is_dual = ipv6 != Ipv6::Off;
         if is_dual {
             addresses.push((OWN6.parse().unwrap(), 64));
             snat.push(SNAT6.parse().unwrap());
@@ -114,7 +128,8 @@ impl Bed {
             mac: MAC,
             addresses,
             gateway: Some([192, 0, 2, 254].into()),
-            gateway6: is_dual.then(|| "fe80::fe".parse().unwrap()),
+            gateway6: (ipv6 == Ipv6::Named).then(|| "fe80::fe".parse().unwrap()),
+            hears_routers: ipv6 == Ipv6::Heard,
             routes: vec![],
             steering: Steering::of(spread, workers),
             mtu,
