@@ -5,8 +5,9 @@
 
 use crate::flow_census::Census;
 use crate::state::{State, held};
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -57,7 +58,7 @@ impl Fill {
         let mut warnings = flow_table_warnings(workers);
         warnings.extend(snat_warnings(&used));
         FillStatus {
-            snat_ports: snat_ports(config),
+            snat_ports: SnatPorts::of(config).least(),
             backends: used.fullest,
             backends_over_70_percent: used.over_70,
             backends_over_90_percent: used.over_90,
@@ -80,7 +81,7 @@ async fn watch(state: Arc<State>) {
         let census = if serves { timeout(COUNT_LIMIT, state.flow_census.ask()).await.ok() } else { None };
         let used = census.and_then(Result::ok).map(|census| {
             let desired = state.core().resolver.desired();
-            used(&census, &desired, snat_ports(&state.config))
+            used(&census, &desired, SnatPorts::of(&state.config))
         });
         // Without an answer nothing is known, and nothing is said.
         told = used.as_ref().map_or(told, |used| tell(told, used));
@@ -103,14 +104,39 @@ fn tell(told: u64, used: &Used) -> u64 {
     level
 }
 
-/// SNAT ports towards each backend and protocol, on every SNAT address; where the host's kernel has the address too, without those left to it.
-fn snat_ports(config: &Config) -> u64 {
-    let kernel = |address: &IpAddr| config.is_kernels(*address).then(local_ports);
-    config.snat_addresses().iter().map(|address| config.snat_ports(kernel(address)) as u64).sum()
+/// SNAT ports towards each backend of a family and each protocol, on every SNAT address of that family; where the host's kernel has the address
+/// too, without those left to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SnatPorts {
+    v4: u64,
+    v6: u64,
+}
+
+impl SnatPorts {
+    fn of(config: &Config) -> Self {
+        let mut found = Self { v4: 0, v6: 0 };
+        for address in config.snat_addresses() {
+            let kernel = config.is_kernels(address).then(local_ports);
+            let family = if address.is_ipv4() { &mut found.v4 } else { &mut found.v6 };
+            *family += config.snat_ports(kernel) as u64;
+        }
+        found
+    }
+
+    /// Of the family that has fewer, if it has any.
+    fn least(self) -> u64 {
+        [self.v4, self.v6].into_iter().filter(|&ports| ports > 0).min().unwrap_or(0)
+    }
+
+    /// How many percent of those towards a backend so many are.
+    fn percent(self, backend: SocketAddr, ports: u64) -> u64 {
+        let of = if backend.is_ipv4() { self.v4 } else { self.v6 };
+        (ports * 100).checked_div(of).unwrap_or(0)
+    }
 }
 
 /// Adds the flows up by backend. Those whose clients keep their addresses take no SNAT port.
-fn used(census: &Census, desired: &Desired, of: u64) -> Used {
+fn used(census: &Census, desired: &Desired, of: SnatPorts) -> Used {
     let mut ports: HashMap<(SocketAddr, Protocol), u64> = HashMap::new();
     for (frontend, backend, flows) in &census.pairs {
         let keeps_address =
@@ -119,14 +145,16 @@ fn used(census: &Census, desired: &Desired, of: u64) -> Used {
             *ports.entry((*backend, frontend.protocol)).or_default() += flows;
         }
     }
-    let percent = |ports: u64| (ports * 100).checked_div(of).unwrap_or(0);
-    let count_over = |level| ports.values().filter(|&&ports| percent(ports) >= level).count() as u64;
-    let (over_70, over_90) = (count_over(FILLING), count_over(NEARLY_FULL));
     let mut fullest: Vec<BackendFill> = ports
         .into_iter()
-        .map(|((backend, protocol), ports)| BackendFill { backend, protocol, ports, percent: percent(ports) })
+        .map(|((backend, protocol), ports)| {
+            let percent = of.percent(backend, ports);
+            BackendFill { backend, protocol, ports, percent }
+        })
         .collect();
-    fullest.sort_by_key(|fill| (std::cmp::Reverse(fill.ports), fill.backend, fill.protocol));
+    let count_over = |level| fullest.iter().filter(|fill| fill.percent >= level).count() as u64;
+    let (over_70, over_90) = (count_over(FILLING), count_over(NEARLY_FULL));
+    fullest.sort_by_key(|fill| (Reverse((fill.percent, fill.ports)), fill.backend, fill.protocol));
     fullest.truncate(NAMED_MAX);
     Used { fullest, over_70, over_90 }
 }
@@ -174,14 +202,14 @@ mod tests {
         let frontend = |protocol| FrontendKey { address: "203.0.113.1".parse().unwrap(), port: 80, protocol };
         let backend = |last| SocketAddr::from(([10, 244, 0, last], 8080));
         let pairs = flows.iter().map(|&(last, protocol, n)| (frontend(protocol), backend(last), n)).collect();
-        used(&Census { flows: 0, pairs }, &Desired::default(), PORTS)
+        used(&Census { flows: 0, pairs }, &Desired::default(), SnatPorts { v4: PORTS, v6: 0 })
     }
 
     #[test]
     fn ports_are_those_of_every_snat_address_without_node_ports() {
         let mut config = Config::default();
         config.dataplane.snat.addresses = vec!["10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap()];
-        assert_eq!(snat_ports(&config), 2 * PORTS);
+        assert_eq!(SnatPorts::of(&config), SnatPorts { v4: 2 * PORTS, v6: 0 });
         // Where the kernel has one of them too, it has ports of its own.
         config.dataplane.ports = vec![turnpike_wire::config::Port {
             name: "wan".into(),
@@ -196,10 +224,31 @@ mod tests {
         }];
         let shared = config.snat_ports(Some(local_ports()));
         assert!(shared < PORTS as usize);
-        assert_eq!(snat_ports(&config), PORTS + shared as u64);
+        assert_eq!(SnatPorts::of(&config).v4, PORTS + shared as u64);
         // What is excluded is none of them anywhere.
         config.dataplane.snat.excluded_ports = vec!["1024-1123".to_owned().try_into().unwrap()];
-        assert!(snat_ports(&config) <= 2 * PORTS - 100);
+        assert!(SnatPorts::of(&config).v4 <= 2 * PORTS - 100);
+    }
+
+    #[test]
+    fn each_family_has_its_own_ports() {
+        let mut config = Config::default();
+        config.dataplane.snat.addresses =
+            ["10.1.0.1", "10.1.0.2", "2001:db8::1"].map(|address| address.parse().unwrap()).into();
+        let of = SnatPorts::of(&config);
+        assert_eq!((of, of.least()), (SnatPorts { v4: 2 * PORTS, v6: PORTS }, PORTS));
+        let frontend = |address: &str| FrontendKey {
+            address: address.parse().unwrap(),
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let pairs = vec![
+            (frontend("203.0.113.1"), "10.244.0.1:80".parse().unwrap(), 50_000),
+            (frontend("2001:db8::80"), "[fd00::1]:80".parse().unwrap(), 45_000),
+        ];
+        let used = used(&Census { flows: 0, pairs }, &Desired::default(), of);
+        let named: Vec<_> = used.fullest.iter().map(|f| (f.backend.is_ipv6(), f.percent)).collect();
+        assert_eq!((named, used.over_70), (vec![(true, 72), (false, 40)], 1), "the fuller one first");
     }
 
     #[test]

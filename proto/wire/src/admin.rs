@@ -298,7 +298,7 @@ pub struct Status {
 /// How full what is bounded on the packet path is. What is full refuses new flows and harms none that lives.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FillStatus {
-    /// SNAT ports there are towards each backend and protocol, over all SNAT addresses.
+    /// SNAT ports there are towards each backend and protocol, over all SNAT addresses of one family: the one that has fewer.
     pub snat_ports: u64,
     /// The backends towards which most of them are in use, the fullest first; a few.
     pub backends: Vec<BackendFill>,

@@ -68,7 +68,7 @@ impl Collector for Gateway {
 fn fill(out: &mut Out<'_>, fill: &FillStatus) -> fmt::Result {
     out.gauge("snat_ports", "SNAT ports there are towards each backend and protocol", fill.snat_ports)?;
     let fullest = fill.backends.first().map_or(0, |backend| backend.ports);
-    out.gauge("snat_ports_used_most", "SNAT ports in use towards the backend that has most", fullest)?;
+    out.gauge("snat_ports_used_most", "SNAT ports in use towards the fullest backend", fullest)?;
     let over = [("70", fill.backends_over_70_percent), ("90", fill.backends_over_90_percent)];
     let lines = over.map(|(percent, count)| (vec![("percent", percent.to_owned())], count));
     let help = "Backends towards which more than so many percent of the SNAT ports are in use";
