@@ -106,7 +106,9 @@ impl Bed {
     /// Workers without tables that put packets into packets from addresses of this network; they speak both families.
     pub fn tunnelling(network: &str, length: u8) -> Self {
         let network = (network.parse().unwrap(), length);
-        Self::made(1, &Spread::Unknown, 4_096, 1500, Ipv6::Named, |gateway| gateway.with_tunnel_sources([network]))
+        Self::made(1, &Spread::Unknown, 4_096, 1500, Ipv6::Named, |gateway| {
+            gateway.with_tunnel_sources([network])
+        })
     }
 
     fn made(
