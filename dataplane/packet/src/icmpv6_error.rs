@@ -122,3 +122,6 @@ impl Quoted {
         message[2..4].copy_from_slice(&sum.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;
