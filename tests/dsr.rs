@@ -248,6 +248,10 @@ fn dnat_works_with_real_kernels() {
     for quiet in ["bad_ipv4_checksum", "not_ours", "tcp_no_flow", "too_big"] {
         assert_eq!(count(&lab, quiet), 0, "{quiet}");
     }
+    // What the router itself says to clients about packets to pods has to pass the gateway, too.
+    lab.run_in("router", "sysctl", &["-qw", "net.ipv4.icmp_errors_use_inbound_ifaddr=1"]).unwrap();
+    let rule = ["rule", "add", "from", "192.0.2.254", "to", "198.51.100.0/24", "lookup", "100"];
+    lab.run_in("router", "ip", &rule).unwrap();
     // A small link on either side; both senders are told through the gateway.
     for (network, device) in [("198.51.100.0/24", "client0"), ("10.244.0.0/16", "br-pods")] {
         forget(&lab);
