@@ -245,7 +245,7 @@ impl Random {
 
     /// A number below `bound`.
     const fn below(&mut self, bound: u32) -> u32 {
-        ((self.next() >> 32) * bound as u64 >> 32) as u32
+        (((self.next() >> 32) * bound as u64) >> 32) as u32
     }
 
     /// Whether something happens that happens to `rate` out of [`ALL`].
