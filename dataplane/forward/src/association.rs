@@ -13,8 +13,8 @@ use crate::parse::Packet;
 use crate::track::{Direction, State};
 use turnpike_packet::sctp::{self, chunk};
 
-/// Takes note of a packet of a flow; `head` is the beginning of its SCTP packet. `false` when it proved nothing, and so must not keep the flow
-/// alive.
+/// Takes note of a packet of a flow; `head` is the beginning of its SCTP packet. `false` when it proved nothing and began nothing, and so must not
+/// keep the flow alive.
 pub fn observe(session: &mut Life, direction: Direction, packet: Packet, head: &[u8]) -> bool {
     let (Some((kind, flags)), Some(tag)) = (packet.chunk(), sctp::verification_tag(head)) else {
         return false;
@@ -26,11 +26,13 @@ pub fn observe(session: &mut Life, direction: Direction, packet: Packet, head: &
             if state == State::Opening && session.expected[there] == 0 {
                 session.expected[there] = sctp::initiate_tag(head).unwrap_or_default();
             }
-            if state.restarted() != state {
+            let begins = state.restarted() != state;
+            if begins {
                 session.state = state.restarted() as u8;
                 session.detail = 0;
             }
-            return false;
+            // However long it was silent, from now on it has the time of one that opens to show that it lives; another INIT brings no more.
+            return begins;
         }
         (State::Opening | State::Restarting, chunk::COOKIE_ECHO) if tag != session.expected[here] => {
             echo(session, here, tag);
@@ -235,7 +237,7 @@ mod tests {
             walk(
                 &mut session,
                 &[
-                    (first, 0, chunk::INIT, 0, &sctp::init(own, 1), State::Restarting, false),
+                    (first, 0, chunk::INIT, 0, &sctp::init(own, 1), State::Restarting, true),
                     (second, own, chunk::INIT_ACK, 0, &sctp::init(peer, 1), State::Restarting, false),
                     plain(first, peer, chunk::COOKIE_ECHO, State::Restarting, false),
                     plain(second, own, chunk::COOKIE_ACK, State::Established, true),
@@ -252,7 +254,7 @@ mod tests {
         walk(
             &mut established(),
             &[
-                (Forward, 0, chunk::INIT, 0, &sctp::init(FOREIGN, 1), State::Restarting, false),
+                (Forward, 0, chunk::INIT, 0, &sctp::init(FOREIGN, 1), State::Restarting, true),
                 (Reply, FOREIGN, chunk::INIT_ACK, 0, &sctp::init(NEW_B, 1), State::Restarting, false),
                 plain(Reply, FOREIGN, chunk::ABORT, State::Restarting, false),
                 plain(Forward, FOREIGN, chunk::COOKIE_ECHO, State::Restarting, false),
@@ -277,7 +279,8 @@ mod tests {
                     _ => sctp::packet(&flight(), tag, &[(kind, chunk_flags, b"1234567890abcdef")]),
                 };
                 let (_, packet) = parse(&frame, frame.len(), mac_bits(MAC));
-                prop_assert!(!observe(&mut session, direction, packet, &frame[L4..]));
+                let begins = kind == chunk::INIT && session.state() == State::Established;
+                prop_assert_eq!(observe(&mut session, direction, packet, &frame[L4..]), begins);
                 prop_assert!(matches!(session.state(), State::Established | State::Restarting));
             }
             prop_assert_eq!(session.expected, [B, C]);
@@ -290,7 +293,7 @@ mod tests {
         walk(
             &mut established(),
             &[
-                (Forward, 0, chunk::INIT, 0, &sctp::init(FOREIGN, 1), State::Restarting, false),
+                (Forward, 0, chunk::INIT, 0, &sctp::init(FOREIGN, 1), State::Restarting, true),
                 plain(Reply, FOREIGN, chunk::COOKIE_ACK, State::Restarting, false),
                 plain(Forward, B, chunk::DATA, State::Established, true),
             ],

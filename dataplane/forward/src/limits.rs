@@ -44,6 +44,8 @@ pub const SWEEP_BUDGET: usize = 64;
 pub const SWEEP_PERIOD_MS: u32 = 15_000;
 /// ICMP errors and TCP resets one worker makes per second; both together.
 pub const ANSWERS_PER_SECOND: u32 = 1_000;
+/// ICMP errors one worker sends per second to clients for whose flows there is no room: few, since many of them are a flood's.
+pub const SHORTAGES_PER_SECOND: u32 = 100;
 /// Frames one worker can have on their way to one other worker.
 pub const HANDOFF_FRAMES: usize = 1_024;
 

@@ -23,7 +23,7 @@ use crate::flow_table::{Candidate, Entry, FlowTable, Place};
 use crate::fragments::{Fragments, Onward};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
-use crate::limits::HELD_FRAMES_MAX;
+use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX, SHORTAGES_PER_SECOND};
 use crate::mailbox::Shared;
 use crate::one_way::OneWay;
 use crate::parse::{Kind, Packet};
@@ -66,6 +66,8 @@ pub struct Worker<'m, F: Frame> {
     /// Frames of IPv6 of the burst in hand.
     ipv6: Burst<F>,
     answers: Allowance,
+    /// For ICMP errors to those who find no room.
+    shortages: Allowance,
     counters: Counters,
     now_ms: u32,
     upkeep: Upkeep,
@@ -156,7 +158,8 @@ impl<'m, F: Frame> Worker<'m, F> {
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
             fragments: Fragments::new(secret, id, workers),
             ipv6: Burst::new(),
-            answers: Allowance::new(),
+            answers: Allowance::new(ANSWERS_PER_SECOND),
+            shortages: Allowance::new(SHORTAGES_PER_SECOND),
             counters: Counters::default(),
             now_ms: 0,
             upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),

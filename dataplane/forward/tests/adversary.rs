@@ -56,9 +56,11 @@ fn a_flood_on_a_full_flow_table_costs_nobody_their_affinity() {
     let before: Vec<String> = clients.iter().map(|c| bed.backend_of(c, VIP)).collect();
     for n in 0..300 {
         let flood: Vec<_> = (0..64).map(|i| syn(&somebody(64 + n * 64 + i), VIP)).collect();
-        assert!(bed.exchange(&flood).is_empty());
+        let told = bed.exchange(&flood);
+        assert!(told.iter().all(|frame| frame[23] == turnpike_packet::ipv4::ICMP));
     }
-    assert_eq!(bed.count("flow_table_full"), 300 * 64);
+    let told = u64::from(turnpike_forward::limits::SHORTAGES_PER_SECOND);
+    assert_eq!((bed.count("flow_table_full"), bed.count("icmp_sent")), (300 * 64, told));
     assert_eq!(bed.shared.affinities.len(), 64, "only flows that were made are remembered");
     bed.pass(260_000);
     bed.know_router();

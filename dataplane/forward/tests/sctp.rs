@@ -151,6 +151,27 @@ fn rfc9260_8_5_1_blind_packets_end_nothing_and_keep_nothing_alive() {
 }
 
 #[test]
+fn rfc9260_5_2_2_a_silent_association_has_time_to_contradict_a_pretended_restart() {
+    let mut bed = bed();
+    let out = associate(&mut bed, harness::CLIENT);
+    bed.pass(260_000);
+    bed.know_router();
+    bed.pass_through(&init(harness::CLIENT, FOREIGN));
+    assert_eq!(state(&bed), State::Restarting);
+    // Time for every flow to be looked at, and for more of the same, which bring no more time.
+    for _ in 0..10 {
+        bed.pass(20_000);
+        bed.know_router();
+        bed.pass_through(&init(harness::CLIENT, FOREIGN));
+    }
+    bed.pass_through(&one(&answer_to(&out), TO_CLIENT, chunk::HEARTBEAT));
+    assert_eq!((state(&bed), bed.count("flows_live")), (State::Established, 1));
+    bed.pass_through(&init(harness::CLIENT, FOREIGN));
+    bed.pass(260_000);
+    assert_eq!(bed.count("flows_live"), 0, "nobody contradicted");
+}
+
+#[test]
 fn an_association_that_does_not_come_about_ends_soon() {
     let mut bed = bed();
     bed.pass_through(&init(harness::CLIENT, TO_CLIENT));

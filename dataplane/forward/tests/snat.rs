@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use turnpike_forward::exception::{Plan, Tap, rings};
 use turnpike_forward::gateway::FlowRules;
 use turnpike_forward::hash::Secret;
+use turnpike_forward::limits::SHORTAGES_PER_SECOND;
 use turnpike_packet::tcp::flags::{ACK, FIN, SYN};
-use turnpike_packet::{tcp, udp};
+use turnpike_packet::{icmpv4, icmpv6, ipv4, ipv6, tcp, udp};
 use turnpike_wire::update::FrontendKind::{LoadBalancer, NodePort};
 use turnpike_wire::update::{Cluster, Fleet, Protocol, Update};
 
@@ -57,10 +58,15 @@ fn wait(bed: &mut Bed, ms: u32) {
     bed.know_router();
 }
 
-/// What a datagram moves, and what came out.
+/// What a datagram moves, and what was sent on.
 fn ask(bed: &mut Bed, client: &str, frontend: &str) -> (Delta, Option<Vec<u8>>) {
-    let (delta, mut sent) = bed.delta(&udp::datagram(&from(client, frontend), b"query"));
-    (delta, sent.pop())
+    let (delta, sent) = bed.delta(&udp::datagram(&from(client, frontend), b"query"));
+    (delta, sent.into_iter().find(|frame| ends(frame).1 != client.parse().unwrap() && !is_error(frame)))
+}
+
+/// ICMP of either family.
+fn is_error(frame: &[u8]) -> bool {
+    (frame[12], frame[23]) == (0x08, ipv4::ICMP) || (frame[12], frame[20]) == (0x86, ipv6::ICMP)
 }
 
 /// The SNAT port of a client's new flow.
@@ -82,8 +88,9 @@ fn passed() -> Delta {
     counted([("tx_packets", 1), ("forwarded", 1)])
 }
 
+/// Refused, and told so.
 fn refused(verdict: &'static str) -> Delta {
-    counted([(verdict, 1)])
+    counted([(verdict, 1), ("icmp_sent", 1), ("tx_packets", 1)])
 }
 
 #[test]
@@ -147,7 +154,7 @@ fn rfc6888_req5_whatever_ends_a_flow_gives_it_back() {
 }
 
 #[test]
-fn rfc6888_req11_old_flows_stay() {
+fn rfc6888_req11_old_flows_stay_and_rfc5508_req8_the_refused_are_told() {
     // By its quota and by the ports there are alike: what is refused harms nothing that lives, in neither direction.
     let rows = [
         (FlowRules { client_flows_max: 4, ..FlowRules::default() }, "client_quota"),
@@ -164,8 +171,14 @@ fn rfc6888_req11_old_flows_stay() {
             })
             .collect();
         for round in 0..3 {
-            for n in 5..200 {
-                assert_eq!(ask(&mut bed, &client(n), DNS).0, refused(verdict));
+            // So many of them a second.
+            for n in 0..200 {
+                let wanted = if u32::from(n) < SHORTAGES_PER_SECOND {
+                    refused(verdict)
+                } else {
+                    counted([(verdict, 1)])
+                };
+                assert_eq!(ask(&mut bed, &client(5 + n), DNS).0, wanted);
             }
             for (n, seen) in (1..=4).zip(&seen) {
                 let (delta, again) = ask(&mut bed, &client(n), DNS);
@@ -176,6 +189,26 @@ fn rfc6888_req11_old_flows_stay() {
             wait(&mut bed, 100_000);
         }
         assert_eq!((bed.count("flows_live"), bed.count("flows_closed")), (4, 0));
+    }
+}
+
+#[test]
+fn rfc5508_req8_whoever_finds_no_room_is_told_from_whom_it_asked() {
+    let mut bed = bed(FlowRules { client_flows_max: 1, ..FlowRules::default() });
+    for (first, second, frontend, wanted) in [
+        ("198.51.100.7:1", "198.51.100.7:2", DNS, [icmpv4::UNREACHABLE, icmpv4::PROHIBITED]),
+        ("[2001:db8:c::7]:1", "[2001:db8:c::7]:2", DNS6, [icmpv6::UNREACHABLE, icmpv6::PROHIBITED]),
+    ] {
+        assert_eq!(ask(&mut bed, first, frontend).0, opened());
+        let asked = udp::datagram(&from(second, frontend), b"query");
+        let (delta, sent) = bed.delta(&asked);
+        assert_eq!(delta, refused("client_quota"));
+        let (ip, addresses) = if asked[12] == 0x08 { (20, 12..20) } else { (40, 8..40) };
+        let error = &sent[0][14 + ip..];
+        assert_eq!((&error[..2], &error[8..]), (&wanted[..], &asked[14..]), "the packet is quoted");
+        let [asked, told] = [&asked, &sent[0]].map(|frame| frame[14..][addresses.clone()].to_vec());
+        let (from, to) = asked.split_at(asked.len() / 2);
+        assert_eq!(told, [to, from].concat(), "from whom it asked");
     }
 }
 

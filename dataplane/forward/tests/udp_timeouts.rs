@@ -103,7 +103,9 @@ fn rfc4787_req11_a_full_table_treats_live_flows_as_ever() {
     let newcomer = |n: u32| from(&format!("198.51.{}.{}:7000", 100 + n / 250, 1 + n % 250), DNS);
     for n in 0..5_000 {
         let seen = talk.bed.exchange(&[udp::datagram(&newcomer(n), b"flood")]);
-        assert_eq!(seen.len(), usize::from(n < 4_095), "{n}");
+        // Those that find no room are told so, some of them.
+        let on = seen.iter().filter(|frame| frame[23] != turnpike_packet::ipv4::ICMP).count();
+        assert_eq!(on, usize::from(n < 4_095), "{n}");
     }
     let backend = talk.backend;
     passes(&mut talk, Client);

@@ -10,6 +10,8 @@ pub const ECHO_REPLY: u8 = 0;
 pub const UNREACHABLE: u8 = 3;
 /// Its code for a port nobody listens on.
 pub const PORT_UNREACHABLE: u8 = 3;
+/// Its code for what is administratively prohibited (RFC 1812 section 5.2.7.1).
+pub const PROHIBITED: u8 = 13;
 /// Its code for a packet that does not fit the next link and must not be fragmented (RFC 1191).
 pub const FRAGMENTATION_NEEDED: u8 = 4;
 /// Type of time exceeded; its code 0: in transit.
@@ -50,6 +52,8 @@ pub enum Complaint {
     HostUnreachable,
     /// Nothing answers on the port, or the Service has nobody who could.
     PortUnreachable,
+    /// There is no room for a new flow, or its sender has too many.
+    Prohibited,
     /// The packet is longer than this and must not be fragmented (RFC 1191).
     TooBig {
         /// The longest IP packet the next link takes, in bytes.
@@ -66,6 +70,7 @@ impl Complaint {
             Self::NetworkUnreachable => [UNREACHABLE, 0, 0, 0, 0, 0, 0, 0],
             Self::HostUnreachable => [UNREACHABLE, 1, 0, 0, 0, 0, 0, 0],
             Self::PortUnreachable => [UNREACHABLE, PORT_UNREACHABLE, 0, 0, 0, 0, 0, 0],
+            Self::Prohibited => [UNREACHABLE, PROHIBITED, 0, 0, 0, 0, 0, 0],
             Self::TooBig { mtu } => {
                 let [high, low] = mtu.to_be_bytes();
                 [UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, high, low]

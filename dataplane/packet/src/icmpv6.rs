@@ -11,6 +11,8 @@ pub const NO_ROUTE: u8 = 0;
 pub const ADDRESS_UNREACHABLE: u8 = 3;
 /// Its code for a port nobody listens on.
 pub const PORT_UNREACHABLE: u8 = 4;
+/// Its code for what is administratively prohibited.
+pub const PROHIBITED: u8 = 1;
 /// Type of packet too big.
 pub const TOO_BIG: u8 = 2;
 /// Type of time exceeded; its code 0: in transit.
@@ -67,6 +69,7 @@ impl Complaint {
             Self::NetworkUnreachable => [UNREACHABLE, NO_ROUTE, 0, 0, 0, 0, 0, 0],
             Self::HostUnreachable => [UNREACHABLE, ADDRESS_UNREACHABLE, 0, 0, 0, 0, 0, 0],
             Self::PortUnreachable => [UNREACHABLE, PORT_UNREACHABLE, 0, 0, 0, 0, 0, 0],
+            Self::Prohibited => [UNREACHABLE, PROHIBITED, 0, 0, 0, 0, 0, 0],
             Self::TooBig { mtu } => {
                 let [high, low] = mtu.to_be_bytes();
                 [TOO_BIG, 0, 0, 0, 0, 0, high, low]

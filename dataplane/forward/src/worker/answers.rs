@@ -1,7 +1,6 @@
 //! What a worker answers itself: refusals, echo requests, and questions for Ethernet addresses.
 
 use super::Worker;
-use crate::limits::ANSWERS_PER_SECOND;
 use crate::local::{self, Outcome};
 use crate::parse::Packet;
 use crate::path::Path;
@@ -16,18 +15,19 @@ use turnpike_packet::{sctp, tcp};
 pub(super) struct Allowance {
     left: u32,
     since_ms: u32,
+    per_second: u32,
 }
 
 impl Allowance {
-    pub(super) const fn new() -> Self {
-        Self { left: ANSWERS_PER_SECOND, since_ms: 0 }
+    pub(super) const fn new(per_second: u32) -> Self {
+        Self { left: per_second, since_ms: 0, per_second }
     }
 
     /// Takes one, if there is one left.
     pub(super) const fn take(&mut self, now_ms: u32) -> bool {
         if now_ms.wrapping_sub(self.since_ms) >= 1_000 {
             self.since_ms = now_ms;
-            self.left = ANSWERS_PER_SECOND;
+            self.left = self.per_second;
         }
         let granted = self.left > 0;
         self.left = self.left.saturating_sub(1);
@@ -53,6 +53,13 @@ impl<F: Frame> Worker<'_, F> {
                 self.counters.count(verdict);
                 let source = key.destination_address();
                 self.tell::<K, I>(port, frame, source, Complaint::PortUnreachable, ios);
+            }
+            // RFC 5508 REQ-8: whoever finds no room is told so, from an allowance that no other answer needs.
+            Verdict::SnatExhausted | Verdict::FlowTableFull | Verdict::ClientQuota => {
+                self.counters.count(verdict);
+                if K::may_be_told(frame.data()) && self.shortages.take(self.now_ms) {
+                    self.tell::<K, I>(port, frame, key.destination_address(), Complaint::Prohibited, ios);
+                }
             }
             Verdict::SctpNoFlow => {
                 self.counters.count(verdict);

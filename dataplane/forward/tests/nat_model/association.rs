@@ -36,7 +36,7 @@ impl Association {
         }
     }
 
-    /// Takes note of a packet; whether it proves to be of the association.
+    /// Takes note of a packet; whether it proves to be of the association, or begins its time to prove that it lives.
     pub fn see(&mut self, side: Side, chunk: Chunk) -> bool {
         let is_opening = ["opening", "restarting"].contains(&self.state);
         match chunk.kind {
@@ -49,6 +49,7 @@ impl Association {
                 } else if self.state != "restarting" {
                     self.state = "restarting";
                     self.echo = None;
+                    return true;
                 }
                 return false;
             }
