@@ -131,7 +131,7 @@ fn bytes_pass_both_ways(lab: &Lab, address: &str, http: u16) {
 fn datagrams_are_echoed(lab: &Lab, address: &str) {
     // A connected socket takes answers from the address it asked only.
     for n in 0..20 {
-        let ask = format!("printf 'question {n}' | socat -t 2 - UDP4:{address}");
+        let ask = format!("printf 'question {n}' | socat -t 0.7 - UDP4:{address}");
         assert_eq!(lab.run_in("client", "sh", &["-c", &ask]).unwrap(), format!("question {n}"));
     }
 }

@@ -64,7 +64,7 @@ fn udp_is_echoed(lab: &Lab) {
         [("client", "203.0.113.81:7"), ("client", "192.0.2.1:30007"), ("host", "203.0.113.81:7")]
     {
         for n in 0..20 {
-            let ask = format!("printf 'question {n}' | socat -t 2 - UDP4:{address}");
+            let ask = format!("printf 'question {n}' | socat -t 0.7 - UDP4:{address}");
             assert_eq!(
                 lab.run_in(place, "sh", &["-c", &ask]).unwrap(),
                 format!("question {n}"),
