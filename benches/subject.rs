@@ -418,6 +418,7 @@ fn service() -> Vec<Update> {
             affinity_timeout_s: 0,
             source_ranges: vec![],
             tracking: Tracking::default(),
+            proxy_protocol: false,
         }),
     ];
     for n in 1..=BACKENDS {

@@ -384,6 +384,7 @@ impl Resolver {
                         Admitted::Everyone | Admitted::Nobody => Vec::new(),
                     },
                     tracking: found.policies.tracking,
+                    proxy_protocol: found.policies.proxy_protocol,
                 },
                 owner: key.clone(),
                 port_name: port.name.clone(),

@@ -145,6 +145,7 @@ mod tests {
             affinity_timeout_s: 0,
             source_ranges: vec![],
             tracking: Tracking::default(),
+            proxy_protocol: false,
         })
     }
 

@@ -245,6 +245,7 @@ fn snapshot() -> Vec<Update> {
             affinity_timeout_s: 0,
             source_ranges: vec![],
             tracking: Tracking::default(),
+            proxy_protocol: false,
         }));
         updates.extend(["10.78.2.2:8080", "10.78.2.3:8080"].map(|address| backend(protocol, address)));
         updates.push(Update::PutFrontend(Frontend {
@@ -492,6 +493,7 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
                 affinity_timeout_s: 0,
                 source_ranges: vec!["10.78.1.0/24".parse().unwrap()],
                 tracking: Tracking::default(),
+                proxy_protocol: false,
             }),
             Update::PutBackend(
                 service.clone(),
@@ -544,6 +546,7 @@ fn clients_keep_their_address_where_the_frontend_says_so() {
             affinity_timeout_s: 0,
             source_ranges: networks("192.0.2.0/24"),
             tracking: Tracking::default(),
+            proxy_protocol: false,
         };
         control.transaction(3, &[Update::PutService(guarded)]);
         control.adopted(3);

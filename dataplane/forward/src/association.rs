@@ -28,7 +28,7 @@ pub fn observe(session: &mut Life, direction: Direction, packet: Packet, head: &
             }
             let begins = state.restarted() != state;
             if begins {
-                session.state = state.restarted() as u8;
+                session.set_state(state.restarted());
                 session.detail = 0;
             }
             // However long it was silent, from now on it has the time of one that opens to show that it lives; another INIT brings no more.
@@ -51,7 +51,7 @@ pub fn observe(session: &mut Life, direction: Direction, packet: Packet, head: &
     let side = if may_reflect && flags & chunk::REFLECTED != 0 { there } else { here };
     let is_proven = tag != 0 && tag == session.expected[side];
     if is_proven {
-        session.state = state.after_chunk(direction, kind) as u8;
+        session.set_state(state.after_chunk(direction, kind));
     }
     is_proven
 }

@@ -69,7 +69,7 @@ pub fn adopt(session: &mut Life, segment: &Segment) {
     session.expected = [segment.sequence, segment.acknowledgement];
     session.windows = [u16::MAX, segment.window];
     session.scales = [SCALE_MAX; 2];
-    session.state = if segment.has(FIN) { State::Closed } else { State::Adopted } as u8;
+    session.set_state(if segment.has(FIN) { State::Closed } else { State::Adopted });
 }
 
 /// Whether a connection whose beginning nobody saw can be taken up with this segment.
@@ -151,7 +151,7 @@ fn reset(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
         session.detail = 0;
     }
     let was_open = matches!(state, State::Established | State::ClientClosed | State::BackendClosed);
-    session.state = if was_open { State::Reset } else { State::Closed } as u8;
+    session.set_state(if was_open { State::Reset } else { State::Closed });
     true
 }
 
@@ -170,7 +170,7 @@ fn open(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
                 session.expected[here ^ 1] = segment.acknowledgement;
             }
             say_hello(session, here, segment);
-            session.state = State::Answered as u8;
+            session.set_state(State::Answered);
             true
         }
         (State::Answered, Direction::Forward) if segment.has(ACK) => confirm(session, segment),
@@ -211,7 +211,7 @@ fn confirm(session: &mut Life, segment: &Segment) -> bool {
     session.expected[1] = segment.acknowledgement;
     let closed_early = session.detail == CLOSED_EARLY;
     session.detail = 0;
-    session.state = if closed_early { State::BackendClosed } else { State::Established } as u8;
+    session.set_state(if closed_early { State::BackendClosed } else { State::Established });
     finish(session, Direction::Forward, segment);
     true
 }
@@ -246,9 +246,9 @@ fn go_on(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
     }
     note(session, direction as usize, acknowledgement, segment.window);
     match (state, direction) {
-        (State::Adopted, Direction::Reply) => session.state = State::Established as u8,
+        (State::Adopted, Direction::Reply) => session.set_state(State::Established),
         // Who says this after a reset does not believe in it, or has not heard of it (RFC 6146 section 3.5.2.2, TRANS).
-        (State::Reset, _) => session.state = State::Established as u8,
+        (State::Reset, _) => session.set_state(State::Established),
         _ => {}
     }
     finish(session, direction, segment);
@@ -258,7 +258,7 @@ fn go_on(session: &mut Life, direction: Direction, segment: &Segment) -> bool {
 /// What a FIN does.
 fn finish(session: &mut Life, direction: Direction, segment: &Segment) {
     if segment.has(FIN) {
-        session.state = session.state().closed_by(direction) as u8;
+        session.set_state(session.state().closed_by(direction));
     }
 }
 

@@ -61,17 +61,36 @@ pub struct Life {
     pub windows: [u16; 2],
     /// In which unit.
     pub scales: [u8; 2],
-    /// A [`State`] as a byte.
+    /// A [`State`] as a byte, and in the highest bit whether it is prefaced.
     pub state: u8,
     /// What else has to be known.
     pub detail: u8,
 }
 
+/// The bit of [`Life::state`] that keeps a flow off the fast path because its numbers change on the way.
+const PREFACED: u8 = 0x80;
+
 impl Life {
     /// The state as a value.
     #[must_use]
     pub const fn state(&self) -> State {
-        State::from_byte(self.state)
+        State::from_byte(self.state & !PREFACED)
+    }
+
+    /// Gives it another state.
+    pub const fn set_state(&mut self, state: State) {
+        self.state = state as u8 | self.state & PREFACED;
+    }
+
+    /// Whether its backend gets a header in front of the client's bytes ([`crate::proxy_protocol`]).
+    #[must_use]
+    pub const fn is_prefaced(&self) -> bool {
+        self.state & PREFACED != 0
+    }
+
+    /// Makes it one whose backend does.
+    pub const fn preface(&mut self) {
+        self.state |= PREFACED;
     }
 
     /// What is remembered of a flow whose answers take another way.

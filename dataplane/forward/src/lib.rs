@@ -48,6 +48,7 @@ pub mod parse;
 pub mod parse6;
 pub mod path;
 pub mod port_pool;
+pub mod proxy_protocol;
 pub mod quarantine;
 pub mod quota;
 pub mod rewrite;

@@ -70,6 +70,11 @@ impl Chooser<'_> {
             ipv4::SCTP if !packet.asks() => return Err(Verdict::SctpNoFlow),
             _ => {}
         }
+        let is_prefaced = service.proxy_protocol && mode == Mode::Nat && key.protocol() == ipv4::TCP;
+        if is_prefaced && !packet.asks() {
+            // Where its stream begins is not known any more.
+            return Err(Verdict::TcpNoFlow);
+        }
         // Checked before anything is remembered: a flood that finds no room must not cost others their affinity.
         if table.is_full() {
             return Err(Verdict::FlowTableFull);
@@ -134,8 +139,12 @@ impl Chooser<'_> {
         let reply_deltas = Deltas::between(reply, key.reversed());
         let mut session = K::Session::new(key, reply);
         session.next_hop = next_hop;
-        session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
-        session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
+        if is_prefaced {
+            session.preface();
+        } else {
+            session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
+            session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
+        }
         session.last_seen = self.now_ms;
         Ok(session)
     }

@@ -120,6 +120,8 @@ pub struct ServiceTable {
     pub sources: Networks,
     /// How its flows are followed.
     pub tracking: Tracking,
+    /// Whether backends behind full NAT are told their clients ([`crate::proxy_protocol`]).
+    pub proxy_protocol: bool,
     /// Its backends in order of address and port.
     pub backends: Box<[BackendEntry]>,
     /// For each set that its frontends use; equal sets share one.
@@ -326,6 +328,7 @@ impl ServiceTable {
             affinity_timeout_s: service.affinity_timeout_s,
             sources: Networks::of(&service.source_ranges),
             tracking: service.tracking,
+            proxy_protocol: service.proxy_protocol,
             backends: entries.into(),
             choices,
         }
@@ -446,6 +449,7 @@ mod tests {
             affinity_timeout_s: 0,
             source_ranges: vec![],
             tracking: Tracking::default(),
+            proxy_protocol: false,
         };
         ServiceTable::build(&service, 1, backends.iter(), used, &KEY, former)
     }

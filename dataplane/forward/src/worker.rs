@@ -9,6 +9,7 @@ mod egress;
 mod exceptional;
 mod fragment;
 mod icmp;
+mod preface;
 mod trunking;
 mod tunnel;
 mod upkeep;
@@ -29,6 +30,7 @@ use crate::one_way::OneWay;
 use crate::parse::{Kind, Packet};
 use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
+use crate::proxy_protocol::{self, Progress};
 use crate::rewrite::{Addressing, mac_bits};
 use crate::select::Chooser;
 use crate::service_table::Tables;
@@ -459,7 +461,14 @@ impl<'m, F: Frame> Worker<'m, F> {
             ),
             None if key.protocol() == ipv4::TCP => {
                 let segment = frame.data().get(packet.l4()..).and_then(Segment::read);
-                segment.is_some_and(|segment| connection::observe(session, direction, &segment))
+                segment.is_some_and(|mut segment| {
+                    if session.is_prefaced() && direction == Direction::Reply {
+                        let length = proxy_protocol::length(K::FAMILY).into();
+                        segment.acknowledgement =
+                            Progress::of(session).to_client(segment.acknowledgement, length);
+                    }
+                    connection::observe(session, direction, &segment)
+                })
             }
             None => true,
         };
@@ -550,6 +559,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         let session = *K::flows(&self.flows).session(flow.slot());
         if session.state().is_one_way() {
             return self.encapsulate::<K, I>(port, frame, packet, &session, ios);
+        }
+        if session.is_prefaced() {
+            return self.forward_prefaced(port, frame, key, packet, flow, ios);
         }
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);

@@ -254,6 +254,7 @@ fn beginning() -> Vec<Update> {
             affinity_timeout_s: 0,
             source_ranges: vec![],
             tracking: Tracking::default(),
+            proxy_protocol: false,
         }));
         for host in 1..3 {
             let address = SocketAddr::from((Ipv4Addr::new(10, 244, 0, host), 8080));

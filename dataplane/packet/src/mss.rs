@@ -36,6 +36,16 @@ pub fn clamp(segment: &mut [u8], most: u16) -> bool {
     true
 }
 
+/// Lowers the announced size by so many bytes, as [`clamp`] does.
+pub fn lower(segment: &mut [u8], by: u16) -> bool {
+    let Some(fixed) = segment.first_chunk::<{ tcp::HEADER }>() else { return false };
+    let end = usize::from(fixed[12] >> 4) * 4;
+    let Some(at) = segment.get(tcp::HEADER..end).and_then(value) else { return false };
+    let at = at + tcp::HEADER;
+    let announced = u16::from_be_bytes([segment[at], segment[at + 1]]);
+    clamp(segment, announced.saturating_sub(by))
+}
+
 /// Where the option's value starts among the options.
 fn value(options: &[u8]) -> Option<usize> {
     let mut at = 0;

@@ -206,6 +206,8 @@ pub struct Service {
     pub source_ranges: Vec<IpNet>,
     /// How its flows are followed.
     pub tracking: Tracking,
+    /// Whether backends behind full NAT get the PROXY protocol, version 2, in front of each TCP connection.
+    pub proxy_protocol: bool,
 }
 
 /// How the flows of a Service port are followed.

@@ -121,6 +121,10 @@ impl<F: Frame> Worker<'_, F> {
         if session.state().is_one_way() {
             return self.encapsulate::<K, I>(port, frame, packet.unwrap_or_default(), &session, ios);
         }
+        if session.is_prefaced() {
+            // Its numbers stand in the first fragment alone, and its checksum covers all.
+            return self.counters.count(Verdict::Fragment);
+        }
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);

@@ -186,6 +186,7 @@ impl Bed {
                 affinity_timeout_s: 0,
                 source_ranges: vec![],
                 tracking: Tracking::default(),
+                proxy_protocol: false,
             }));
             for backend in backends {
                 let address = backend.parse().unwrap();

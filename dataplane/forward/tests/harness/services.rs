@@ -39,6 +39,7 @@ pub struct Port {
     pub affinity_timeout_s: u32,
     pub source_ranges: Vec<String>,
     pub tracking: Tracking,
+    pub proxy_protocol: bool,
     pub backends: Vec<Backend>,
     pub frontends: Vec<(String, FrontendKind, Treatment, Treatment)>,
 }
@@ -52,6 +53,7 @@ impl Port {
             affinity_timeout_s: 0,
             source_ranges: Vec::new(),
             tracking: Tracking::default(),
+            proxy_protocol: false,
             backends: backends.iter().map(|a| backend(a, "cls")).collect(),
             frontends: Vec::new(),
         }
@@ -76,6 +78,12 @@ impl Port {
         self
     }
 
+    /// Whose backends are told their clients.
+    pub fn prefaced(mut self) -> Self {
+        self.proxy_protocol = true;
+        self
+    }
+
     pub fn tracked(mut self, tracking: Tracking) -> Self {
         self.tracking = tracking;
         self
@@ -97,6 +105,7 @@ impl Port {
             affinity_timeout_s: self.affinity_timeout_s,
             source_ranges: self.source_ranges.iter().map(|r| r.parse().unwrap()).collect(),
             tracking: self.tracking,
+            proxy_protocol: self.proxy_protocol,
         })];
         updates.extend(self.backends.iter().map(|b| Update::PutBackend(key.clone(), *b)));
         for (address, kind, outside, inside) in &self.frontends {
