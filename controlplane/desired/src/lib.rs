@@ -28,6 +28,7 @@ pub mod manifest;
 mod names;
 pub mod object;
 mod policy;
+mod proxy_protocol;
 pub mod registry;
 pub mod resolve;
 pub mod selector;

@@ -4,6 +4,7 @@
 use crate::desired::{Family, ProblemKind};
 use crate::direct_return::can_be_shared;
 use crate::k8s::Service;
+use crate::proxy_protocol;
 use crate::settings::Settings;
 use crate::tracking;
 use crate::words::{DIRECT_RETURN, MODE_ANNOTATION};
@@ -28,6 +29,8 @@ pub(crate) struct Policies {
     pub(crate) affinity_timeout_s: u32,
     /// How its flows are followed.
     pub(crate) tracking: Tracking,
+    /// Whether backends are told their clients by the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
 }
 
 /// What there is to choose from on a Service port.
@@ -47,12 +50,15 @@ impl Policies {
         // `externalTrafficPolicy` means something only where there is an outside.
         let has_outside =
             matches!(spec.r#type.as_str(), "NodePort" | "LoadBalancer") || !spec.external_ips.is_empty();
+        let proxy_protocol = proxy_protocol::of(service, problems);
         Self {
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: has_outside && spec.external_traffic_policy == "Local",
-            mode: mode(service, problems),
+            // Who is told of clients by the protocol gets all connections with it.
+            mode: mode(service, problems).or(proxy_protocol.then_some(Mode::Nat)),
             affinity_timeout_s: affinity_timeout_s(service, problems),
             tracking: tracking::of(service, problems),
+            proxy_protocol,
         }
     }
 

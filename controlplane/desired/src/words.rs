@@ -22,6 +22,8 @@ pub const TCP_ESTABLISHED_TIMEOUT_ANNOTATION: &str = "turnpike.dev/tcp-establish
 pub const TCP_TRANSITORY_TIMEOUT_ANNOTATION: &str = "turnpike.dev/tcp-transitory-timeout";
 /// Annotation of a Service: how long its UDP flows may be idle, in seconds.
 pub const UDP_TIMEOUT_ANNOTATION: &str = "turnpike.dev/udp-timeout";
+/// Annotation of a Service: whether its backends are told their clients in front of each TCP connection, and how.
+pub const PROXY_PROTOCOL_ANNOTATION: &str = "turnpike.dev/proxy-protocol";
 /// Annotation of a Service: what becomes of TCP segments in the middle of connections that the gateway does not know.
 pub const TCP_MIDSTREAM_ANNOTATION: &str = "turnpike.dev/tcp-midstream";
 /// Annotation of a Pod: its share of new flows, 0 to [`turnpike_wire::limits::WEIGHT_MAX`].

@@ -12,7 +12,7 @@ use crate::update::{Backend, Cluster, FrontendKey, Service, ServiceKey, Tracking
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Version of the words. Processes of different versions refuse each other's records by name.
-pub const WIRE_VERSION: u8 = 4;
+pub const WIRE_VERSION: u8 = 5;
 
 /// Why bytes are not a record, or a record cannot become bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -108,9 +108,9 @@ fn update() -> impl Strategy<Value = Update> {
             Update::PutCluster(Cluster { service_networks, pod_networks, health_check_ports })
         },
     );
-    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking()).prop_map(
-        |(key, affinity_timeout_s, source_ranges, tracking)| {
-            Update::PutService(Service { key, affinity_timeout_s, source_ranges, tracking })
+    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking(), any::<bool>()).prop_map(
+        |(key, affinity_timeout_s, source_ranges, tracking, proxy_protocol)| {
+            Update::PutService(Service { key, affinity_timeout_s, source_ranges, tracking, proxy_protocol })
         },
     );
     prop_oneof![
@@ -268,11 +268,12 @@ fn impossible_values_are_refused() {
             affinity_timeout_s,
             source_ranges: vec![network; ranges],
             tracking,
+            proxy_protocol: false,
         })
     };
     let tracked = |tracking| {
         let source_ranges = Vec::new();
-        Update::PutService(Service { key: key(), affinity_timeout_s: 0, source_ranges, tracking })
+        Update::PutService(Service { key: key(), affinity_timeout_s: 0, source_ranges, tracking, proxy_protocol: true })
     };
     let usual = Tracking::default();
     let fleet = |node_ports| Update::PutFleet(Fleet { maglev_key: [1, 2], node_ports });

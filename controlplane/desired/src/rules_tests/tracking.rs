@@ -64,3 +64,33 @@ fn segments_in_the_middle_of_unknown_connections_have_a_policy() {
         );
     }
 }
+
+#[test]
+fn backends_are_told_their_clients_if_the_service_says_so_and_all_of_them_by_full_nat() {
+    let resolved = |annotations: &[(&str, &str)]| {
+        let mut service = public();
+        service.spec.external_traffic_policy = "Local".into();
+        for (name, value) in annotations {
+            service.metadata.annotations.insert((*name).into(), (*value).into());
+        }
+        let mut world = gateway();
+        let desired = world.put(service).resolve();
+        let told = desired.services.values().all(|s| s.service.proxy_protocol);
+        let by_nat = desired.frontends.values().all(|f| {
+            [f.frontend.outside.mode, f.frontend.inside.mode] == [turnpike_wire::update::Mode::Nat; 2]
+        });
+        (told, by_nat, world.problems().len())
+    };
+    let proxy = "turnpike.dev/proxy-protocol";
+    let rows: [(&[(&str, &str)], (bool, bool, usize)); 6] = [
+        (&[], (false, false, 0)),
+        (&[(proxy, "v2")], (true, true, 0)),
+        (&[(proxy, "v2"), ("turnpike.dev/mode", "nat")], (true, true, 0)),
+        (&[(proxy, "v2"), ("turnpike.dev/mode", "dnat")], (false, false, 1)),
+        (&[(proxy, "v1")], (false, false, 1)),
+        (&[(proxy, "")], (false, false, 1)),
+    ];
+    for (annotations, wanted) in rows {
+        assert_eq!(resolved(annotations), wanted, "{annotations:?}");
+    }
+}

@@ -5,6 +5,7 @@ use crate::defaults::{is_reachable_from_outside, needs_health_check_port, needs_
 use crate::desired::Family;
 use crate::frontends::protocol;
 use crate::k8s::{PortRef, Service, ServicePort, ServiceSpec};
+use crate::proxy_protocol;
 use crate::settings::Rules;
 use crate::tracking;
 use crate::words::{
@@ -48,7 +49,7 @@ pub(super) fn check(service: &Service, rules: &Rules, errors: &mut Errors) {
             ports_stay(spec, errors);
         }
     }
-    for (name, what) in tracking::read(service).1 {
+    for (name, what) in tracking::read(service).1.into_iter().chain(proxy_protocol::read(service).1) {
         errors.add(format!("metadata.annotations[{name}]"), what);
     }
 }
