@@ -70,7 +70,20 @@ fn clients_are_told(lab: &Lab) {
         let lines = curl(lab, &urls);
         let first = lines.lines().next().unwrap();
         assert!(lines.lines().count() == 50 && lines.lines().all(|line| line == first), "{lines}");
-        let upload = curl(lab, &["-X", "PUT", "-T", &file, "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{vip}/put/five")]);
+        let upload = curl(
+            lab,
+            &[
+                "-X",
+                "PUT",
+                "-T",
+                &file,
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                &format!("http://{vip}/put/five"),
+            ],
+        );
         assert_eq!(upload, "201");
         for pod in ["web-1", "web-2"] {
             let kept = lab.dir().join("pods").join(pod).join("put/five");
@@ -99,7 +112,8 @@ fn nginx_learns_its_clients_over_a_network_that_loses() {
         let lab = lab("y2", "[1]");
         let file = lab.dir().join("turnpike.toml");
         let text = std::fs::read_to_string(&file).unwrap();
-        let faults = "[dataplane]\nfaults = { seed = 7, loss = 10, duplicate = 5, reorder = 20, delay_ms = 1 }\n";
+        let faults =
+            "[dataplane]\nfaults = { seed = 7, loss = 10, duplicate = 5, reorder = 20, delay_ms = 1 }\n";
         std::fs::write(&file, text.replace("[dataplane]\n", faults)).unwrap();
         serve(&lab);
         clients_are_told(&lab);

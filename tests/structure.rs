@@ -247,3 +247,14 @@ fn every_verdict_is_explained_to_operators() {
         assert!(guide.contains(&format!("`{name}`")), "GUIDE.md must explain the verdict {name}");
     }
 }
+
+#[test]
+fn every_test_of_the_whole_is_run() {
+    let manifest = fs::read_to_string(workspace().join("tests/Cargo.toml")).unwrap();
+    let run = fs::read_to_string(workspace().join("scripts/test")).unwrap();
+    let names = manifest.split("[[test]]").skip(1).filter_map(|section| section.split('"').nth(1));
+    let words: Vec<&str> = run.split_whitespace().collect();
+    let left_out: Vec<&str> =
+        names.filter(|name| !words.windows(2).any(|pair| pair == ["--test", name])).collect();
+    assert!(left_out.is_empty(), "scripts/test leaves out {left_out:?}");
+}

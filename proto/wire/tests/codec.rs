@@ -108,11 +108,10 @@ fn update() -> impl Strategy<Value = Update> {
             Update::PutCluster(Cluster { service_networks, pod_networks, health_check_ports })
         },
     );
-    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking(), any::<bool>()).prop_map(
-        |(key, affinity_timeout_s, source_ranges, tracking, proxy_protocol)| {
+    let service = (service_key(), 0..=AFFINITY_TIMEOUT_S_MAX, networks(), tracking(), any::<bool>())
+        .prop_map(|(key, affinity_timeout_s, source_ranges, tracking, proxy_protocol)| {
             Update::PutService(Service { key, affinity_timeout_s, source_ranges, tracking, proxy_protocol })
-        },
-    );
+        });
     prop_oneof![
         Just(Update::Reset),
         fleet,
@@ -273,7 +272,13 @@ fn impossible_values_are_refused() {
     };
     let tracked = |tracking| {
         let source_ranges = Vec::new();
-        Update::PutService(Service { key: key(), affinity_timeout_s: 0, source_ranges, tracking, proxy_protocol: true })
+        Update::PutService(Service {
+            key: key(),
+            affinity_timeout_s: 0,
+            source_ranges,
+            tracking,
+            proxy_protocol: true,
+        })
     };
     let usual = Tracking::default();
     let fleet = |node_ports| Update::PutFleet(Fleet { maglev_key: [1, 2], node_ports });

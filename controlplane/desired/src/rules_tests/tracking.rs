@@ -82,7 +82,7 @@ fn backends_are_told_their_clients_if_the_service_says_so_and_all_of_them_by_ful
         (told, by_nat, world.problems().len())
     };
     let proxy = "turnpike.dev/proxy-protocol";
-    let rows: [(&[(&str, &str)], (bool, bool, usize)); 6] = [
+    let rows: [(&[_], _); 6] = [
         (&[], (false, false, 0)),
         (&[(proxy, "v2")], (true, true, 0)),
         (&[(proxy, "v2"), ("turnpike.dev/mode", "nat")], (true, true, 0)),
