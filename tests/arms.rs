@@ -4,9 +4,8 @@
 
 use serde_json::Value;
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use turnpike_tests::bed::{Arms, Lab, available, wait};
+use turnpike_tests::bed::{Arms, Daemon, Lab, available, wait};
 
 const VIP: &str = "http://203.0.113.80/";
 /// The second arm's address, which is the SNAT address too.
@@ -14,22 +13,6 @@ const LAN: &str = "10.244.0.254";
 const WAN: &str = "192.0.2.1";
 
 /// A program in the background, ended with the test.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(lab: &Lab, place: &str, words: &[&str]) -> Self {
-        let mut command = lab.command(place, words[0]);
-        Self(command.args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
 fn apply(lab: &Lab, manifest: &str) {
     let file = lab.dir().join("arms.yaml");
     fs::write(&file, manifest).unwrap();
@@ -47,13 +30,6 @@ fn curl(lab: &Lab, place: &str, url: &str) -> String {
 
 fn pings(lab: &Lab, place: &str, address: &str) -> bool {
     lab.run_in(place, "ping", &["-c", "2", "-i", "0.2", "-W", "1", address]).is_ok()
-}
-
-/// A counter over all workers.
-fn counter(lab: &Lab, name: &str) -> u64 {
-    let status = lab.status().unwrap();
-    let workers = status["dataplane"]["workers"].as_array().unwrap();
-    workers.iter().map(|worker| worker["counters"][name].as_u64().unwrap()).sum()
 }
 
 fn ports(lab: &Lab) -> Vec<Value> {
@@ -107,7 +83,7 @@ metadata: {name: iperf, labels: {app: iperf}}
 status: {phase: Running, podIP: 10.244.0.11}
 ",
     );
-    let _server = Daemon::start(lab, "pod-web-1", &["iperf3", "-s"]);
+    let _server = Daemon::start(lab, "pod-web-1", &["iperf3", "-s"]).unwrap();
     for way in ["--forceflush", "-R"] {
         let mut report = Value::Null;
         // It says what failed and calls that a success: until the server listens, and has let go of the client before.
@@ -184,7 +160,7 @@ fn ports_are_told_apart(lab: &Lab, arms: Arms) {
     let bytes = |port: usize, name: &str| listed[port]["counters"][name].as_u64().unwrap();
     assert!(bytes(0, "nic_tx_bytes") > 200_000_000 && bytes(1, "nic_rx_bytes") > 200_000_000, "{listed:?}");
     for bad in ["bad_ipv4_checksum", "bad_l4", "truncated", "header_split", "no_memory", "other_vlan"] {
-        assert_eq!(counter(lab, bad), 0, "{bad}");
+        assert_eq!(lab.count(bad).unwrap(), 0, "{bad}");
     }
 }
 

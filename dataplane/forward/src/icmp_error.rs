@@ -8,9 +8,12 @@
 //! client by. RFC 5508 REQ-4 would keep the address of whoever made it there; but where one router stands on both sides, it made the error
 //! itself, and no router takes a packet from its own address.
 
+use crate::address::Family;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
+use crate::flow_table::Life;
 use crate::parse::ETHERNET;
 use crate::parse6;
+use crate::proxy_protocol;
 use crate::rewrite::{Addressing, set_link};
 use crate::verdict::Verdict;
 use turnpike_packet::icmpv4_error::{Ends, Quoted, Unusable, is_error};
@@ -84,6 +87,8 @@ pub struct Onward<K> {
     pub sent: K,
     /// On the link.
     pub link: Addressing,
+    /// Of a flow that has a header in front of its client's bytes, when it is the client who is told.
+    pub prefaced: Option<Life>,
 }
 
 /// Translates the error in `frame` whose ICMP message starts at `icmp`, as [`read`] has found it in this very frame. `false`, and nothing is
@@ -96,7 +101,11 @@ pub fn translate(frame: &mut [u8], icmp: usize, onward: Onward<FlowKey>) -> bool
     }
     let Some(message) = frame.get_mut(icmp..end) else { return false };
     let Ok(quoted) = read_message(message) else { return false };
-    let Onward { sent, link } = onward;
+    let Onward { sent, link, prefaced } = onward;
+    if let Some((life, segment)) = prefaced.zip(message.get_mut(quoted.l4()..)) {
+        let less = proxy_protocol::quoted(&life, segment, proxy_protocol::length(Family::V4));
+        Quoted::lower_mtu(message, less);
+    }
     let ends = Ends {
         source: sent.source(),
         destination: sent.destination(),
@@ -125,7 +134,11 @@ pub fn translate6(frame: &mut [u8], icmp: usize, onward: Onward<FlowKey6>) -> bo
     }
     let Some(message) = frame.get_mut(icmp..end) else { return false };
     let Ok(quoted) = icmpv6_error::Quoted::read(message, source, destination) else { return false };
-    let Onward { sent, link } = onward;
+    let Onward { sent, link, prefaced } = onward;
+    if let Some((life, segment)) = prefaced.zip(message.get_mut(quoted.l4()..)) {
+        let less = proxy_protocol::quoted(&life, segment, proxy_protocol::length(Family::V6));
+        icmpv6_error::Quoted::lower_mtu(message, less);
+    }
     let ends = icmpv6_error::Ends {
         source: sent.source_address().bits(),
         destination: sent.destination_address().bits(),

@@ -65,15 +65,31 @@ impl Progress {
         life.l4_delta = [self.stage as u16, 0];
     }
 
-    /// What the client is to be told of an acknowledgement of a backend that gets a header of `length` bytes.
+    /// What the client knows a number of the backend's stream by, of which `length` bytes are the header: an acknowledgement, or a number that
+    /// somebody quotes.
     #[must_use]
-    pub const fn to_client(self, acknowledgement: u32, length: u32) -> u32 {
-        match acknowledgement.wrapping_sub(self.first) {
-            // Before the client's first byte.
-            0x8000_0000.. => acknowledgement,
-            beyond if beyond < length => self.first,
-            _ => acknowledgement.wrapping_sub(length),
+    pub const fn to_client(self, number: u32, length: u32) -> u32 {
+        match (self.stage, number.wrapping_sub(self.first)) {
+            (Stage::Unknown, _) => number,
+            // Streams are longer than half of all numbers, so these say nothing any more about what is before the first byte.
+            (Stage::Acknowledged, _) => number.wrapping_sub(length),
+            (_, 0x8000_0000..) => number,
+            (_, beyond) if beyond < length => self.first,
+            _ => number.wrapping_sub(length),
         }
+    }
+
+    /// What the backend knows a number of the client's stream by. The segment with the header in front is no matter of this.
+    const fn to_backend(self, number: u32, length: u32) -> u32 {
+        match (self.stage, number.wrapping_sub(self.first)) {
+            (Stage::Unknown, _) | (Stage::Unsent, 0) | (Stage::Unsent | Stage::Sent, 0x8000_0000..) => number,
+            _ => number.wrapping_add(length),
+        }
+    }
+
+    /// Whether the header still travels with segments of the client.
+    const fn is_on_its_way(self) -> bool {
+        matches!(self.stage, Stage::Unsent | Stage::Sent)
     }
 }
 
@@ -108,7 +124,7 @@ pub fn carries(life: &Life, segment: &[u8]) -> bool {
     let progress = Progress::of(life);
     let Some(fixed) = segment.first_chunk::<TCP>() else { return false };
     let may_carry = fixed[13] & (RST | SYN | ACK) == ACK;
-    matches!(progress.stage, Stage::Unsent | Stage::Sent) && may_carry && word(fixed, 4) == progress.first
+    progress.is_on_its_way() && may_carry && word(fixed, 4) == progress.first
 }
 
 /// Changes the numbers of a client's segment to those of the backend's stream, which has a header of `length` bytes in front. Its checksum is
@@ -117,7 +133,6 @@ pub fn client_sends(life: &mut Life, segment: &mut [u8], length: u32) {
     let mut progress = Progress::of(life);
     let Some(fixed) = segment.first_chunk::<TCP>() else { return };
     let (sequence, bits) = (word(fixed, 4), fixed[13]);
-    let is_first = sequence == progress.first;
     if bits & (SYN | RST | ACK) == SYN {
         // Its first byte follows it. Once a header has gone, no other beginning counts.
         if matches!(progress.stage, Stage::Unknown | Stage::Unsent) {
@@ -126,11 +141,8 @@ pub fn client_sends(life: &mut Life, segment: &mut [u8], length: u32) {
     } else if carries(life, segment) {
         progress.stage = Stage::Sent;
         progress.keep(life);
-    } else if progress.stage != Stage::Unknown
-        && sequence.wrapping_sub(progress.first) < 0x8000_0000
-        && !(is_first && progress.stage == Stage::Unsent)
-    {
-        set_word(segment, 4, sequence.wrapping_add(length));
+    } else {
+        set_word(segment, 4, progress.to_backend(sequence, length));
     }
 }
 
@@ -180,6 +192,18 @@ fn selective(segment: &mut [u8], progress: Progress, length: u32) {
             _ => at += size,
         }
     }
+}
+
+/// Changes what an ICMP error quotes of a segment that the backend was sent to what the client has sent. Of the MTU that somebody complains
+/// about, the client may use less while the header travels with its segments; returns how much less, in bytes. The checksum that is quoted is
+/// that of other bytes, and stays.
+#[must_use]
+pub fn quoted(life: &Life, segment: &mut [u8], length: u16) -> u16 {
+    let progress = Progress::of(life);
+    if let Some(number) = segment.get_mut(4..).and_then(<[u8]>::first_chunk_mut) {
+        *number = progress.to_client(u32::from_be_bytes(*number), length.into()).to_be_bytes();
+    }
+    if progress.is_on_its_way() { length } else { 0 }
 }
 
 /// Length of the header of a family's flows, in bytes.

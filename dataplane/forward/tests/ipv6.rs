@@ -4,6 +4,7 @@
 
 mod harness;
 
+use harness::errors::error6;
 use harness::services::Port;
 use harness::{Bed, MAC, ROUTER_MAC, answer_to, ends, from};
 use std::collections::BTreeMap;
@@ -353,18 +354,6 @@ fn rfc4443_the_gateways_own_errors() {
     assert_eq!(out[0][L4], icmpv6::TIME_EXCEEDED);
 }
 
-/// An error of a router about a packet that left the gateway.
-fn error_about(frame: &[u8], complaint: icmpv4::Complaint) -> Vec<u8> {
-    let mut error = [0; icmpv6::ERROR_FRAME_MAX];
-    let router = 0x2001_0db8_00ff << 80 | 1;
-    let mut about = frame.to_vec();
-    about[..12].copy_from_slice(&[MAC, ROUTER_MAC].concat());
-    let len = icmpv6::error(&about, router, complaint, &mut error).unwrap();
-    let mut error = error[..len].to_vec();
-    error[..12].copy_from_slice(&[MAC, ROUTER_MAC].concat());
-    error
-}
-
 #[test]
 fn errors_of_others_are_translated_in_both_directions() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -381,7 +370,7 @@ fn errors_of_others_are_translated_in_both_directions() {
         let too_big = icmpv4::Complaint::TooBig { mtu: 1_300 };
         let mut out = Vec::new();
         // About what went to the backend: to the client, as from the VIP, quoting what the client sent.
-        let moved = delta(&mut bed, |bed| out = bed.exchange(&[error_about(&left, too_big)]));
+        let moved = delta(&mut bed, |bed| out = bed.exchange(&[error6(&left, too_big)]));
         assert_eq!(moved, BTreeMap::from([("forwarded", 1), ("icmp_translated", 1), ("tx_packets", 1)]));
         assert_eq!((&out[0][22..38], &out[0][38..54]), (&sent[38..54], &sent[22..38]));
         assert_eq!((out[0][L4], &out[0][L4 + 4..L4 + 8]), (icmpv6::TOO_BIG, &1_300u32.to_be_bytes()[..]));
@@ -390,15 +379,15 @@ fn errors_of_others_are_translated_in_both_directions() {
         wanted[7] = quoted[7];
         assert_eq!(quoted, wanted, "as it was sent, with what hops were left");
         // About what went to the client: to the backend.
-        let moved = delta(&mut bed, |bed| out = bed.exchange(&[error_about(&answer, too_big)]));
+        let moved = delta(&mut bed, |bed| out = bed.exchange(&[error6(&answer, too_big)]));
         assert_eq!(moved["icmp_translated"], 1);
         assert_eq!(ends(&[&out[0][..14], &out[0][L4 + 8..]].concat()), (ends(&first).1, ends(&first).0));
         assert_eq!(out[0][38..54], first[38..54], "to the backend");
         // Nothing about a flow that is not there, with a wrong checksum, or to somebody else.
-        let mut wrong = error_about(&left, too_big);
+        let mut wrong = error6(&left, too_big);
         wrong[L4 + 2] ^= 1;
-        let stranger = error_about(&make(&from("[2001:db8:1::1]:999", "[fd00::1]:8080"), SYN, 1), too_big);
-        let mut too_narrow = error_about(&left, icmpv4::Complaint::TooBig { mtu: 1_279 });
+        let stranger = error6(&make(&from("[2001:db8:1::1]:999", "[fd00::1]:8080"), SYN, 1), too_big);
+        let mut too_narrow = error6(&left, icmpv4::Complaint::TooBig { mtu: 1_279 });
         too_narrow[0] = MAC[0];
         let rows = [("icmp_bad", wrong), ("icmp_no_flow", stranger), ("icmp_bad", too_narrow)];
         for (fate, frame) in rows {

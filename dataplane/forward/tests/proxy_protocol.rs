@@ -3,10 +3,12 @@
 
 mod harness;
 
+use harness::errors::{POD_ROUTER, error6, too_big};
 use harness::services::Port;
 use harness::{Bed, answer_to, ends, from};
 use proptest::prelude::*;
 use turnpike_packet::flight::Flight;
+use turnpike_packet::icmpv4::Complaint;
 use turnpike_packet::io::Spread;
 use turnpike_packet::tcp;
 use turnpike_packet::tcp::flags::{ACK, FIN, PSH, RST, SYN};
@@ -142,6 +144,55 @@ fn selective_acknowledgements_say_what_the_client_has_sent() {
         let gap = sack(1_201 + length, 1_301 + length);
         let out = bed.pass_through(&tcp::with_options(&back, 9_001, 1_101 + length, ACK, &gap));
         assert_eq!((segment(&out, of.l4).1, &out[of.l4 + 20..]), (1_101, &sack(1_201, 1_301)[..]));
+    }
+}
+
+#[test]
+fn errors_speak_of_what_the_client_has_sent() {
+    let narrow = |of: &Family, about: &[u8]| match of.l4 {
+        34 => too_big(POD_ROUTER, about, 1_400),
+        _ => error6(about, Complaint::TooBig { mtu: 1_400 }),
+    };
+    for of in families() {
+        let (mut bed, there) = (bed(), from(of.client, of.vip));
+        let length = of.header.len() as u32;
+        let back = opened(&mut bed, &of);
+        // While the header has to go with it, a segment has less room.
+        let first = bed.pass_through(&tcp::segment(&there, 1_001, 9_001, ACK, b"GET"));
+        let told = bed.pass_through(&narrow(&of, &first));
+        let quoted = of.l4 + 8 + (of.l4 - 14);
+        let word = |at: usize| u32::from_be_bytes(told[at..at + 4].try_into().unwrap());
+        assert_eq!((word(of.l4 + 4), word(quoted + 4)), (1_400 - length, 1_001));
+        bed.pass_through(&tcp::segment(&back, 9_001, 1_004 + length, ACK, b""));
+        let next = bed.pass_through(&tcp::segment(&there, 1_004, 9_001, ACK, b"more"));
+        let told = bed.pass_through(&narrow(&of, &next));
+        let word = |at: usize| u32::from_be_bytes(told[at..at + 4].try_into().unwrap());
+        assert_eq!((word(of.l4 + 4), word(quoted + 4)), (1_400, 1_004));
+        // About what the backend sends there is nothing to change but the ends.
+        let answer = bed.pass_through(&tcp::segment(&back, 9_001, 1_008 + length, ACK, b"200"));
+        let told = bed.pass_through(&narrow(&of, &answer));
+        assert_eq!(u32::from_be_bytes(told[quoted + 4..quoted + 8].try_into().unwrap()), 9_001);
+    }
+}
+
+#[test]
+fn numbers_stay_right_however_long_the_stream_is() {
+    for of in families() {
+        let (mut bed, there) = (bed(), from(of.client, of.vip));
+        let length = of.header.len() as u32;
+        let back = opened(&mut bed, &of);
+        bed.pass_through(&tcp::segment(&there, 1_001, 9_001, ACK, b""));
+        bed.pass_through(&tcp::segment(&back, 9_001, 1_001 + length, ACK, b""));
+        // Once around all numbers, and the first ones again, in steps that windows of 64 kB without scaling allow.
+        let mut number = 1_001u32;
+        for _ in 0..(1u64 << 32) / 0xf000 + 3 {
+            let out = bed.pass_through(&tcp::segment(&there, number, 9_001, ACK, b"x"));
+            assert_eq!(segment(&out, of.l4).0, number.wrapping_add(length));
+            number = number.wrapping_add(0xf000);
+            let says = number.wrapping_add(length);
+            let out = bed.pass_through(&tcp::segment(&back, 9_001, says, ACK, b""));
+            assert_eq!(segment(&out, of.l4).1, number);
+        }
     }
 }
 

@@ -101,9 +101,10 @@ fn update() -> impl Strategy<Value = Update> {
     let ranges =
         prop::sample::select(vec![vec![], vec!["198.51.100.1/32"], vec!["198.51.100.0/24", "10.244.0.0/24"]]);
     prop_oneof![
-        3 => (0u8..10, prop::sample::select(vec![0u32, 60]), ranges).prop_map(|(n, affinity_timeout_s, ranges)| {
+        3 => (0u8..10, prop::sample::select(vec![0u32, 60]), ranges, any::<bool>()).prop_map(|(n, affinity_timeout_s, ranges, told)| {
             let source_ranges = ranges.iter().map(|r| r.parse().unwrap()).collect();
-            Update::PutService(Service { key: key(n), affinity_timeout_s, source_ranges, tracking: Tracking::default() })
+            let (tracking, proxy_protocol) = (Tracking::default(), told && n < 4);
+            Update::PutService(Service { key: key(n), affinity_timeout_s, source_ranges, tracking, proxy_protocol })
         }),
         8 => (0u8..10, 1u8..6, 0u16..3, any::<[bool; 3]>()).prop_map(|(n, host, weight, [c, l, serving])| {
             // Who takes new flows serves.

@@ -99,6 +99,23 @@ impl Quoted {
         Ok(Self { protocol: fixed[9], ends, l4: HEADER + header_len })
     }
 
+    /// Where the quoted transport header starts in the ICMP message.
+    #[must_use]
+    pub const fn l4(&self) -> usize {
+        self.l4
+    }
+
+    /// Lowers the MTU that `message` complains about by this many bytes; [`Self::translate`] makes its checksum right. What it says about
+    /// anything else stays, as does the 0 of routers older than RFC 1191.
+    pub fn lower_mtu(message: &mut [u8], by: u16) {
+        if let Some([icmpv4::UNREACHABLE, icmpv4::FRAGMENTATION_NEEDED, _, _, _, _, mtu @ ..]) =
+            message.first_chunk_mut::<HEADER>()
+            && *mtu != [0; 2]
+        {
+            *mtu = u16::from_be_bytes(*mtu).saturating_sub(by).max(MTU_MIN).to_be_bytes();
+        }
+    }
+
     /// Gives the quoted packet in `message`, from which this was read, other ends. Checksums: those of the ICMP message and the quoted IP
     /// header, and that of the quoted TCP or UDP header if it is there; SCTP's is over all of the packet and stays (a receiver knows the
     /// association by ports and tag, RFC 9260 section 10).

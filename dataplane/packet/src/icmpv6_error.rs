@@ -86,6 +86,20 @@ impl Quoted {
         Ok(Self { protocol: walk.protocol, ends, l4: HEADER + at })
     }
 
+    /// Where the quoted transport header starts in the ICMP message.
+    #[must_use]
+    pub const fn l4(&self) -> usize {
+        self.l4
+    }
+
+    /// Lowers the MTU that `message` complains about by this many bytes, to 1280 at the least; [`Self::translate`] makes its checksum right.
+    /// What it says about anything else stays.
+    pub fn lower_mtu(message: &mut [u8], by: u16) {
+        if let Some([icmpv6::TOO_BIG, _, _, _, mtu @ ..]) = message.first_chunk_mut::<HEADER>() {
+            *mtu = u32::from_be_bytes(*mtu).saturating_sub(by.into()).max(ipv6::MTU_MIN.into()).to_be_bytes();
+        }
+    }
+
     /// Gives the quoted packet in `message`, from which this was read, other ends, and the message the checksum that belongs to its own new
     /// addresses. The checksum of the quoted TCP or UDP header follows if it is there; SCTP's covers no addresses that changed.
     pub fn translate(&self, message: &mut [u8], to: Ends, source: u128, destination: u128) {

@@ -45,7 +45,9 @@ impl<F: Frame> Worker<'_, F> {
         let link = self.shared.neighbours.link(session.next_hop[direction]);
         let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let sent = session.keys()[direction ^ 1];
-        let onward = Onward { sent, link: Addressing { destination: link.mac_bits(), source: mac_bits } };
+        let link = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let prefaced = (session.is_prefaced() && direction == 1).then_some(*session);
+        let onward = Onward { sent, link, prefaced };
         if !K::translate_error(frame.data_mut(), packet.l4(), onward) {
             return self.counters.count(Verdict::TtlExpired);
         }

@@ -4,7 +4,8 @@ use super::{Bed, MAC, ROUTER_MAC};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use turnpike_packet::checksum::checksum;
-use turnpike_packet::ipv4;
+use turnpike_packet::icmpv4::Complaint;
+use turnpike_packet::{icmpv6, ipv4};
 
 pub const CLIENT_ROUTER: &str = "198.51.100.1";
 pub const POD_ROUTER: &str = "10.244.0.254";
@@ -31,6 +32,16 @@ pub fn error(from: &str, about: &[u8], (kind, code, rest): (u8, u8, [u8; 4]), qu
 pub fn too_big(from: &str, about: &[u8], mtu: u16) -> Vec<u8> {
     let [high, low] = mtu.to_be_bytes();
     error(from, about, (3, 4, [0, 0, high, low]), 548)
+}
+
+/// What a router says over IPv6 about a frame that left the gateway.
+pub fn error6(about: &[u8], complaint: Complaint) -> Vec<u8> {
+    let mut error = [0; icmpv6::ERROR_FRAME_MAX];
+    let router = 0x2001_0db8_00ff << 80 | 1;
+    let arrives = [&MAC[..], &ROUTER_MAC].concat();
+    let about = [&arrives, &about[12..]].concat();
+    let len = icmpv6::error(&about, router, complaint, &mut error).unwrap();
+    [&arrives, &error[12..len]].concat()
 }
 
 /// Source and destination of a frame's IP packet.
