@@ -101,9 +101,12 @@ impl Lab {
         Self::laid_out(name, Layout { workers: workers.into(), ..Layout::default() })
     }
 
-    /// The same with this DPDK device on the gateway's NIC.
+    /// The same with this DPDK device on the gateway's NIC, and both IP families.
     pub fn with_device(name: &str, workers: &str, device: &str) -> Result<Self> {
-        Self::laid_out(name, Layout { workers: workers.into(), device: device.into(), ..Layout::default() })
+        Self::laid_out(
+            name,
+            Layout { workers: workers.into(), device: device.into(), is_dual: true, ..Layout::default() },
+        )
     }
 
     /// The same with a gateway whose kernel has this tap and no NIC of its own.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a question is asked: queues and sockets of a busy machine lose datagrams.
+const ATTEMPTS: u32 = 3;
 
 /// Large datagrams for the lab.
 #[derive(Parser)]
@@ -46,6 +48,8 @@ enum Role {
 struct Tally {
     identical: u64,
     different: u64,
+    /// Questions that were asked once more.
+    again: u64,
     lost: u64,
 }
 
@@ -66,8 +70,12 @@ fn main() -> Result<()> {
                     .collect::<Result<Vec<_>>>()
             })?;
             let sum = |of: fn(&Tally) -> u64| asked.iter().map(of).sum::<u64>();
-            let (identical, different, lost) = (sum(|t| t.identical), sum(|t| t.different), sum(|t| t.lost));
-            println!("{}", json!({"identical": identical, "different": different, "lost": lost}));
+            let (identical, different) = (sum(|t| t.identical), sum(|t| t.different));
+            let (again, lost) = (sum(|t| t.again), sum(|t| t.lost));
+            println!(
+                "{}",
+                json!({"identical": identical, "different": different, "again": again, "lost": lost})
+            );
             Ok(())
         }
     }
@@ -87,22 +95,35 @@ fn echo(address: SocketAddr) -> Result<()> {
 }
 
 fn ask(client: usize, address: SocketAddr, bytes: &[usize], count: usize) -> Result<Tally> {
-    let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(unspecified)?;
-    // A connected socket takes answers from the address it asked only.
-    socket.connect(address)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut socket = connected(address)?;
     let (mut tally, mut answer) = (Tally::default(), vec![0; 1 << 16]);
     for (n, &length) in bytes.iter().cycle().take(count).enumerate() {
         let question = content(client << 32 | n, length);
-        socket.send(&question).with_context(|| format!("cannot send {length} bytes to {address}"))?;
-        match socket.recv(&mut answer) {
-            Ok(got) if answer[..got] == question[..] => tally.identical += 1,
-            Ok(_) => tally.different += 1,
-            Err(_) => tally.lost += 1,
+        for attempt in 1.. {
+            socket.send(&question).with_context(|| format!("cannot send {length} bytes to {address}"))?;
+            match socket.recv(&mut answer) {
+                Ok(got) if answer[..got] == question[..] => tally.identical += 1,
+                Ok(_) => tally.different += 1,
+                Err(_) if attempt == ATTEMPTS => tally.lost += 1,
+                Err(_) => {
+                    tally.again += 1;
+                    // What still comes to the old one is not taken for the answer to another question.
+                    socket = connected(address)?;
+                    continue;
+                }
+            }
+            break;
         }
     }
     Ok(tally)
+}
+
+/// A socket that takes answers from the address it asks only.
+fn connected(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 /// Bytes that no two datagrams share (Marsaglia's xorshift).
