@@ -263,6 +263,26 @@ impl Lab {
         Ok(serde_json::from_str(&printed)?)
     }
 
+    /// Asks an echo server from a place: each client so many times, with datagrams of these sizes in turn. Every answer has to be what was
+    /// sent. Returns how many questions had to be sent again, as a busy machine's queues lose some; more than one in twenty is an error.
+    pub fn datagrams_come_back(
+        &self,
+        place: &str,
+        address: &str,
+        bytes: &str,
+        count: u64,
+        clients: u64,
+    ) -> Result<u64> {
+        let (each, at_once) = (count.to_string(), clients.to_string());
+        let words = ["ask", address, "--bytes", bytes, "--count", &each, "--clients", &at_once];
+        let printed = self.run_in(place, &program("datagrams")?.to_string_lossy(), &words)?;
+        let outcome: Value = serde_json::from_str(&printed)?;
+        let of = |name: &str| outcome[name].as_u64().with_context(|| format!("no {name} in {outcome}"));
+        let all = count * clients;
+        ensure!(of("identical")? == all && of("again")? * 20 <= all, "{place} asks {address}: {outcome}");
+        of("again")
+    }
+
     /// `http-load` from the client in the background.
     pub fn spawn_load(&self, arguments: &[&str]) -> Result<Child> {
         self.spawn("client", &program("http-load")?.to_string_lossy(), arguments)

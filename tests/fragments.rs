@@ -1,7 +1,6 @@
 //! Datagrams far longer than any link takes, through VIPs and back, cut and put together again by real kernels on both sides.
 #![allow(clippy::unwrap_used)]
 
-use serde_json::Value;
 use std::time::Duration;
 use turnpike_tests::bed::{Daemon, Lab, available, program, wait};
 
@@ -47,23 +46,6 @@ metadata: {name: large-3, labels: {app: large}}
 status: {phase: Running, podIPs: [{ip: 10.244.0.13}, {ip: \"fd00:10:244::13\"}]}
 ";
 
-/// So many datagrams of these sizes, each of which must come back as it was sent. Returns how many had to be sent again, which are few.
-fn come_back(lab: &Lab, address: &str, bytes: &str, count: u64, clients: u64) -> u64 {
-    let datagrams = program("datagrams").unwrap();
-    let (each, at_once) = (count.to_string(), clients.to_string());
-    let words = ["ask", address, "--bytes", bytes, "--count", &each, "--clients", &at_once];
-    let printed = lab.run_in("client", &datagrams.to_string_lossy(), &words).unwrap();
-    let outcome: Value = serde_json::from_str(&printed).unwrap();
-    let of = |name: &str| outcome[name].as_u64().unwrap();
-    assert_eq!(
-        (of("identical"), of("different")),
-        (count * clients, 0),
-        "{bytes} bytes to {address}: {outcome}"
-    );
-    assert!(of("again") * 20 <= count * clients, "{bytes} bytes to {address}: {outcome}");
-    of("again")
-}
-
 fn large_datagrams_pass(lab: &Lab) {
     lab.lab(["return-path"]).unwrap();
     let manifest = lab.dir().join("large.yaml");
@@ -82,8 +64,8 @@ fn large_datagrams_pass(lab: &Lab) {
     }
     let mut again = 0;
     for address in FACES {
-        again += come_back(lab, address, "60000", 200, 1);
-        again += come_back(lab, address, "60000,65507,1473,9000,1472,2953", 60, 4);
+        let ask = |bytes, count, clients| lab.datagrams_come_back("client", address, bytes, count, clients);
+        again += ask("60000", 200, 1).unwrap() + ask("60000,65507,1473,9000,1472,2953", 60, 4).unwrap();
     }
     // No kernel and no worker found anything wrong with a fragment, and none missed any that no queue has lost.
     let wrong = ["fragment", "fragment_bad", "fragment_overlap", "fragment_duplicate", "fragments_full"];
