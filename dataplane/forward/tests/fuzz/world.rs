@@ -1,7 +1,7 @@
 //! A gateway with two workers, both families and a tap, that is told what to meet by an input, and what must be true whatever that is.
 
 use crate::frames::{self, Menu};
-use crate::harness::services::{DNAT, LOCAL, Port, REJECT, cluster};
+use crate::harness::services::{DIRECT, DNAT, LOCAL, Port, REJECT, cluster};
 use crate::harness::{MAC, OWN6, ROUTER_MAC, SNAT, SNAT6};
 use crate::input::Input;
 use std::collections::BTreeSet;
@@ -65,13 +65,18 @@ fn services(how: usize) -> Vec<Update> {
         cluster(),
     ];
     let midstream = [Midstream::Forward, Midstream::Reset, Midstream::Drop][how % 3];
-    let treatments = [Treatment::FORWARD, DNAT, LOCAL, REJECT];
+    let kept = if how == 3 { DIRECT } else { DNAT };
+    let treatments = [Treatment::FORWARD, kept, LOCAL, REJECT];
     for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53), (Protocol::Sctp, 36_412)] {
         for (n, vip) in VIPS.iter().enumerate() {
             let is_v6 = vip.contains(':');
             let mine = BACKENDS.iter().filter(|b| b.starts_with('[') == is_v6);
             let count = if how == 5 { 0 } else { 1 + how % 2 };
-            let backends: Vec<&str> = mine.copied().take(count).collect();
+            // Packets in packets keep their port.
+            let ports = if how == 3 { port } else { 8_080 };
+            let backends: Vec<String> =
+                mine.take(count).map(|b| b.replace(":8080", &format!(":{ports}"))).collect();
+            let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
             let at = if is_v6 { format!("[{vip}]:{port}") } else { format!("{vip}:{port}") };
             let treatment = treatments[if n == 1 { 1 } else { how / 2 % 4 }];
             let kind = if n == 2 { ClusterIp } else { LoadBalancer };
@@ -79,6 +84,7 @@ fn services(how: usize) -> Vec<Update> {
                 .with(&at, kind, treatment, treatment)
                 .tracked(Tracking { midstream, ..Tracking::default() })
                 .sticky(if how == 3 { 60 } else { 0 });
+            let service = if how == 1 { service.prefaced() } else { service };
             updates.extend(service.updates());
         }
     }
