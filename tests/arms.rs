@@ -40,7 +40,7 @@ fn ports(lab: &Lab) -> Vec<Value> {
 fn clients_are_served(lab: &Lab) {
     for url in [VIP, "http://192.0.2.1:30080/", "http://10.96.0.80/"] {
         for connections in ["new", "keep"] {
-            let words = [url, "--requests", "3000", "--connections", connections, "--clients", "16"];
+            let words = [url, "--requests", "3000", "--connections", connections, "--clients", "32"];
             let outcome = lab.load(&words).unwrap();
             assert_eq!(
                 (outcome.requests, outcome.failures, outcome.answers.len()),
