@@ -1,17 +1,29 @@
-//! Support for the benchmarks. `forwarding`: what is measured ([`subject`]), what it is compared with ([`floor`]), and how the figures are
-//! told ([`statistics`], [`report`]). `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures
-//! ([`sync_report`]).
+//! Support for the benchmarks. `forwarding`: what is measured ([`scenario`], [`subject`]: a [`bed`] of live flows in a [`world`] of Services,
+//! flows that come and go by [`churn`], endpoints that [`changes`]), what it is compared with ([`floor`]), and how the figures are told
+//! ([`statistics`], [`figures`], [`past`], [`report`]). `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
 //! One run of `forwarding` interleaves floor and subject, so that a neighbour's load meets both; figures of different runs are never compared.
 #![forbid(unsafe_code)]
 
+pub mod bed;
+pub mod changes;
+pub mod churn;
+pub mod clients;
+#[cfg(feature = "sync")]
 pub mod cluster;
+pub mod figures;
 pub mod floor;
 pub mod frames;
 pub mod host;
+pub mod line;
+pub mod past;
+#[cfg(feature = "sync")]
 pub mod processes;
 pub mod report;
+pub mod scenario;
 pub mod statistics;
 pub mod subject;
+#[cfg(feature = "sync")]
 pub mod sync_report;
 pub mod testpmd_output;
+pub mod world;
