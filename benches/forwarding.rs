@@ -4,15 +4,16 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use turnpike_benches::bed::{Clock, Effort};
 use turnpike_benches::figures::{FloorFigures, Runs, ScenarioFigures};
 use turnpike_benches::floor::{FloorRun, Mode, Testpmd};
 use turnpike_benches::host::{self, Host};
+use turnpike_benches::instructions::{Counts, MORE_MAX_PERCENT};
 use turnpike_benches::past::Past;
 use turnpike_benches::report::Report;
 use turnpike_benches::scenario::{self, Scenario};
@@ -20,8 +21,10 @@ use turnpike_benches::subject::{Place, Subject};
 
 /// Forwarding cost over a software ring, with dpdk-testpmd interleaved.
 #[derive(Parser)]
-#[command(name = "forwarding", version)]
+#[command(name = "forwarding", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Also write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,14 +57,55 @@ struct Arguments {
     run_packets: Option<u64>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Counts the instructions of the established path under valgrind, and holds them against a file.
+    Count {
+        /// What they may be.
+        #[arg(value_name = "FILE")]
+        tree: PathBuf,
+        /// Writes what is counted to the file instead.
+        #[arg(long)]
+        write: bool,
+    },
+}
+
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = Arguments::parse();
+    let holds = match &arguments.command {
+        Some(Command::Count { tree, write }) => count(tree, *write),
+        None => run(&arguments).map(|()| true),
+    };
+    match holds {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("forwarding: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether a packet of the established path takes no more instructions than the file says.
+fn count(file: &Path, write: bool) -> Result<bool> {
+    let counts = Counts::take(&std::env::current_exe().context("this program does not know where it is")?)?;
+    if write {
+        std::fs::write(file, counts.text()).with_context(|| format!("cannot write {}", file.display()))?;
+        print!("{}", counts.text());
+        return Ok(true);
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let tree = Counts::read(&text).with_context(|| format!("{} is no file of counts", file.display()))?;
+    let (lines, holds) = counts.against(&tree);
+    lines.iter().for_each(|line| println!("{line}"));
+    if !holds {
+        let file = file.display();
+        println!(
+            "A packet takes over {MORE_MAX_PERCENT} % more instructions than {file} says. Find out why; if it is worth it, write the new \
+             count down with ./scripts/instructions --write."
+        );
+    }
+    Ok(holds)
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Support for the benchmarks. `forwarding`: what is measured ([`scenario`], [`subject`]: a [`bed`] of live flows in a [`world`] of Services,
 //! flows that come and go by [`churn`], endpoints that [`changes`]), what it is compared with ([`floor`]), and how the figures are told
-//! ([`statistics`], [`figures`], [`past`], [`report`]). `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
+//! ([`statistics`], [`figures`], [`past`], [`report`]).
+//! It also counts the [`instructions`], which no load of the machine moves. `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
 //! One run of `forwarding` interleaves floor and subject, so that a neighbour's load meets both; figures of different runs are never compared.
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ pub mod figures;
 pub mod floor;
 pub mod frames;
 pub mod host;
+pub mod instructions;
 pub mod line;
 pub mod past;
 #[cfg(feature = "sync")]

@@ -122,6 +122,7 @@ pub const ALL: &[Scenario] = &[
     },
     established("established/1M/random-keys", AT_RANDOM, None),
     established("established/1M/chosen-keys", CHOSEN, other("established/1M/random-keys", 1.05)),
+    established("established/1k/ipv6", BedPlan { flows: 1_000, ..WITH_IPV6 }, None),
     established("established/1M/ipv6", WITH_IPV6, floor(3.5)),
     established("established/10M", flows(10 * MILLION), floor(3.4)),
     Scenario { name: "new/1M/syn", bed: WITH_ROOM, load: Load::New(First::Syn), limit: floor(8.0) },

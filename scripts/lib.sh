@@ -15,6 +15,9 @@ need_root() {
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev libclang-dev protobuf-compiler libprotobuf-dev)
 LAB_PACKAGES=(bind9-dnsutils bird2 bsdextrautils dpdk etcd-server etcd-client nginx-light curl iproute2 ethtool iperf3 iputils-ping openssh-client openssh-server socat tcpdump procps util-linux)
 
+# And to count instructions.
+COUNT_PACKAGES=(valgrind)
+
 # Installs what is missing of the named packages. Their services are not started: the lab starts its own.
 need_packages() {
     local missing=() package
