@@ -55,6 +55,10 @@ pub struct ScenarioFigures {
     pub wall_ns_per_packet_median: f64,
     /// Live flows.
     pub flows: u32,
+    /// CPU time a packet of each run, in the order of the runs.
+    pub ns_per_packet_runs: Vec<f64>,
+    /// The same of the floor's run beside it.
+    pub floor_ns_per_packet_runs: Vec<f64>,
     /// How many runs.
     pub runs: usize,
     /// Packets of all runs.
@@ -174,6 +178,8 @@ impl ScenarioFigures {
             change: None,
             wall_ns_per_packet_median: wall.median,
             flows: scenario.bed.flows,
+            ns_per_packet_runs: own,
+            floor_ns_per_packet_runs: costs(&runs.floor),
             runs: runs.subject.len(),
             packets,
             dropped: runs.subject.iter().map(|r| r.dropped).sum(),

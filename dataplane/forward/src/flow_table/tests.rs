@@ -51,6 +51,24 @@ fn a_full_table_refuses_and_goes_on() {
 }
 
 #[test]
+fn an_entry_behind_its_home_bucket_is_a_candidate_too() {
+    with_table(4_096, |table| {
+        for n in 0..4_096 {
+            table.insert(Session::new(keys(n).0, keys(n).1)).unwrap();
+        }
+        let (mut behind, mut others) = (0, 0);
+        for key in (0..4_096).flat_map(|n| [keys(n).0, keys(n).1]) {
+            let (place, found) = (table.place(key), table.find(key).unwrap());
+            let home = table.buckets[place.bucket as usize];
+            behind += usize::from(!home.index.contains(&found.0));
+            // Another entry may have the tag, in the home bucket or on the way.
+            others += usize::from(table.candidate(place) != found);
+        }
+        assert!(behind > 40 && others < 8, "{behind} of 8192 lie behind, {others} are not found");
+    });
+}
+
+#[test]
 fn wrong_memory_is_refused() {
     let mut aligned = Aligned::new(FlowTable::<FlowKey>::memory_bytes(64) + 64);
     let bytes = aligned.bytes();
