@@ -8,17 +8,20 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use capsule::{Mbuf, Queue};
 use rustix::time::{ClockId, clock_gettime};
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use turnpike_forward::address::Family;
 use turnpike_forward::flow_key::{FlowKey, FlowKey6};
 use turnpike_forward::flow_table::FlowTable;
+use turnpike_forward::gateway::Gateway;
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::{Random, scale};
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::stage::Staging;
 use turnpike_forward::verdict::{Counters, Tally, Verdict};
 use turnpike_forward::worker::Worker;
+use turnpike_packet::ipv4;
 use turnpike_packet::tcp::flags;
 use turnpike_shm::PageKind;
 
@@ -150,6 +153,53 @@ impl Elapsed {
     }
 }
 
+/// A worker's place in a gateway, before it has flows.
+#[derive(Debug)]
+pub struct Post {
+    id: usize,
+    shared: Arc<Shared>,
+    staging: Staging,
+    handoff: Handoff<Mbuf>,
+    started: Instant,
+}
+
+impl Post {
+    /// The places of so many workers of one gateway, whose Services are published, each with so many flows.
+    pub fn of(world: &World, flows: u32, workers: usize) -> Result<Vec<Self>> {
+        let shared = Shared::new(world.gateway(flows.saturating_mul(workers as u32), workers)?);
+        let mut staging = Staging::new();
+        let mut tables = None;
+        for update in world.snapshot() {
+            tables = staging.take(update);
+        }
+        let tables = tables.context("the Services were not committed")?;
+        shared.publish(tables.map_err(|refusal| anyhow!("the Services were refused: {refusal:?}"))?);
+        let started = Instant::now();
+        // Who is first may change the Services.
+        let stagings = std::iter::once(staging).chain(std::iter::repeat_with(Staging::new));
+        let handoffs = Handoff::mesh(workers).into_iter().enumerate();
+        let posts = handoffs.zip(stagings).map(|((id, handoff), staging)| {
+            let shared = Arc::clone(&shared);
+            Self { id, shared, staging, handoff, started }
+        });
+        Ok(posts.collect())
+    }
+
+    /// Workers of its gateway.
+    fn workers(&self) -> u32 {
+        self.shared.gateway.workers() as u32
+    }
+}
+
+/// Whether a NIC brings a worker the packets of this client.
+fn reaches(gateway: &Gateway, worker: usize, client: SocketAddr, vip: SocketAddr) -> bool {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (client.ip(), vip.ip()) else {
+        return gateway.workers() == 1;
+    };
+    let key = FlowKey::new(ipv4::TCP, source.into(), destination.into(), client.port(), vip.port());
+    gateway.ports().iter().all(|port| port.steering.owner(key, gateway, &SECRET) == worker)
+}
+
 /// The packets of the live flows, both directions of each.
 #[derive(Debug)]
 enum Traffic {
@@ -179,34 +229,35 @@ const PACKETS_A_MS: u64 = 1 << 16;
 
 impl<'m> Bed<'m> {
     /// Makes the worker and opens the flows. The memory has [`BedPlan::memory_bytes`].
-    pub fn new(plan: BedPlan, memory: &'m mut [u8], line: &mut Line, clock: Clock) -> Result<Self> {
-        let shared = Shared::new(plan.world.gateway(plan.flows)?);
-        let mut staging = Staging::new();
-        let mut tables = None;
-        for update in plan.world.snapshot() {
-            tables = staging.take(update);
-        }
-        let tables = tables.context("the Services were not committed")?;
-        shared.publish(tables.map_err(|refusal| anyhow!("the Services were refused: {refusal:?}"))?);
-        let handoff = Handoff::mesh(1).pop().context("no hand-off rings")?;
+    pub fn new(
+        plan: BedPlan,
+        post: Post,
+        memory: &'m mut [u8],
+        line: &mut Line,
+        clock: Clock,
+    ) -> Result<Self> {
+        let clients = plan.clients.flights(&plan.world, plan.flows.saturating_mul(2 * post.workers() - 1))?;
+        let Post { id, shared, staging, handoff, started } = post;
+        let gateway = shared.gateway.clone();
+        let mine = clients.filter(|&(client, vip)| reaches(&gateway, id, client, vip));
+        let mut mine = mine.take(plan.flows as usize);
         let flows = plan.flows + plan.room;
         let worker = match plan.world.family {
             Family::V4 => {
                 let table = FlowTable::new(memory, flows, SECRET)?;
-                Worker::new(0, Arc::clone(&shared), table, handoff, SECRET)
+                Worker::new(id, Arc::clone(&shared), table, handoff, SECRET)
             }
             Family::V6 => {
                 let (memory6, memory) = memory.split_at_mut(plan.table_bytes());
                 let table = FlowTable::new(memory, 1, SECRET)?;
-                Worker::new(0, Arc::clone(&shared), table, handoff, SECRET)
+                Worker::new(id, Arc::clone(&shared), table, handoff, SECRET)
                     .with_ipv6(FlowTable::new(memory6, flows, SECRET)?)
             }
         };
-        let (started, ahead_ms) = (Instant::now(), 0);
-        let mut bed = Self { plan, worker, shared, staging, traffic: None, started, ahead_ms, clock };
+        let mut bed = Self { plan, worker, shared, staging, traffic: None, started, ahead_ms: 0, clock };
         bed.traffic = Some(match plan.world.family {
-            Family::V4 => Traffic::V4(bed.open(line)?),
-            Family::V6 => Traffic::V6(bed.open(line)?),
+            Family::V4 => Traffic::V4(bed.open(line, &mut mine)?),
+            Family::V6 => Traffic::V6(bed.open(line, &mut mine)?),
         });
         let live = bed.live();
         ensure!(live == plan.flows, "{live} flows are live, not {}", plan.flows);
@@ -215,8 +266,12 @@ impl<'m> Bed<'m> {
 
     /// Opens the flows as clients and backends do, TCP by the three segments of a handshake, UDP by a question and an answer, and gives the
     /// packets of both directions of each.
-    fn open<const N: usize>(&mut self, line: &mut Line) -> Result<Deck<N>> {
-        let BedPlan { world, flows, udp_percent, clients, .. } = self.plan;
+    fn open<const N: usize>(
+        &mut self,
+        line: &mut Line,
+        flights: &mut impl Iterator<Item = (SocketAddr, SocketAddr)>,
+    ) -> Result<Deck<N>> {
+        let BedPlan { world, flows, udp_percent, .. } = self.plan;
         let made_of = flight(world.client(0), world.vip(0));
         let both = |sent, tcp_flags, payload: &[u8]| {
             let tcp = Template::tcp(&made_of, sent, tcp_flags, payload)?;
@@ -232,7 +287,6 @@ impl<'m> Bed<'m> {
 
         let mut random = Random::new(&SECRET, 1);
         let mut packets: Vec<(Ends<N>, u8)> = Vec::with_capacity(flows as usize * 2);
-        let mut flights = clients.flights(&world, flows)?;
         loop {
             let there = flights.by_ref().take(CHUNK).map(|(client, vip)| {
                 let ends = Ends::new(client, vip).context("two families in one flow")?;

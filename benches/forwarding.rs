@@ -14,10 +14,11 @@ use turnpike_benches::figures::{FloorFigures, Runs, ScenarioFigures};
 use turnpike_benches::floor::{FloorRun, Mode, Testpmd};
 use turnpike_benches::host::{self, Host};
 use turnpike_benches::instructions::{Counts, MORE_MAX_PERCENT};
+use turnpike_benches::pair::{self, Pair, PairFigures};
 use turnpike_benches::past::Past;
 use turnpike_benches::report::Report;
 use turnpike_benches::scenario::{self, Scenario};
-use turnpike_benches::subject::{Place, Subject};
+use turnpike_benches::subject::{Place, Subject, start_eal};
 
 /// Forwarding cost over a software ring, with dpdk-testpmd interleaved.
 #[derive(Parser)]
@@ -109,7 +110,7 @@ fn count(file: &Path, write: bool) -> Result<bool> {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let scenarios = scenario::chosen(&arguments.only)?;
+    let scenarios = scenario::chosen(&arguments.only, &[pair::NAME])?;
     let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 60 } else { 300 }));
     let effort = arguments.run_packets.map_or(Effort::Time(time), Effort::Packets);
     let cores = capsule::available_cores();
@@ -130,8 +131,15 @@ fn run(arguments: &Arguments) -> Result<()> {
 
     let mut floors = if arguments.no_floor { None } else { Some(Testpmd::start(core, idle_core, huge)?) };
     say("opening flows");
+    let eal = start_eal(huge)?;
     let place = Place { core, other_core: idle_core, huge, clock };
-    let subject = Subject::start(place, scenarios.clone())?;
+    let subject = Subject::start(eal, place, scenarios.clone())?;
+    let wants_pair = arguments.only.is_empty() || arguments.only.iter().any(|name| name == pair::NAME);
+    let pair = match cores.len().checked_sub(2).and_then(|second| cores.get(second)) {
+        Some(&second) if wants_pair => Some(Pair::start(eal, [core, second], huge, pair::FLOWS)?),
+        _ => None,
+    };
+    let mut pair_runs = Vec::new();
     let mut measured: Vec<Runs> = vec![Runs::default(); scenarios.len()];
     let mut mac_swap = Vec::new();
     for round in 1..=arguments.runs {
@@ -145,6 +153,9 @@ fn run(arguments: &Arguments) -> Result<()> {
                 runs.other.push(subject.run(other, effort)?);
             }
             runs.subject.push(subject.run(at, effort)?);
+        }
+        if let Some(pair) = &pair {
+            pair_runs.push(pair.run(effort)?);
         }
         if let Some(testpmd) = &mut floors {
             mac_swap.push(testpmd.run(Mode::MacSwap, time)?);
@@ -170,8 +181,9 @@ fn run(arguments: &Arguments) -> Result<()> {
             past.as_ref().zip(row.to_floor()).and_then(|(past, now)| past.change(scenario.name, now));
         rows.push(row);
     }
+    let two_workers = pair.map(|_| PairFigures::new(&pair_runs, pair::FLOWS)).transpose()?;
     let compared_with = past.map(|past| past.name);
-    let report = Report { host, floor, other_floors, compared_with, scenarios: rows };
+    let report = Report { host, floor, other_floors, compared_with, scenarios: rows, two_workers };
     print!("{}", report.text());
     std::io::stdout().flush()?;
     if let Some(file) = &arguments.json {

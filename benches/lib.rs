@@ -1,5 +1,5 @@
 //! Support for the benchmarks. `forwarding`: what is measured ([`scenario`], [`subject`]: a [`bed`] of live flows in a [`world`] of Services,
-//! flows that come and go by [`churn`], endpoints that [`changes`]), what it is compared with ([`floor`]), and how the figures are told
+//! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers), what it is compared with ([`floor`]), and how the figures are told
 //! ([`statistics`], [`figures`], [`past`], [`report`]).
 //! It also counts the [`instructions`], which no load of the machine moves. `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
@@ -18,6 +18,7 @@ pub mod frames;
 pub mod host;
 pub mod instructions;
 pub mod line;
+pub mod pair;
 pub mod past;
 #[cfg(feature = "sync")]
 pub mod processes;

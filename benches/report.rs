@@ -4,6 +4,7 @@ use crate::churn::{CONNECTIONS, NEW_FLOWS};
 use crate::figures::{FloorFigures, ScenarioFigures};
 use crate::host::Host;
 use crate::line::CHUNK;
+use crate::pair::PairFigures;
 use crate::past::{Change, Verdict};
 use crate::scenario::Limit;
 use crate::world::BACKENDS;
@@ -23,6 +24,8 @@ pub struct Report {
     pub compared_with: Option<String>,
     /// The subject.
     pub scenarios: Vec<ScenarioFigures>,
+    /// Two workers at the same time, if they were measured.
+    pub two_workers: Option<PairFigures>,
 }
 
 /// Bytes a flow that there is room for may take, index included.
@@ -63,7 +66,7 @@ impl Report {
              order for each packet; the end of each one's flow is timed with the next one from the same port.\n\
              {cpu}; {cores} cores, core {bench_core} measured; Linux {kernel}; {dpdk}; {rustc}; load {before} before, {after} after.\n",
             trimmed(&self.table()),
-            self.memory(),
+            self.others(),
             self.scenarios
                 .first()
                 .map_or_else(String::new, |s| format!("{:.0} packets a turn", s.packets_per_turn)),
@@ -136,8 +139,8 @@ impl Report {
         table
     }
 
-    /// What flows take, and how many changes there were meanwhile.
-    fn memory(&self) -> String {
+    /// What flows take, how many changes there were meanwhile, and what two workers do.
+    fn others(&self) -> String {
         let mut lines = String::new();
         let most = self.scenarios.iter().max_by_key(|s| s.flows);
         for s in most.into_iter().chain(self.scenarios.iter().find(|s| s.name == "established/1M")) {
@@ -163,6 +166,18 @@ impl Report {
         for (name, rate) in self.scenarios.iter().filter_map(|s| Some((s.name, s.changes_per_second?))) {
             lines += &format!(
                 "{name}: {rate:.0} changes of endpoints a second, a transaction each, published meanwhile; the least of all runs.\n"
+            );
+        }
+        if let Some(pair) = &self.two_workers {
+            lines += &format!(
+                "{}: {:.3} × the packets of one a second of CPU time, median of {} (at least {}: {}); {:.2} ns a packet alone, {:.2} while the other runs.\n",
+                pair.name,
+                pair.ratio_median,
+                pair.runs,
+                pair.at_least,
+                if pair.holds { "holds" } else { "does NOT hold" },
+                pair.alone_ns_per_packet_median,
+                pair.together_ns_per_packet_median,
             );
         }
         lines
@@ -203,6 +218,7 @@ mod tests {
     use crate::bed::{Prepared, SubjectRun};
     use crate::figures::Runs;
     use crate::floor::FloorRun;
+    use crate::pair::PairRun;
     use crate::scenario::ALL;
     use serde_json::Value;
     use turnpike_shm::PageKind;
@@ -232,6 +248,7 @@ mod tests {
             noise_percent: 4.0,
             verdict: Verdict::Slower,
         });
+        let pair = PairRun { alone: [20.0; 2], together: [20.0; 2] };
         let command = String::from("dpdk-testpmd -l 0,3");
         Report {
             host,
@@ -239,6 +256,7 @@ mod tests {
             other_floors: vec![],
             compared_with: Some("2026-11-23-here".into()),
             scenarios: vec![figures],
+            two_workers: Some(PairFigures::new(&[pair], 500_000).unwrap()),
         }
     }
 
@@ -287,6 +305,7 @@ mod tests {
             "established/1k 2.10 2.00 1.80 F 2.10 NO SLOWER +5% ±4 16.00 20.00 21.00 40.0 1000 3 384 0";
         assert_eq!(words.join(" "), want, "{text}");
         assert!(text.contains("TSC 2500.0 MHz") && text.contains("load "), "{text}");
+        assert!(text.contains("two-workers/1M: 2.000 × the packets of one"), "{text}");
         assert!(text.contains("Memory of established/1k: 96.0 bytes a flow"), "{text}");
     }
 }

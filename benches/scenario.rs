@@ -135,21 +135,22 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-/// The scenarios of these names in their order, with those that they are compared with; all, if none is named.
-pub fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
+/// The scenarios of these names in their order, with those that they are compared with; all, if none is named. `others` are names too, of what
+/// is measured elsewhere.
+pub fn chosen(names: &[String], others: &[&str]) -> Result<Vec<Scenario>> {
     let by_name = |name: &str| {
         ALL.iter().find(|scenario| scenario.name == name).with_context(|| {
-            let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-            format!("no scenario is called {name}; there are {}", known.join(", "))
+            let known = ALL.iter().map(|scenario| scenario.name).chain(others.iter().copied());
+            format!("no scenario is called {name}; there are {}", known.collect::<Vec<_>>().join(", "))
         })
     };
     let mut wanted = Vec::new();
-    for name in names {
+    for name in names.iter().filter(|name| !others.contains(&name.as_str())) {
         let scenario = by_name(name)?;
         wanted.push(scenario.name);
         wanted.extend(scenario.other());
     }
-    Ok(ALL.iter().filter(|s| wanted.is_empty() || wanted.contains(&s.name)).copied().collect())
+    Ok(ALL.iter().filter(|s| names.is_empty() || wanted.contains(&s.name)).copied().collect())
 }
 
 #[cfg(test)]
@@ -169,15 +170,22 @@ mod tests {
     #[test]
     fn a_chosen_scenario_brings_the_one_it_is_compared_with() {
         let names = |names: &[&str]| {
-            let chosen = chosen(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+            let chosen = chosen(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>(), &["elsewhere"]);
             chosen.map(|chosen| chosen.iter().map(|s| s.name).collect::<Vec<_>>())
         };
         assert_eq!(names(&[]).unwrap().len(), ALL.len());
         let both = ["established/1M/random-keys", "established/1M/chosen-keys"];
         assert_eq!(names(&both[1..]).unwrap(), both);
         assert_eq!(names(&["connection/1M", "established/1"]).unwrap(), ["established/1", "connection/1M"]);
+        assert_eq!(names(&["elsewhere"]).unwrap(), Vec::<&str>::new());
+        assert_eq!(names(&["elsewhere", "established/1"]).unwrap(), ["established/1"]);
         let unknown = names(&["established/2"]).unwrap_err().to_string();
-        assert!(unknown.contains("established/2") && unknown.contains("established/1k"), "{unknown}");
+        assert!(
+            unknown.contains("established/2")
+                && unknown.contains("established/1k, ")
+                && unknown.ends_with("elsewhere"),
+            "{unknown}"
+        );
     }
 
     #[test]

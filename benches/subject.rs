@@ -4,7 +4,7 @@
 //! the receive ring; then, timed, the worker turns until the ring is drained; then it takes the frames off the transmit ring, counts them,
 //! and uses them again.
 
-use crate::bed::{Bed, BedPlan, Clock, Effort, Prepared, SubjectRun, resident_bytes};
+use crate::bed::{Bed, BedPlan, Clock, Effort, Post, Prepared, SubjectRun, resident_bytes};
 use crate::changes::change;
 use crate::churn::{Connections, first_packets, run_connections, run_new};
 use crate::frames::Deck;
@@ -17,6 +17,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use turnpike_shm::{HugeMemory, Pages};
 
 const EAL_MB: u32 = 64;
+
+/// Starts DPDK, with what the benchmarks want of it.
+pub fn start_eal(huge: bool) -> Result<Eal> {
+    let memory = if huge { Memory::Huge { mb: EAL_MB } } else { Memory::Ordinary { mb: EAL_MB } };
+    Ok(Eal::start(&EalConfig { memory, pci: Vec::new() })?)
+}
 
 /// Where and on what the subject runs.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +47,12 @@ pub struct Subject {
 
 impl Subject {
     /// Makes port, tables and flows of all scenarios.
-    pub fn start(place: Place, scenarios: Vec<Scenario>) -> Result<Self> {
+    pub fn start(eal: Eal, place: Place, scenarios: Vec<Scenario>) -> Result<Self> {
         let (requests, todo) = channel();
         let (tell, outcomes) = channel();
         let (ready, is_ready) = channel();
         std::thread::Builder::new().name("subject".into()).spawn(move || {
-            if let Err(error) = work(place, &scenarios, &todo, &tell, &ready) {
+            if let Err(error) = work(eal, place, &scenarios, &todo, &tell, &ready) {
                 let _ = ready.send(Err(error));
             }
         })?;
@@ -83,14 +89,13 @@ fn plans(scenarios: &[Scenario]) -> (Vec<BedPlan>, Vec<usize>) {
 
 /// The life of the subject's thread.
 fn work(
+    eal: Eal,
     place: Place,
     scenarios: &[Scenario],
     todo: &Receiver<(usize, Effort)>,
     tell: &Sender<Result<SubjectRun>>,
     ready: &Sender<Result<Vec<Prepared>>>,
 ) -> Result<()> {
-    let memory = if place.huge { Memory::Huge { mb: EAL_MB } } else { Memory::Ordinary { mb: EAL_MB } };
-    let eal = Eal::start(&EalConfig { memory, pci: Vec::new() })?;
     capsule::pin_to_core(place.core)?;
     let _registered = capsule::register_thread(eal)?;
     let pages = if place.huge { Pages::Require } else { Pages::Never };
@@ -104,7 +109,8 @@ fn work(
         let before = resident_bytes()?;
         let memory = memory.insert(HugeMemory::new(plan.memory_bytes(), pages)?);
         let kind = memory.pages();
-        let bed = Bed::new(*plan, memory.bytes_mut(), &mut line, place.clock);
+        let post = Post::of(&plan.world, plan.flows, 1)?.pop().context("no worker")?;
+        let bed = Bed::new(*plan, post, memory.bytes_mut(), &mut line, place.clock);
         let bed = bed.with_context(|| format!("making {} flows, {plan:?}", plan.flows))?;
         let grown = resident_bytes()?.saturating_sub(before);
         prepared.push(Prepared {
@@ -191,6 +197,7 @@ mod tests {
     use crate::clients::Clients;
     use crate::frames::Ends4;
     use crate::line::CHUNK;
+    use crate::pair::Pair;
     use crate::world::World;
     use std::time::Duration;
     use turnpike_forward::address::Family;
@@ -211,7 +218,7 @@ mod tests {
         let cores = capsule::available_cores();
         let (core, other_core) = (*cores.last().unwrap(), cores[0]);
         let place = Place { core, other_core, huge: false, clock: Clock::WallAndCpu };
-        Subject::start(place, scenarios.to_vec()).unwrap()
+        Subject::start(start_eal(false).unwrap(), place, scenarios.to_vec()).unwrap()
     }
 
     // One test: a process has one environment of DPDK.
@@ -255,6 +262,15 @@ mod tests {
         let run = subject.run(1, Effort::Packets(1_000)).unwrap();
         assert_eq!(run.packets, 1_024, "whole chunks");
         assert!(subject.run(scenarios.len(), Effort::Packets(1)).is_err());
+
+        // Two workers share what a gateway has, and neither gets a packet of the other's.
+        let cores = capsule::available_cores();
+        let eal = start_eal(false).unwrap();
+        let pair = Pair::start(eal, [cores[0], *cores.last().unwrap()], false, 500).unwrap();
+        for _ in 0..3 {
+            let run = pair.run(Effort::Time(Duration::from_millis(5))).unwrap();
+            assert!(run.alone.iter().chain(&run.together).all(|&ns| ns > 0.0), "{run:?}");
+        }
     }
 
     #[test]

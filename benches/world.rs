@@ -8,7 +8,8 @@ use turnpike_forward::hash::Secret;
 use turnpike_forward::neighbour::NextHop;
 use turnpike_forward::steering::Steering;
 use turnpike_packet::flight::Flight;
-use turnpike_packet::io::Spread;
+use turnpike_packet::io::{Rss, Spread};
+use turnpike_packet::toeplitz::MICROSOFT_KEY;
 use turnpike_wire::config;
 use turnpike_wire::update::{
     Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
@@ -88,8 +89,9 @@ impl World {
         }
     }
 
-    /// The gateway, for so many live flows: one port, one worker, and all else as the daemon has it when nothing is configured.
-    pub fn gateway(&self, flows: u32) -> Result<Gateway> {
+    /// The gateway, for so many live flows: one port, which spreads packets over its workers by RSS, and all else as the daemon has it when
+    /// nothing is configured.
+    pub fn gateway(&self, flows: u32, workers: usize) -> Result<Gateway> {
         let (own, length): (IpAddr, u8) = match self.family {
             Family::V4 => (Ipv4Addr::new(192, 0, 2, 1).into(), 24),
             Family::V6 => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), 64),
@@ -98,6 +100,7 @@ impl World {
             IpAddr::V4(router) => (Some(router), None),
             IpAddr::V6(router) => (None, Some(router)),
         };
+        let reta = (0..128).map(|entry| (entry % workers.max(1)) as u16).collect();
         let port = GatewayPort {
             mac: MAC,
             addresses: vec![(own, length)],
@@ -105,13 +108,13 @@ impl World {
             gateway6,
             hears_routers: false,
             routes: vec![],
-            steering: Steering::of(&Spread::Unknown, 1),
+            steering: Steering::of(&Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta }), workers),
             mtu: 1500,
         };
         let addresses = flows.div_ceil(1_000_000).div_ceil(self.services).max(1) * SNAT_ADDRESSES;
         let snat: Vec<IpAddr> =
             (0..addresses).map(|n| self.end([0x0a01_0000, 0x2001_0db8_0004], n, 0).ip()).collect();
-        Ok(Gateway::new(vec![port], &snat, 1)?.with_flow_rules(flow_rules()))
+        Ok(Gateway::new(vec![port], &snat, workers)?.with_flow_rules(flow_rules()))
     }
 
     /// All Services, as the first transaction of a control plane.
@@ -202,7 +205,7 @@ mod tests {
             let mut ends: Vec<SocketAddr> = backends.map(|(s, b)| world.backend(s, b)).collect();
             ends.extend((0..10_000).map(|service| world.vip(service)));
             ends.extend((0..0x1_0000).map(|n| world.client(n)));
-            let gateway = world.gateway(10_000_000).unwrap();
+            let gateway = world.gateway(10_000_000, 1).unwrap();
             let snat = gateway.snat(family).len();
             let addresses: BTreeSet<IpAddr> = ends.iter().map(SocketAddr::ip).collect();
             assert_eq!((addresses.len(), snat), (175_536, 8));
@@ -213,7 +216,7 @@ mod tests {
     #[test]
     fn the_gateway_is_bound_as_the_daemon_binds_it() {
         let world = World { family: Family::V4, services: 1, udp: true };
-        let gateway = world.gateway(10_000_000).unwrap();
+        let gateway = world.gateway(10_000_000, 1).unwrap();
         assert_eq!(gateway.snat(Family::V4).len(), 80);
         let rules = gateway.flow_rules();
         assert_eq!(
