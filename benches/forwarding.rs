@@ -50,7 +50,7 @@ struct Arguments {
     /// Runs of each scenario [default: 15].
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     runs: u32,
-    /// Length of a run in milliseconds [default: 300, quick: 60].
+    /// Length of a run in milliseconds [default: 300, quick: 100].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     run_ms: Option<u64>,
     /// Length of a run in packets, with a clock that goes on with them, so that each run has the same instructions.
@@ -111,7 +111,7 @@ fn count(file: &Path, write: bool) -> Result<bool> {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let scenarios = scenario::chosen(&arguments.only, &[pair::NAME])?;
-    let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 60 } else { 300 }));
+    let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 100 } else { 300 }));
     let effort = arguments.run_packets.map_or(Effort::Time(time), Effort::Packets);
     let cores = capsule::available_cores();
     let (Some(&idle_core), Some(&core)) = (cores.first(), cores.last()) else {
