@@ -98,6 +98,8 @@ pub const FRAGMENT_WAITING_MAX: usize = 1_024;
 pub const FRAGMENT_STARTED_MAX: usize = 4_096;
 /// Frames one worker holds for the first fragments of their datagrams: a small part of the packet buffers.
 pub const FRAGMENTS_HELD_MAX: usize = 1_024;
+/// Fragments that one packet is cut into: of 1500 bytes for the least MTU a link can have, 68 bytes (RFC 791 section 3.2).
+pub const PIECES_MAX: usize = 32;
 /// Frames held for one datagram. The longest has 120 fragments on a link with the IPv4 minimum of 576 bytes that hosts must take.
 pub const FRAGMENTS_HELD_PER_DATAGRAM: usize = 128;
 /// Part of those three that one source may have, one in so many.

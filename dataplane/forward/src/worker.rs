@@ -5,6 +5,7 @@
 //! `burst` and `steady`; everything else goes through `slow`.
 
 mod answers;
+mod cutting;
 mod egress;
 mod exceptional;
 mod fragment;
@@ -566,7 +567,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
-        if let Some(mtu) = self.exceeds::<K>(&frame, out) {
+        let narrow = self.exceeds::<K>(&frame, out);
+        if let Some(mtu) = narrow
+            && K::stays_whole(frame.data())
+        {
             return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
         self.clamp(&mut frame, key, packet, [port, out]);
@@ -575,7 +579,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
-        self.send_or_hold(frame, next_hop, ios);
+        match narrow {
+            Some(mtu) => self.send_in_pieces(frame, next_hop, mtu, ios),
+            None => self.send_or_hold(frame, next_hop, ios),
+        }
     }
 
     /// Sends a finished frame, or holds it until its next hop is known.

@@ -27,6 +27,7 @@ pub mod memory;
 pub mod mss;
 pub mod ndp;
 pub mod pcap;
+pub mod pieces;
 pub mod sctp;
 pub mod tcp;
 pub mod tcp_segment;

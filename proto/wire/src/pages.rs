@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 29] = [
+pub const WORKER_TALLIES: [&str; 30] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -28,6 +28,7 @@ pub const WORKER_TALLIES: [&str; 29] = [
     "mss_clamped",
     "resets_sent",
     "held_frames",
+    "fragments_made",
     "fragments_held",
     "from_kernel",
     "from_kernel_refused",

@@ -99,7 +99,7 @@ impl<F: Frame> Worker<'_, F> {
         (K::packet_len(frame.data())? > usize::from(mtu)).then_some(mtu)
     }
 
-    /// A packet that does not fit the port it would leave through. Only where it must not be fragmented its sender is told.
+    /// A packet that does not fit the port it would leave through. Its sender is told if it must not be fragmented.
     pub(super) fn too_big<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,

@@ -339,6 +339,7 @@ fn a_worker_and_the_model_agree_on_every_packet() {
         "echo_replied",
         "flows_adopted",
         "forwarded",
+        "fragments_made",
         "frontend_drop",
         "icmp_bad",
         "icmp_no_flow",

@@ -194,12 +194,51 @@ impl Nat {
         self.count(verdict);
         let Some(wanted) = wanted else { return Ok(()) };
         self.count("tx_packets");
-        let got = left.pop_front().ok_or_else(|| format!("{verdict}, but nothing left"))?;
+        let got = match word(&wanted, 16) > MTU {
+            true => self.joined(left, &wanted)?,
+            false => left.pop_front().ok_or_else(|| format!("{verdict}, but nothing left"))?,
+        };
         let is_wrong = Layout::at(&came.frame, 14).protocol == SCTP
             && verdict == "forwarded"
             && wrongness(&came.frame, Layout::at(&came.frame, 14)) != 0;
-        compare(&got, &wanted, is_wrong)
+        // What is behind the packet does not go with its fragments.
+        let wanted = if word(&wanted, 16) > MTU { &wanted[..got.len().min(wanted.len())] } else { &wanted };
+        compare(&got, wanted, is_wrong)
             .map_err(|why| format!("{verdict}: {why}\n  got    {got:02x?}\n  wanted {wanted:02x?}"))
+    }
+
+    /// The packet that left in fragments, from the front of `left`, with the identification of `wanted`: theirs is the gateway's choice.
+    fn joined(&mut self, left: &mut VecDeque<Vec<u8>>, wanted: &[u8]) -> Judged<Vec<u8>> {
+        let payload = 14 + usize::from(wanted[14] & 0x0f) * 4;
+        let mut whole: Vec<u8> = Vec::new();
+        loop {
+            let piece = left.pop_front().ok_or("a fragment is missing")?;
+            let start = if whole.is_empty() { payload } else { whole.len() };
+            let place = usize::from(word(&piece, 20) & 0x1fff) * 8 + payload;
+            let is_right = turnpike_packet::checksum::ones_complement_sum(&piece[14..payload]) == 0xffff;
+            if !is_right
+                || word(&piece, 16) > MTU
+                || place != start
+                || usize::from(word(&piece, 16)) + 14 != piece.len()
+            {
+                return Err(format!("a wrong fragment: {piece:02x?}"));
+            }
+            match whole.is_empty() {
+                true => whole = piece.clone(),
+                false if whole[18..20] != piece[18..20] => return Err("fragments of two datagrams".into()),
+                false => whole.extend(&piece[payload..]),
+            }
+            if word(&piece, 20) & 0x2000 == 0 {
+                break;
+            }
+            for name in ["forwarded", "fragments_made", "tx_packets"] {
+                self.count(name);
+            }
+        }
+        // Length, identification, flags and checksum say what is said of the whole.
+        whole[16..22].copy_from_slice(&wanted[16..22]);
+        whole[24..26].copy_from_slice(&wanted[24..26]);
+        Ok(whole)
     }
 
     fn fate(&mut self, came: &Arrival, left: &VecDeque<Vec<u8>>) -> Judged<Fate> {
@@ -315,9 +354,8 @@ impl Nat {
 
     /// The packet of a live flow goes on, if it can.
     fn send(&mut self, client: Tuple, side: Side, frame: &[u8], layout: Layout) -> Fate {
-        if word(frame, 16) > MTU {
-            let told = frame[20] & 0x40 != 0;
-            return self.complain("too_big", told, frame, (3, 4, MTU));
+        if word(frame, 16) > MTU && frame[20] & 0x40 != 0 {
+            return self.complain("too_big", true, frame, (3, 4, MTU));
         }
         let (mut came, clamped) = clamped(frame, layout);
         if clamped {
