@@ -218,7 +218,7 @@ fn what_the_client_is_told_is_limited() {
 #[test]
 fn errors_find_the_worker_of_their_flow() {
     let reta = (0..128).map(|n| n % 3).collect();
-    for spread in [Spread::Unknown, Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta })] {
+    for spread in [Spread::Unknown, Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta })] {
         let mut bed = bed_of(3, &spread);
         for n in 0..40 {
             let came = udp::datagram(&from(&format!("198.51.100.7:{}", 2_000 + n), VIP), &[7; 500]);

@@ -25,7 +25,11 @@ const KEPT6: &str = "[2001:db8:80::81]:80";
 const FACES: [&str; 4] = [VIP, KEPT, VIP6, KEPT6];
 
 fn rss(workers: u16) -> Spread {
-    Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % workers).collect() })
+    Spread::Rss(Rss {
+        ipv6: true,
+        key: MICROSOFT_KEY.to_vec(),
+        reta: (0..128).map(|i| i % workers).collect(),
+    })
 }
 
 fn bed(workers: usize, spread: &Spread) -> Bed {

@@ -433,7 +433,8 @@ fn associations_find_their_worker_whether_or_not_the_nic_knows_sctp() {
         assert!(bed.workers.iter().all(|w| w.flows().v4.live() > 100), "every worker has its share");
     }
     // A NIC with RSS over TCP and UDP gives all SCTP to one queue.
-    let rss = Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
+    let rss =
+        Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
     everybody_gets_their_answers(2, &rss);
 }
 
