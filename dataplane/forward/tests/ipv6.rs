@@ -8,6 +8,7 @@ use harness::errors::error6;
 use harness::services::{DNAT, Port};
 use harness::{Bed, MAC, ROUTER_MAC, answer_to, ends, from};
 use std::collections::BTreeMap;
+use turnpike_forward::limits::{ARP_REFRESH_MS, ARP_RETRY_MS};
 use turnpike_packet::flight::check;
 use turnpike_packet::io::Spread;
 use turnpike_packet::sctp::{self, chunk};
@@ -487,4 +488,34 @@ fn rfc4861_7_2_solicitations_for_own_addresses_are_answered() {
     detects[56..58].copy_from_slice(&sum.to_be_bytes());
     let out = bed.exchange(&[detects]);
     assert_eq!(out, [ndp::announcement(MAC, number("2001:db8:80::80")).to_vec()]);
+}
+
+#[test]
+fn rfc4861_7_3_3_a_neighbour_is_asked_alone_whether_it_is_still_there() {
+    let mut bed = bed(1, &Spread::Unknown);
+    bed.take();
+    bed.pass(ARP_REFRESH_MS);
+    // Both families know the router. It alone is asked first, then all are.
+    let to_router = |frame: &Vec<u8>| frame[..6] == ROUTER_MAC;
+    for asked_alone in [true, false, false] {
+        let asked = bed.take();
+        let kinds: Vec<_> = asked.iter().map(|f| (f[12], to_router(f))).collect();
+        assert_eq!(kinds, [(8, asked_alone), (0x86, asked_alone)]);
+        bed.pass(ARP_RETRY_MS);
+    }
+    assert!(
+        bed.exchange(&[tcp::segment(&from(CLIENT, VIP), 1, 0, SYN, b"")])
+            .iter()
+            .all(|f| f[..2] == [0x33, 0x33])
+    );
+    // Whoever answers stays known, and traffic has not stopped meanwhile.
+    bed.know_router();
+    bed.pass(1);
+    assert_eq!(bed.take().len(), 1, "what was held for it");
+    bed.pass(ARP_REFRESH_MS);
+    let asked = bed.take();
+    assert_eq!(asked.iter().filter(|f| to_router(f)).count(), 2);
+    bed.pass_through(&tcp::segment(&from(CLIENT, VIP), 1, 0, SYN, b""));
+    let question = ndp::Message::parse(asked.iter().find(|f| f[12] == 0x86).unwrap()).unwrap();
+    assert_eq!((question.link, question.destination), (Some(MAC), question.target));
 }

@@ -13,13 +13,14 @@ use crate::limits::{
     SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
 };
 use crate::local::is_ours;
+use crate::neighbour::Link;
 use crate::path::{Flows, Path};
 use crate::rewrite::{Addressing, set_link};
 use crate::track::State;
 use crate::verdict::{Tally, Verdict};
 use std::sync::Arc;
 use turnpike_packet::io::{Frame, PacketIo};
-use turnpike_packet::{arp, ndp};
+use turnpike_packet::{arp, ethernet, ndp};
 
 /// Where the upkeep stands.
 #[derive(Debug, Default)]
@@ -266,12 +267,20 @@ impl<F: Frame> Worker<'_, F> {
         let port = usize::from(hop.port);
         let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
         let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
+        // Who was known is asked alone, once, whether it is still there.
+        let known = self.shared.neighbours.may_be_stale(next_hop).map(Link::mac);
         let (sent, tally) = match (source.as_v4(), hop.address.as_v4()) {
             (Some(source), Some(target)) => {
-                (self.answer(port, &arp::request(mac, source, target), ios), Tally::ArpRequests)
+                let mut question = arp::request(mac, source, target);
+                question[..6].copy_from_slice(&known.unwrap_or(ethernet::BROADCAST));
+                (self.answer(port, &question, ios), Tally::ArpRequests)
             }
             _ => {
-                let question = ndp::solicitation(mac, source.bits(), hop.address.bits());
+                let (source, target) = (source.bits(), hop.address.bits());
+                let question = match known {
+                    Some(known) => ndp::probe(mac, source, known, target),
+                    None => ndp::solicitation(mac, source, target),
+                };
                 (self.answer(port, &question, ios), Tally::NeighbourSolicitations)
             }
         };
