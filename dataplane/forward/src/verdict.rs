@@ -190,6 +190,8 @@ pub enum Tally {
     NeighbourSolicitations,
     /// Unsolicited neighbour advertisements sent.
     NeighbourAnnouncements,
+    /// Reports of groups of IPv6 sent.
+    ListenerReports,
     /// ICMP errors sent.
     IcmpSent,
     /// ICMP errors of others that were translated to be passed on.
@@ -237,6 +239,7 @@ impl Tally {
         Self::ArpAnnouncements,
         Self::NeighbourSolicitations,
         Self::NeighbourAnnouncements,
+        Self::ListenerReports,
         Self::IcmpSent,
         Self::IcmpTranslated,
         Self::MssClamped,
@@ -273,6 +276,7 @@ impl Tally {
             Self::ArpAnnouncements => "arp_announcements",
             Self::NeighbourSolicitations => "neighbour_solicitations",
             Self::NeighbourAnnouncements => "neighbour_announcements",
+            Self::ListenerReports => "listener_reports",
             Self::IcmpSent => "icmp_sent",
             Self::IcmpTranslated => "icmp_translated",
             Self::MssClamped => "mss_clamped",

@@ -165,7 +165,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             shortages: Allowance::new(SHORTAGES_PER_SECOND),
             counters: Counters::default(),
             now_ms: 0,
-            upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
+            upkeep: Upkeep::new(id == 0, id == 0 && shared.announcements.are_wanted()),
             handed_to: 0,
             longest: ethernet::HEADER + usize::from(shared.gateway.least_mtu()),
             shared,

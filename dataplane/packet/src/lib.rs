@@ -24,6 +24,7 @@ pub mod ipip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod memory;
+pub mod mld;
 pub mod mss;
 pub mod ndp;
 pub mod pcap;

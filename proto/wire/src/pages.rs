@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 30] = [
+pub const WORKER_TALLIES: [&str; 31] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -23,6 +23,7 @@ pub const WORKER_TALLIES: [&str; 30] = [
     "arp_announcements",
     "neighbour_solicitations",
     "neighbour_announcements",
+    "listener_reports",
     "icmp_sent",
     "icmp_translated",
     "mss_clamped",

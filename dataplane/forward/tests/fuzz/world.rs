@@ -311,7 +311,9 @@ impl Life<'_> {
             return;
         };
         let is_discovery = frame[12] == 0x86 && frame[20] == 58 && (133..=137).contains(&frame[54]);
-        if is_discovery {
+        let is_report =
+            frame[12] == 0x86 && frame[20] == 0 && frame[54] == 58 && matches!(frame[62], 131 | 143);
+        if is_discovery || is_report {
             return;
         }
         assert!(!ours.contains(&destination), "to ourselves: {source} > {destination} {frame:02x?}");
