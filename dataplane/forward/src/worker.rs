@@ -400,9 +400,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         ios: &mut [I],
         origin: Origin,
     ) {
-        // NICs hash packets with options or extension headers each in its own way.
-        let is_plain = packet.l4() == K::L4;
-        if origin == Origin::Nic && (!is_plain || self.ports[port].owned[K::FAMILY as usize]) {
+        // NICs hash packets with options or extension headers, and all of SCTP, each in its own way.
+        let is_hashed = packet.l4() == K::L4 && packet.chunk().is_none();
+        if origin == Origin::Nic && (!is_hashed || self.ports[port].owned[K::FAMILY as usize]) {
             let owner = self.owner(port, key);
             if owner != self.id {
                 return self.hand_over(owner, port, frame, None);
