@@ -149,6 +149,12 @@ impl Lab {
         self.wait_adopted()
     }
 
+    /// Cores of its workers, divided by commas.
+    pub fn worker_cores(&self) -> Result<String> {
+        let cores: Vec<u16> = serde_json::from_str(&self.layout.workers)?;
+        Ok(cores.iter().map(u16::to_string).collect::<Vec<_>>().join(","))
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn dir(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use turnpike_tests::bed::Lab;
-use turnpike_tests::idleness::{Echo, RoundTrips, Share, ask, echo, shares};
+use turnpike_tests::idleness::{Echo, RoundTrips, Share, ask, echo, shares, spare};
 
 /// Figures of idle workers.
 #[derive(Parser)]
@@ -39,6 +39,9 @@ enum Part {
     Echo {
         /// Where.
         at: SocketAddr,
+        /// Cores that are others'.
+        #[arg(long, value_delimiter = ',')]
+        spare: Vec<usize>,
     },
     /// Asks and prints the round trips: the client's side.
     Ask {
@@ -48,6 +51,9 @@ enum Part {
         questions: u32,
         #[arg(long)]
         pause_ms: u64,
+        /// Cores that are others'.
+        #[arg(long, value_delimiter = ',')]
+        spare: Vec<usize>,
     },
 }
 
@@ -62,14 +68,16 @@ struct Figures {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.part {
-        Some(Part::Echo { at }) => {
+        Some(Part::Echo { at, spare: cores }) => {
+            spare(&cores)?;
             std::thread::spawn(|| {
                 let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
                 std::process::exit(0);
             });
             echo(at)
         }
-        Some(Part::Ask { whom, questions, pause_ms }) => {
+        Some(Part::Ask { whom, questions, pause_ms, spare: cores }) => {
+            spare(&cores)?;
             let trips = ask(whom, questions, Duration::from_millis(pause_ms))?;
             println!("{}", serde_json::to_string(&trips)?);
             Ok(())

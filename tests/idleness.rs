@@ -2,6 +2,7 @@
 
 use crate::bed::{Lab, program, wait};
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -98,7 +99,11 @@ impl<'l> Echo<'l> {
         let at = format!("0.0.0.0:{POD_PORT}");
         // It ends when this end of its input is closed, also by a signal to this process.
         let mut command = lab.command("pod-web-1", &own.to_string_lossy());
-        command.args(["echo", &at]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["echo", &at, "--spare", &lab.worker_cores()?])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let server = command.spawn().context("cannot start the echo server")?;
         let echo = Self { lab, server };
         wait("the echo server", Duration::from_secs(10), || Ok(echo.ask(1, Duration::ZERO)?.lost == 0))?;
@@ -115,6 +120,8 @@ impl<'l> Echo<'l> {
             &questions.to_string(),
             "--pause-ms",
             &pause.as_millis().to_string(),
+            "--spare",
+            &self.lab.worker_cores()?,
         ];
         Ok(serde_json::from_str(&self.lab.run_in("client", &own.to_string_lossy(), &words)?)?)
     }
@@ -125,6 +132,17 @@ impl Drop for Echo<'_> {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// Leaves these cores to others, if there are more. The machines that clients and pods are on are not the gateway: where they share a core with
+/// a worker, each waits until the other rests.
+pub fn spare(cores: &[usize]) -> Result<()> {
+    let mut left = sched_getaffinity(None)?;
+    cores.iter().for_each(|&core| left.unset(core));
+    if left.count() > 0 {
+        sched_setaffinity(None, &left)?;
+    }
+    Ok(())
 }
 
 /// Answers every datagram with itself, for ever.

@@ -176,19 +176,22 @@ fn snat_warnings(used: &Used) -> Vec<String> {
 }
 
 fn flow_table_warnings(workers: &[WorkerStatus]) -> Vec<String> {
-    let percent = |worker: &WorkerStatus| (worker.flows * 100).checked_div(worker.flows_max).unwrap_or(0);
-    let filling = workers.iter().filter(|worker| percent(worker) >= FILLING);
-    filling
-        .map(|worker| {
-            format!(
-                "the flow table of worker {} is {} % full ({} of {}); raise dataplane.flows_per_worker, or add workers",
-                worker.worker,
-                percent(worker),
-                worker.flows,
-                worker.flows_max
-            )
-        })
-        .collect()
+    let tables = workers.iter().flat_map(|worker| {
+        let (flows, most) = (worker.ipv6_flows, worker.ipv6_flows_max);
+        let of_ipv4 = (worker.flows.saturating_sub(flows), worker.flows_max.saturating_sub(most));
+        let of_ipv6 = (flows, most);
+        [
+            (worker.worker, "", "flows_per_worker", of_ipv4),
+            (worker.worker, "IPv6 ", "ipv6_flows_per_worker", of_ipv6),
+        ]
+    });
+    let filling = tables.filter_map(|(worker, family, setting, (flows, most))| {
+        let percent = (flows * 100).checked_div(most).filter(|&percent| percent >= FILLING)?;
+        Some(format!(
+            "the {family}flow table of worker {worker} is {percent} % full ({flows} of {most}); raise dataplane.{setting}, or add workers"
+        ))
+    });
+    filling.collect()
 }
 
 #[cfg(test)]
@@ -299,10 +302,25 @@ mod tests {
 
     #[test]
     fn flow_tables_tell_by_themselves() {
-        let worker =
-            |worker, flows, flows_max| WorkerStatus { worker, flows, flows_max, ..Default::default() };
-        let warnings = flow_table_warnings(&[worker(0, 69, 100), worker(1, 70, 100), worker(2, 0, 0)]);
-        assert_eq!(warnings.len(), 1);
+        let worker = |worker, [flows, most]: [u64; 2], [ipv6_flows, ipv6_flows_max]: [u64; 2]| WorkerStatus {
+            worker,
+            flows: flows + ipv6_flows,
+            flows_max: most + ipv6_flows_max,
+            ipv6_flows,
+            ipv6_flows_max,
+            ..Default::default()
+        };
+        let none = [0; 2];
+        let warnings = flow_table_warnings(&[
+            worker(0, [69, 100], none),
+            worker(1, [70, 100], [699, 1_000]),
+            worker(2, none, none),
+            worker(3, [1, 100], [9, 10]),
+        ]);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].starts_with("the flow table of worker 1 is 70 % full (70 of 100)"));
+        assert!(warnings[1].starts_with(
+            "the IPv6 flow table of worker 3 is 90 % full (9 of 10); raise dataplane.ipv6_flows_per_worker"
+        ));
     }
 }

@@ -176,6 +176,8 @@ fn worker(page: &PageView) -> Option<WorkerStatus> {
         generation: count("generation"),
         flows: count("flows_live"),
         flows_max: count("flows_max"),
+        ipv6_flows: count("ipv6_flows_live"),
+        ipv6_flows_max: count("ipv6_flows_max"),
         counters,
     })
 }

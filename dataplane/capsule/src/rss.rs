@@ -14,14 +14,16 @@ pub(crate) const DEFAULT_KEY: [u8; 40] = [
 /// Over addresses and ports: without both, nothing can be told of a packet.
 const BY_PORTS: u64 = (sys::RTE_ETH_RSS_NONFRAG_IPV4_TCP | sys::RTE_ETH_RSS_NONFRAG_IPV4_UDP) as u64;
 
+/// The same over IPv6.
+const BY_PORTS6: u64 = (sys::RTE_ETH_RSS_NONFRAG_IPV6_TCP | sys::RTE_ETH_RSS_NONFRAG_IPV6_UDP) as u64;
+
 /// What is asked for where the driver offers it; fragments and other protocols by their addresses.
 const WANTED: u64 = BY_PORTS
+    | BY_PORTS6
     | (sys::RTE_ETH_RSS_IPV4
         | sys::RTE_ETH_RSS_FRAG_IPV4
         | sys::RTE_ETH_RSS_IPV6
-        | sys::RTE_ETH_RSS_FRAG_IPV6
-        | sys::RTE_ETH_RSS_NONFRAG_IPV6_TCP
-        | sys::RTE_ETH_RSS_NONFRAG_IPV6_UDP) as u64;
+        | sys::RTE_ETH_RSS_FRAG_IPV6) as u64;
 
 /// Drivers that keep a key and a table and spread by neither.
 const PRETENDERS: &[&str] = &["net_null", "net_tap", "net_bonding", "net_failsafe"];
@@ -58,10 +60,13 @@ pub(crate) fn spread(
         return Spread::Unknown;
     }
     let known = key(port, info.hash_key_size).zip(table(port, info.reta_size, queues));
-    known.map_or(Spread::Unknown, |(key, reta)| Spread::Rss(Rss { key, reta }))
+    known.map_or(Spread::Unknown, |((key, types), reta)| {
+        Spread::Rss(Rss { key, reta, ipv6: types & BY_PORTS6 == BY_PORTS6 })
+    })
 }
 
-fn key(port: u16, len: u8) -> Option<Vec<u8>> {
+/// The key, and what is hashed by it.
+fn key(port: u16, len: u8) -> Option<(Vec<u8>, u64)> {
     let mut key = vec![0u8; usize::from(len)];
     let mut conf =
         sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: len, ..Default::default() };
@@ -69,7 +74,7 @@ fn key(port: u16, len: u8) -> Option<Vec<u8>> {
     let status = unsafe { sys::rte_eth_dev_rss_hash_conf_get(port, &raw mut conf) };
     let real =
         status == 0 && conf.rss_hf & BY_PORTS == BY_PORTS && key.len() >= 16 && key.iter().any(|b| *b != 0);
-    real.then_some(key)
+    real.then_some((key, conf.rss_hf))
 }
 
 fn table(port: u16, len: u16, queues: u16) -> Option<Vec<u16>> {

@@ -102,6 +102,7 @@ impl Control {
             let now = Instant::now();
             self.watch_adoption();
             self.watch_census();
+            self.shared.report_memberships();
             if due(&mut beaten, now, Duration::from_millis(HEARTBEAT_PERIOD_MS)) {
                 self.beat();
                 if let Some(worker) = workers.ended() {

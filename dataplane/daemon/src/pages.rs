@@ -26,7 +26,6 @@ pub(crate) struct Pages {
 pub(crate) struct WorkerPage {
     page: CounterPage,
     core: u16,
-    flows_max: u32,
     /// Where it tells what has crossed ports that share their device.
     told: Vec<(usize, Arc<ToldTraffic>)>,
 }
@@ -96,10 +95,9 @@ pub(crate) fn create(
     });
 
     let mut pages = CounterFile::create(folder, &specs)?.into_iter();
-    let flows_max = dataplane.flows_per_worker;
     let workers = dataplane.workers.iter().zip(&mut pages);
     let mut workers: Vec<_> =
-        workers.map(|(&core, page)| WorkerPage { page, core, flows_max, told: Vec::new() }).collect();
+        workers.map(|(&core, page)| WorkerPage { page, core, told: Vec::new() }).collect();
     let ports = (0..dataplane.ports.len()).zip(&mut pages);
     let ports = ports.map(|(port, page)| {
         let mut traffic = Vec::new();
@@ -119,7 +117,10 @@ impl WorkerPage {
     /// Shows a worker's counters and the generation it works by, and tells what has crossed ports that share their device.
     pub(crate) fn show<F: Frame>(&mut self, worker: &Worker<'_, F>) {
         self.page.set_all(worker.counters().values());
-        let further = [u64::from(self.core), worker.tables().generation, u64::from(self.flows_max)];
+        let (v4, v6) = (&worker.flows().v4, &worker.flows().v6);
+        let most = u64::from(v4.capacity()) + u64::from(v6.capacity());
+        let of_ipv6 = [v6.live(), v6.capacity()].map(u64::from);
+        let further = [u64::from(self.core), worker.tables().generation, most, of_ipv6[0], of_ipv6[1]];
         for (at, value) in (Counters::COUNT..).zip(further) {
             self.page.set(at, value);
         }

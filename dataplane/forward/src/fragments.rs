@@ -370,10 +370,15 @@ impl<F> Fragments<F> {
         true
     }
 
+    /// An identification for a datagram over IPv4 that this gateway cuts.
+    pub fn identify(&mut self) -> u32 {
+        self.identifications.for_v4()
+    }
+
     /// With an identification of its own.
     fn named(&mut self, key: &DatagramKey, onward: Onward) -> Onward {
         let id = match key.source.family() {
-            Family::V4 => self.identifications.for_v4(),
+            Family::V4 => self.identify(),
             Family::V6 => self.identifications.for_v6(),
         };
         Onward { id, ..onward }

@@ -41,6 +41,7 @@ pub mod limits;
 pub mod local;
 pub mod maglev;
 pub mod mailbox;
+pub mod memberships;
 pub mod neighbour;
 pub mod networks;
 pub mod one_way;

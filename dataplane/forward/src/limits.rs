@@ -14,6 +14,10 @@ pub const SUBSCRIBERS_MAX: usize = 1 << 16;
 pub const ANNOUNCEMENTS_MAX: usize = 65_536;
 /// When an announcement is repeated, in milliseconds (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
 pub const ANNOUNCE_AGAIN_MS: u32 = 2_000;
+/// Least time between two answers to queriers who want to know all groups, in milliseconds.
+pub const MEMBERSHIPS_AGAIN_MS: u32 = 1_000;
+/// How long a querier of version 1 is remembered, in milliseconds (RFC 3810 section 9.12: twice its interval and the time for an answer).
+pub const OLD_QUERIER_MS: u32 = 260_000;
 /// Addresses announced in a millisecond, at most: a link has other things to carry.
 pub const ANNOUNCE_BUDGET: usize = 2;
 /// Frames one worker holds while their next hop is being resolved.
@@ -98,6 +102,8 @@ pub const FRAGMENT_WAITING_MAX: usize = 1_024;
 pub const FRAGMENT_STARTED_MAX: usize = 4_096;
 /// Frames one worker holds for the first fragments of their datagrams: a small part of the packet buffers.
 pub const FRAGMENTS_HELD_MAX: usize = 1_024;
+/// Fragments that one packet is cut into: of 1500 bytes for the least MTU a link can have, 68 bytes (RFC 791 section 3.2).
+pub const PIECES_MAX: usize = 32;
 /// Frames held for one datagram. The longest has 120 fragments on a link with the IPv4 minimum of 576 bytes that hosts must take.
 pub const FRAGMENTS_HELD_PER_DATAGRAM: usize = 128;
 /// Part of those three that one source may have, one in so many.

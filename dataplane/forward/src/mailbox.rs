@@ -8,6 +8,7 @@ use crate::affinity::Affinities;
 use crate::announce::Announcements;
 use crate::census::Census;
 use crate::gateway::Gateway;
+use crate::memberships::Memberships;
 use crate::neighbour::{Neighbours, NextHop};
 use crate::routers::Routers;
 use crate::service_table::Tables;
@@ -15,6 +16,7 @@ use crate::tunnel::PathMtus;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use turnpike_packet::mld::Record;
 
 /// What the workers of one dataplane share.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Shared {
     pub affinities: Affinities,
     /// Addresses that are to be announced.
     pub announcements: Announcements,
+    /// Addresses whose groups are to be reported.
+    pub memberships: Memberships,
     census: ArcSwapOption<Census>,
     tables: Arc<ArcSwap<Tables>>,
     adopted: Vec<Adopted>,
@@ -55,6 +59,7 @@ impl Shared {
             path_mtus: PathMtus::default(),
             affinities: Affinities::new(),
             announcements: Announcements::new(announces),
+            memberships: Memberships::new(),
             census: ArcSwapOption::empty(),
             tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
             adopted,
@@ -76,16 +81,30 @@ impl Shared {
         if self.announcements.are_wanted() {
             self.announcements.add(tables.addresses_new_since(&old));
         }
+        self.memberships.add(tables.addresses_new_since(&old), Record::Joined);
         self.tables.swap(tables)
     }
 
     /// Announces every address of the gateway: at its start, and when a link has come back.
     pub fn announce_all(&self) {
+        let tables = self.tables.load();
         if self.announcements.are_wanted() {
-            let snat = [Family::V4, Family::V6].into_iter().flat_map(|family| self.gateway.snat(family));
-            let own = self.gateway.own().chain(snat.copied());
-            self.announcements.add(own.chain(self.tables.load().addresses()));
+            self.announcements.add(self.own().chain(tables.addresses()));
         }
+        self.memberships.add(self.own().chain(tables.addresses()), Record::Joined);
+    }
+
+    /// Reports the groups of every address, if a querier's time for that has come.
+    pub fn report_memberships(&self) {
+        if self.memberships.take_wanted() {
+            self.memberships.add(self.own().chain(self.tables.load().addresses()), Record::Current);
+        }
+    }
+
+    /// Addresses that are the gateway's whatever Services there are.
+    fn own(&self) -> impl Iterator<Item = Address> + '_ {
+        let snat = [Family::V4, Family::V6].into_iter().flat_map(|family| self.gateway.snat(family));
+        self.gateway.own().chain(snat.copied())
     }
 
     /// Where a packet to `destination` goes next: by a route that is named, or to a router that says so itself.

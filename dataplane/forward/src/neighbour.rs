@@ -200,6 +200,15 @@ impl Neighbours {
         slot.asked.compare_exchange(asked, next, Relaxed, Relaxed).is_ok()
     }
 
+    /// The link of a resolved next hop that has been asked once whether it still is there: it alone should hear that first question (RFC 1122
+    /// section 2.3.2.1, RFC 4861 section 7.3.3). Who is silent may have moved, so all hear the others.
+    #[must_use]
+    pub fn may_be_stale(&self, index: u16) -> Option<Link> {
+        let slot = &self.slots[index as usize];
+        let link = Link(slot.link.load(Relaxed));
+        (link.is_resolved() && slot.asked.load(Relaxed) >> 32 == 1).then_some(link)
+    }
+
     /// Learns the Ethernet address of a next hop that somebody asked for; others are not kept. Returns whether it was one.
     pub fn learn(&self, hop: NextHop, mac: [u8; 6], now_ms: u32) -> bool {
         let Some(index) = self.find(hop) else { return false };
@@ -322,9 +331,11 @@ mod tests {
         assert_eq!((link.is_resolved(), link.port(), link.mac()), (true, 1, MAC));
         assert!(!table.keep(index, 1_000));
         let mut now = 30 + ARP_REFRESH_MS;
-        for _ in 0..ARP_TRIES_MAX {
+        assert_eq!(table.may_be_stale(index), None);
+        for n in 0..ARP_TRIES_MAX {
             assert!(table.keep(index, now));
             assert!(table.link(index).is_resolved());
+            assert_eq!(table.may_be_stale(index).map(Link::mac), (n == 0).then_some(MAC));
             now += ARP_RETRY_MS;
         }
         assert!(!table.keep(index, now));

@@ -95,7 +95,12 @@ fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     };
     let (source, destination) = (address(ADDRESSES), address(ADDRESSES + 16));
     let payload = &head[L4..head.len().min(L4 + payload_len)];
-    if next == ipv6::ICMP && payload.first().is_some_and(|&kind| icmpv6::is_neighbour_discovery(kind)) {
+    // A question who listens has a hop-by-hop header of eight bytes in front.
+    let asks_listeners =
+        payload.starts_with(&[ipv6::ICMP, 0]) && payload.get(8) == Some(&icmpv6::LISTENER_QUERY);
+    if next == ipv6::ICMP && payload.first().is_some_and(|&kind| icmpv6::is_neighbour_discovery(kind))
+        || next == 0 && asks_listeners
+    {
         return (key(next, source, destination, [0; 4]), Packet::neighbour_discovery(L4));
     }
     if !is_to_us {

@@ -270,7 +270,7 @@ mod tests {
 
     fn rss(workers: u16) -> Spread {
         let key = (0..40u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect();
-        Spread::Rss(Rss { key, reta: (0..128).map(|i| i % workers).collect() })
+        Spread::Rss(Rss { ipv6: true, key, reta: (0..128).map(|i| i % workers).collect() })
     }
 
     #[test]
@@ -473,7 +473,7 @@ mod tests {
                     let reply: FlowKey = choose(&mut pool, &snat, backend, &steering, |_| false).unwrap();
                     let test = steering.port_test(reply, worker, 3);
                     assert!(test(reply.destination_port()));
-                    if let Spread::Rss(Rss { key, reta }) = &spread
+                    if let Spread::Rss(Rss { key, reta, .. }) = &spread
                         && matches!(steering, Steering::Rss(_))
                     {
                         let hash = turnpike_packet::toeplitz::hash(

@@ -3,7 +3,8 @@
 //! The worker that gets the client's packets makes the flow. The backend's replies come to a SNAT address and port of our choosing, so that
 //! choice decides who gets them:
 //! - A NIC with known RSS hashes the reply with Toeplitz; the port is chosen so that the hash leads to the flow's worker. Toeplitz is linear,
-//!   hence the hash is the exclusive-or of one part per field, and trying a port costs two table reads.
+//!   hence the hash is the exclusive-or of one part per field, and trying a port costs two table reads. What a NIC may hash otherwise, or not
+//!   at all, as it does with SCTP, is handed over to the worker that this hash names.
 //! - Otherwise the port itself names the worker (port modulo workers), the client's side is spread by a keyed hash, and a worker that gets
 //!   another's packet hands it over.
 
@@ -12,7 +13,10 @@ use crate::flow_key::Key;
 use crate::gateway::Gateway;
 use crate::hash::{Secret, scale};
 use turnpike_packet::io::{Rss, Spread};
-use turnpike_packet::toeplitz::ToeplitzTable;
+use turnpike_packet::toeplitz::{ToeplitzTable, ToeplitzTable6};
+
+/// Bytes of a key that hashes a tuple of IPv6 whole.
+const KEY6: usize = 40;
 
 /// How the packets of one NIC find their worker.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub enum Steering {
 #[derive(Clone, Debug)]
 pub struct RssSteering {
     toeplitz: ToeplitzTable,
+    /// If it spreads IPv6 by ports.
+    toeplitz6: Option<ToeplitzTable6>,
     reta: Vec<u16>,
 }
 
@@ -46,6 +52,7 @@ impl Steering {
         match spread {
             Spread::Rss(rss) if workers > 1 && serves_all(rss, workers) => Self::Rss(Box::new(RssSteering {
                 toeplitz: ToeplitzTable::new(&rss.key),
+                toeplitz6: (rss.ipv6 && rss.key.len() >= KEY6).then(|| ToeplitzTable6::new(&rss.key)),
                 reta: rss.reta.clone(),
             })),
             _ => Self::Owner,
@@ -73,25 +80,16 @@ impl Steering {
         }
     }
 
-    /// The same for packets that a NIC spreads by their addresses alone, as it does with all but TCP and UDP.
-    #[must_use]
-    pub fn owner_by_addresses<K: Key>(&self, key: K, gateway: &Gateway, secret: &Secret) -> usize {
-        match self {
-            Self::Rss(rss) if rss.spreads(K::FAMILY) => rss.worker_of(rss.addresses(key)),
-            _ => self.owner(key, gateway, secret),
-        }
-    }
-
     /// A test for ports: whether a reply to `reply`'s destination address on a given port comes to `worker`.
     pub fn port_test<K: Key>(&self, reply: K, worker: usize, workers: usize) -> impl Fn(u16) -> bool {
         let rss = match self {
             Self::Rss(rss) if rss.spreads(K::FAMILY) => {
-                Some((rss, rss.addresses(reply) ^ rss.toeplitz.source_port(reply.source_port())))
+                Some((rss, rss.addresses(reply) ^ rss.source_port(K::FAMILY, reply.source_port())))
             }
             _ => None,
         };
         move |port| match rss {
-            Some((rss, fixed)) => rss.worker_of(fixed ^ rss.toeplitz.destination_port(port)) == worker,
+            Some((rss, fixed)) => rss.worker_of(fixed ^ rss.destination_port(K::FAMILY, port)) == worker,
             None => usize::from(port) % workers == worker,
         }
     }
@@ -101,22 +99,40 @@ impl RssSteering {
     fn queue<K: Key>(&self, key: K) -> usize {
         self.worker_of(
             self.addresses(key)
-                ^ self.toeplitz.source_port(key.source_port())
-                ^ self.toeplitz.destination_port(key.destination_port()),
+                ^ self.source_port(K::FAMILY, key.source_port())
+                ^ self.destination_port(K::FAMILY, key.destination_port()),
         )
     }
 
     /// Whether the NIC spreads packets of a family by this.
     const fn spreads(&self, family: Family) -> bool {
-        matches!(family, Family::V4)
+        matches!(family, Family::V4) || self.toeplitz6.is_some()
     }
 
     fn addresses<K: Key>(&self, key: K) -> u32 {
-        match (key.source_address().as_v4(), key.destination_address().as_v4()) {
-            (Some(source), Some(destination)) => {
+        let (source, destination) = (key.source_address(), key.destination_address());
+        match (source.as_v4(), destination.as_v4(), &self.toeplitz6) {
+            (Some(source), Some(destination), _) => {
                 self.toeplitz.source(source) ^ self.toeplitz.destination(destination)
             }
+            (_, _, Some(toeplitz)) => {
+                toeplitz.source(source.bits()) ^ toeplitz.destination(destination.bits())
+            }
             _ => 0,
+        }
+    }
+
+    fn source_port(&self, family: Family, port: u16) -> u32 {
+        match (family, &self.toeplitz6) {
+            (Family::V6, Some(toeplitz)) => toeplitz.source_port(port),
+            _ => self.toeplitz.source_port(port),
+        }
+    }
+
+    fn destination_port(&self, family: Family, port: u16) -> u32 {
+        match (family, &self.toeplitz6) {
+            (Family::V6, Some(toeplitz)) => toeplitz.destination_port(port),
+            _ => self.toeplitz.destination_port(port),
         }
     }
 

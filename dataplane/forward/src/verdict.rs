@@ -96,7 +96,8 @@ verdicts! {
     NextHopsFull = "next_hops_full",
     /// The transmit queue stayed full.
     TxFull = "tx_full",
-    /// Longer than the next link takes; answered with ICMP fragmentation needed, within the limit on answers, where it must not be fragmented.
+    /// Longer than the next link takes, and must not be fragmented: answered with ICMP fragmentation needed, within the limit on answers. Or it
+    /// may be, and had to be cut into too many fragments.
     TooBig = "too_big",
     /// Time to live would reach zero; answered with ICMP time exceeded within the limit on answers.
     TtlExpired = "ttl_expired",
@@ -189,6 +190,8 @@ pub enum Tally {
     NeighbourSolicitations,
     /// Unsolicited neighbour advertisements sent.
     NeighbourAnnouncements,
+    /// Reports of groups of IPv6 sent.
+    ListenerReports,
     /// ICMP errors sent.
     IcmpSent,
     /// ICMP errors of others that were translated to be passed on.
@@ -199,6 +202,8 @@ pub enum Tally {
     ResetsSent,
     /// Frames that are held now for a next hop.
     HeldFrames,
+    /// Fragments that packets were cut into, beyond one for each: they have fates of their own.
+    FragmentsMade,
     /// Fragments that are held now for the first one of their datagram.
     FragmentsHeld,
     /// Frames of the host's kernel that were sent.
@@ -234,11 +239,13 @@ impl Tally {
         Self::ArpAnnouncements,
         Self::NeighbourSolicitations,
         Self::NeighbourAnnouncements,
+        Self::ListenerReports,
         Self::IcmpSent,
         Self::IcmpTranslated,
         Self::MssClamped,
         Self::ResetsSent,
         Self::HeldFrames,
+        Self::FragmentsMade,
         Self::FragmentsHeld,
         Self::FromKernel,
         Self::FromKernelRefused,
@@ -269,11 +276,13 @@ impl Tally {
             Self::ArpAnnouncements => "arp_announcements",
             Self::NeighbourSolicitations => "neighbour_solicitations",
             Self::NeighbourAnnouncements => "neighbour_announcements",
+            Self::ListenerReports => "listener_reports",
             Self::IcmpSent => "icmp_sent",
             Self::IcmpTranslated => "icmp_translated",
             Self::MssClamped => "mss_clamped",
             Self::ResetsSent => "resets_sent",
             Self::HeldFrames => "held_frames",
+            Self::FragmentsMade => "fragments_made",
             Self::FragmentsHeld => "fragments_held",
             Self::FromKernel => "from_kernel",
             Self::FromKernelRefused => "from_kernel_refused",

@@ -5,6 +5,7 @@
 //! `burst` and `steady`; everything else goes through `slow`.
 
 mod answers;
+mod cutting;
 mod egress;
 mod exceptional;
 mod fragment;
@@ -164,7 +165,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             shortages: Allowance::new(SHORTAGES_PER_SECOND),
             counters: Counters::default(),
             now_ms: 0,
-            upkeep: Upkeep::new(id == 0 && shared.announcements.are_wanted()),
+            upkeep: Upkeep::new(id == 0, id == 0 && shared.announcements.are_wanted()),
             handed_to: 0,
             longest: ethernet::HEADER + usize::from(shared.gateway.least_mtu()),
             shared,
@@ -399,7 +400,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         ios: &mut [I],
         origin: Origin,
     ) {
-        if origin == Origin::Nic && self.ports[port].owned[K::FAMILY as usize] {
+        // NICs hash packets with options or extension headers, and all of SCTP, each in its own way.
+        let is_hashed = packet.l4() == K::L4 && packet.chunk().is_none();
+        if origin == Origin::Nic && (!is_hashed || self.ports[port].owned[K::FAMILY as usize]) {
             let owner = self.owner(port, key);
             if owner != self.id {
                 return self.hand_over(owner, port, frame, None);
@@ -566,7 +569,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
-        if let Some(mtu) = self.exceeds::<K>(&frame, out) {
+        let narrow = self.exceeds::<K>(&frame, out);
+        if let Some(mtu) = narrow
+            && K::stays_whole(frame.data())
+        {
             return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
         self.clamp(&mut frame, key, packet, [port, out]);
@@ -575,7 +581,10 @@ impl<'m, F: Frame> Worker<'m, F> {
         if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
-        self.send_or_hold(frame, next_hop, ios);
+        match narrow {
+            Some(mtu) => self.send_in_pieces(frame, next_hop, mtu, ios),
+            None => self.send_or_hold(frame, next_hop, ios),
+        }
     }
 
     /// Sends a finished frame, or holds it until its next hop is known.

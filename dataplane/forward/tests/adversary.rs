@@ -32,7 +32,11 @@ fn bed(workers: usize, flows: u32) -> Bed {
 }
 
 fn rss(workers: u16) -> Spread {
-    Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % workers).collect() })
+    Spread::Rss(Rss {
+        ipv6: true,
+        key: MICROSOFT_KEY.to_vec(),
+        reta: (0..128).map(|i| i % workers).collect(),
+    })
 }
 
 fn web(protocol: Protocol, backends: &[&str]) -> Port {

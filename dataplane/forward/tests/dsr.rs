@@ -314,7 +314,7 @@ fn affinity_holds() {
 #[test]
 fn every_worker_sends_what_is_its_own() {
     let reta = (0..128).map(|n| n % 3).collect();
-    for spread in [Spread::Unknown, Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta })] {
+    for spread in [Spread::Unknown, Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta })] {
         let mut bed = Bed::bare(3, &spread, 4_096);
         put(&mut bed, &BACKENDS);
         for n in 0..60 {

@@ -5,6 +5,7 @@
 mod harness;
 
 use harness::errors::{CLIENT_ROUTER, POD_ROUTER, addresses, error, quoted, too_big};
+use harness::fragmented::Receiver;
 use harness::services::{DIRECT, Port};
 use harness::{Bed, CLIENT, MAC, ROUTER_MAC, VIP, from, to};
 use std::collections::BTreeMap;
@@ -92,7 +93,19 @@ fn rfc2003_3_1_what_does_not_fit_with_the_outer_header_is_told_how_much_does() {
         assert_eq!((&sent[0][34..36], &sent[0][38..42]), (&[3, 4][..], &[0, 0, 0x05, 0xc8][..]));
         assert_eq!(quoted(&sent[0])[14..], frame[14..14 + 548]);
         let may_be_cut = with(frame, |f| f[20] = 0);
-        assert_eq!(bed.delta(&may_be_cut), (counted(&[("too_big", 1)]), vec![]));
+        let (moved, sent) = bed.delta(&may_be_cut);
+        assert_eq!(moved, counted(&[("forwarded", 2), ("fragments_made", 1), ("tx_packets", 2)]));
+        // Each is whole in a packet of its own, which must not be fragmented.
+        let mut receiver = Receiver::default();
+        let whole: Vec<_> = sent
+            .iter()
+            .filter_map(|f| {
+                assert_eq!((f.len() <= 1_514, &f[20..22], f[23]), (true, &[0x40, 0][..], 4));
+                receiver.take(&[&f[..14], &f[34..]].concat())
+            })
+            .collect();
+        let on = with(may_be_cut, |f| f[22] -= 1);
+        assert_eq!((whole.len(), &whole[0][26..]), (1, &on[26..]));
     }
 }
 
@@ -205,7 +218,7 @@ fn what_the_client_is_told_is_limited() {
 #[test]
 fn errors_find_the_worker_of_their_flow() {
     let reta = (0..128).map(|n| n % 3).collect();
-    for spread in [Spread::Unknown, Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta })] {
+    for spread in [Spread::Unknown, Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta })] {
         let mut bed = bed_of(3, &spread);
         for n in 0..40 {
             let came = udp::datagram(&from(&format!("198.51.100.7:{}", 2_000 + n), VIP), &[7; 500]);

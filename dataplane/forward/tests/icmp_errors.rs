@@ -304,7 +304,7 @@ fn rfc5508_req7_errors_about_hairpinned_flows_pass() {
 fn an_error_reaches_the_worker_that_owns_the_flow() {
     for (workers, treatment) in [(2, Treatment::FORWARD), (3, Treatment::FORWARD), (2, DNAT)] {
         let reta = (0..128).map(|i| i % workers as u16).collect();
-        for spread in [Spread::Unknown, Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta })] {
+        for spread in [Spread::Unknown, Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta })] {
             let mut bed = bed_of(workers, &spread, treatment);
             let mut handed_over = 0;
             for n in 0..60u16 {

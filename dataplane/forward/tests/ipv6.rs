@@ -5,9 +5,10 @@
 mod harness;
 
 use harness::errors::error6;
-use harness::services::Port;
+use harness::services::{DNAT, Port};
 use harness::{Bed, MAC, ROUTER_MAC, answer_to, ends, from};
 use std::collections::BTreeMap;
+use turnpike_forward::limits::{ARP_REFRESH_MS, ARP_RETRY_MS};
 use turnpike_packet::flight::check;
 use turnpike_packet::io::Spread;
 use turnpike_packet::sctp::{self, chunk};
@@ -21,20 +22,21 @@ const BACKENDS: &[&str] = &["[fd00::1]:8080", "[fd00::2]:8080", "[fd00::3]:8080"
 /// Where the transport header starts.
 const L4: usize = 54;
 
-fn web(protocol: Protocol) -> Port {
-    Port::new("web/IPv6", protocol, BACKENDS).with(
-        VIP,
-        FrontendKind::LoadBalancer,
-        Treatment::FORWARD,
-        Treatment::FORWARD,
-    )
+fn web(protocol: Protocol, treatment: Treatment) -> Port {
+    Port::new("web/IPv6", protocol, BACKENDS).with(VIP, FrontendKind::LoadBalancer, treatment, treatment)
 }
 
 fn bed(workers: usize, spread: &Spread) -> Bed {
+    bed_with(workers, spread, Treatment::FORWARD)
+}
+
+fn bed_with(workers: usize, spread: &Spread, treatment: Treatment) -> Bed {
     let mut bed = Bed::dual(workers, spread, 1_500);
     let v4 = Port::new("web/IPv4", Protocol::Tcp, &["10.244.0.1:8080"]);
     let v4 = v4.on(harness::VIP, FrontendKind::LoadBalancer);
-    bed.put(&[web(Protocol::Tcp), web(Protocol::Udp), web(Protocol::Sctp), v4]);
+    let [tcp, udp, sctp] =
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| web(protocol, treatment));
+    bed.put(&[tcp, udp, sctp, v4]);
     bed
 }
 
@@ -165,26 +167,45 @@ fn dnat_keeps_the_clients_address() {
     }
 }
 
+fn rss(workers: u16, ipv6: bool) -> Spread {
+    let key = (0..40u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect();
+    Spread::Rss(turnpike_packet::io::Rss { key, reta: (0..128).map(|i| i % workers).collect(), ipv6 })
+}
+
 #[test]
 fn replies_come_back_to_the_worker_of_the_flow() {
-    let rss = Spread::Rss(turnpike_packet::io::Rss {
-        key: (0..40u8).map(|i| i.wrapping_mul(37).wrapping_add(11)).collect(),
-        reta: (0..128).map(|i| i % 3).collect(),
-    });
-    for spread in [Spread::Unknown, rss] {
-        let mut bed = bed(3, &spread);
-        for n in 0..300u16 {
-            let there = from(&format!("[2001:db8:c::{n:x}]:{}", 1_000 + n), VIP);
-            let syn = bed.pass_through(&tcp::segment(&there, 1, 0, SYN, b""));
-            let answer = bed.pass_through(&tcp::segment(&answer_to(&syn), 9, 2, SYN | ACK, b""));
-            assert_eq!(ends(&answer), (VIP.parse().unwrap(), there.source));
+    for (workers, treatment) in (2..5).flat_map(|workers| [(workers, Treatment::FORWARD), (workers, DNAT)]) {
+        for spread in [Spread::Unknown, rss(workers, true), rss(workers, false)] {
+            let mut bed = bed_with(usize::from(workers), &spread, treatment);
+            for n in 0..300u16 {
+                let there = from(&format!("[2001:db8:c::{n:x}]:{}", 1_000 + n), VIP);
+                let syn = bed.pass_through(&tcp::segment(&there, 1, 0, SYN, b""));
+                let answer = bed.pass_through(&tcp::segment(&answer_to(&syn), 9, 2, SYN | ACK, b""));
+                assert_eq!(ends(&answer), (VIP.parse().unwrap(), there.source));
+            }
+            assert_eq!(bed.count("flows_opened"), 300);
+            let is_spread = bed.workers.iter().all(|w| w.flows().v6.live() > 40);
+            assert!(is_spread, "{spread:?}: every worker has its share");
+            let is_steered = spread == rss(workers, true);
+            assert_eq!(bed.count("handed_off") == 0, is_steered, "{spread:?} {treatment:?}");
         }
-        assert_eq!(bed.count("flows_opened"), 300);
-        assert!(
-            bed.workers.iter().all(|w| w.flows().v6.live() > 50),
-            "{spread:?}: every worker has its share"
-        );
     }
+}
+
+#[test]
+fn what_a_nic_hashes_in_its_own_way_reaches_the_worker_of_the_flow() {
+    let mut bed = bed(3, &rss(3, true));
+    for n in 0..60u16 {
+        let there = from(&format!("[2001:db8:c::{n:x}]:{}", 1_000 + n), VIP);
+        let syn = bed.pass_through(&tcp::segment(&there, 1, 0, SYN, b""));
+        let answer = bed.pass_through(&tcp::segment(&answer_to(&syn), 9, 2, SYN | ACK, b""));
+        assert_eq!(ends(&answer).1, there.source);
+        // With a destination option in front of TCP.
+        let ack = extended(&tcp::segment(&there, 2, 10, ACK, b""), 60, &[6, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(ends(&bed.pass_through(&ack)).1, ends(&syn).1);
+    }
+    assert_eq!((bed.count("flows_opened"), bed.count("flows_adopted")), (60, 0));
+    assert!(bed.count("handed_off") > 20, "the NIC gives all of those to one worker");
 }
 
 /// A frame with extension headers between the fixed header and TCP or UDP.
@@ -280,7 +301,7 @@ fn refusals_are_answered_over_ipv6() {
     let mut bed = bed(1, &Spread::Unknown);
     let reject = Treatment { action: Action::Reject, ..Treatment::FORWARD };
     bed.put(&[
-        web(Protocol::Tcp),
+        web(Protocol::Tcp, Treatment::FORWARD),
         Port::new("closed", Protocol::Udp, &[]).with(
             "[2001:db8:80::81]:53",
             FrontendKind::LoadBalancer,
@@ -404,7 +425,7 @@ fn rfc4861_6_3_routers_that_say_so_themselves_are_used_if_they_shall_be() {
     let syn = |port: u16| tcp::segment(&from(&format!("[2001:db8:c::7]:{port}"), VIP), 1, 0, SYN, b"");
     let mut bed = Bed::listening();
     let asks = bed.nic.take_sent();
-    bed.put(&[web(Protocol::Tcp)]);
+    bed.put(&[web(Protocol::Tcp, Treatment::FORWARD)]);
     let asks = [asks, bed.nic.take_sent()].concat();
     assert!(asks.is_empty() || asks.iter().all(|f| f[54] == icmpv6::ROUTER_SOLICITATION));
     let moved = delta(&mut bed, |bed| assert!(bed.exchange(&[syn(1_000)]).is_empty()));
@@ -467,4 +488,36 @@ fn rfc4861_7_2_solicitations_for_own_addresses_are_answered() {
     detects[56..58].copy_from_slice(&sum.to_be_bytes());
     let out = bed.exchange(&[detects]);
     assert_eq!(out, [ndp::announcement(MAC, number("2001:db8:80::80")).to_vec()]);
+}
+
+#[test]
+fn rfc4861_7_3_3_a_neighbour_is_asked_alone_whether_it_is_still_there() {
+    let mut bed = bed(1, &Spread::Unknown);
+    // What is taken up is reported, twice.
+    bed.pass(ARP_REFRESH_MS / 2);
+    bed.take();
+    bed.pass(ARP_REFRESH_MS / 2);
+    // Both families know the router. It alone is asked first, then all are.
+    let to_router = |frame: &Vec<u8>| frame[..6] == ROUTER_MAC;
+    for asked_alone in [true, false, false] {
+        let asked = bed.take();
+        let kinds: Vec<_> = asked.iter().map(|f| (f[12], to_router(f))).collect();
+        assert_eq!(kinds, [(8, asked_alone), (0x86, asked_alone)]);
+        bed.pass(ARP_RETRY_MS);
+    }
+    assert!(
+        bed.exchange(&[tcp::segment(&from(CLIENT, VIP), 1, 0, SYN, b"")])
+            .iter()
+            .all(|f| f[..2] == [0x33, 0x33])
+    );
+    // Whoever answers stays known, and traffic has not stopped meanwhile.
+    bed.know_router();
+    bed.pass(1);
+    assert_eq!(bed.take().len(), 1, "what was held for it");
+    bed.pass(ARP_REFRESH_MS);
+    let asked = bed.take();
+    assert_eq!(asked.iter().filter(|f| to_router(f)).count(), 2);
+    bed.pass_through(&tcp::segment(&from(CLIENT, VIP), 1, 0, SYN, b""));
+    let question = ndp::Message::parse(asked.iter().find(|f| f[12] == 0x86).unwrap()).unwrap();
+    assert_eq!((question.link, question.destination), (Some(MAC), question.target));
 }

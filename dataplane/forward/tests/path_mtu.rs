@@ -5,9 +5,10 @@
 mod harness;
 
 use harness::errors::{POD_ROUTER, addresses, error, quoted};
+use harness::fragmented::Receiver;
 use harness::services::{DNAT, Port};
 use harness::{Bed, CLIENT, MAC, ROUTER_MAC, VIP, answer_to, from, to};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use turnpike_forward::gateway::MssClamp;
 use turnpike_packet::checksum::checksum;
 use turnpike_packet::io::Spread;
@@ -97,12 +98,29 @@ fn rfc4787_req13_what_does_not_fit_is_told_with_the_right_mtu() {
 }
 
 #[test]
-fn what_may_be_fragmented_and_does_not_fit_is_dropped_in_silence() {
+fn rfc1812_5_2_7_what_may_be_fragmented_and_does_not_fit_leaves_in_fragments() {
     let mut bed = bed();
     bed.pass_through(&udp::datagram(&to(VIP), b"first"));
-    let frame = with(udp::datagram(&to(VIP), &[7; 1_450]), |f| f[20] = 0);
-    let (moved, sent) = bed.delta(&frame);
-    assert_eq!((moved, sent.len()), (silent("too_big"), 0));
+    let mut names = HashSet::new();
+    for _ in 0..10 {
+        let frame = with(udp::datagram(&to(VIP), &[7; 1_450]), |f| f[20] = 0);
+        let (moved, sent) = bed.delta(&frame);
+        let cut = [("forwarded", 2), ("fragments_made", 1), ("rx_packets", 1), ("tx_packets", 2)];
+        assert_eq!(moved, BTreeMap::from(cut));
+        let shape: Vec<_> = sent.iter().map(|f| (f.len(), &f[20..22])).collect();
+        assert_eq!(shape, [(14 + 1_396, &[0x20, 0][..]), (14 + 102, &[0, 172])]);
+        assert_eq!(sent[0][18..20], sent[1][18..20]);
+        names.insert(sent[0][18..20].to_vec());
+        let mut receiver = Receiver::default();
+        let whole: Vec<_> = sent.iter().filter_map(|f| receiver.take(f)).collect();
+        assert_eq!(whole.len(), 1);
+        assert_eq!(flight::check(&whole[0]), Ok(()));
+    }
+    assert_eq!(
+        names.len(),
+        10,
+        "several clients have one address behind a NAT, so each datagram has a name of its own"
+    );
 }
 
 #[test]

@@ -351,7 +351,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn whatever_is_said_and_sent(steps in prop::collection::vec(step(), 1..40), steering in 0usize..3) {
-        let rss = Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
+        let rss = Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
         let (workers, spread) = [(1, Spread::Unknown), (2, Spread::Unknown), (2, rss)][steering].clone();
         let mut bed = Bed::bare(workers, &spread, 1_024);
         let mut world = World::default();

@@ -23,7 +23,11 @@ fn bed() -> Bed {
 }
 
 fn rss(workers: u16) -> Spread {
-    Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % workers).collect() })
+    Spread::Rss(Rss {
+        ipv6: true,
+        key: MICROSOFT_KEY.to_vec(),
+        reta: (0..128).map(|i| i % workers).collect(),
+    })
 }
 
 fn web() -> Port {

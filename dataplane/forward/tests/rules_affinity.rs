@@ -66,7 +66,8 @@ fn rule_f1_without_affinity_flows_are_spread() {
 
 #[test]
 fn rule_f1_affinity_is_shared_by_all_workers() {
-    let rss = Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 3).collect() });
+    let rss =
+        Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 3).collect() });
     for spread in [Spread::Unknown, rss] {
         let mut bed = Bed::bare(3, &spread, 4_096);
         bed.put(&[web().sticky(10_800)]);

@@ -299,8 +299,11 @@ fn workers_hand_over_where_the_nic_does_not_steer() {
 #[test]
 fn replies_come_to_their_worker_by_rss() {
     for workers in [2u16, 3, 4] {
-        let rss =
-            Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % workers).collect() });
+        let rss = Spread::Rss(Rss {
+            ipv6: true,
+            key: MICROSOFT_KEY.to_vec(),
+            reta: (0..128).map(|i| i % workers).collect(),
+        });
         let bed = everybody_gets_their_answers(bed_of(usize::from(workers), &rss));
         assert_eq!(bed.counts().get("handed_off"), None, "RSS did all the steering");
     }
@@ -309,7 +312,8 @@ fn replies_come_to_their_worker_by_rss() {
 #[test]
 fn rss_that_spreads_otherwise_loses_nothing() {
     // The gateway believes in a table that the NIC does not follow.
-    let believed = Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
+    let believed =
+        Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta: (0..128).map(|i| i % 2).collect() });
     let mut bed = bed_of(2, &believed);
     bed.replace_nic(&Spread::Unknown);
     for n in 0..200 {

@@ -406,8 +406,11 @@ fn frames_that_wait_for_the_nic_get_one_tag() {
 /// Frames of flows reach the worker that has them, with their port, however the NIC spreads.
 #[test]
 fn workers_hand_frames_over_with_their_vlan() {
-    let rss =
-        Spread::Rss(Rss { key: toeplitz::MICROSOFT_KEY.to_vec(), reta: (0..128).map(|n| n % 2).collect() });
+    let rss = Spread::Rss(Rss {
+        ipv6: true,
+        key: toeplitz::MICROSOFT_KEY.to_vec(),
+        reta: (0..128).map(|n| n % 2).collect(),
+    });
     for spread in [Spread::Unknown, rss] {
         let mut bed = known(2, &spread);
         for n in 0..50 {

@@ -23,6 +23,12 @@ pub const PARAMETER_PROBLEM: u8 = 4;
 pub const ECHO_REQUEST: u8 = 128;
 /// Type of an echo reply.
 pub const ECHO_REPLY: u8 = 129;
+/// Type of a multicast listener query.
+pub const LISTENER_QUERY: u8 = 130;
+/// Type of a multicast listener report of version 1.
+pub const LISTENER_REPORT_1: u8 = 131;
+/// Type of a multicast listener report of version 2.
+pub const LISTENER_REPORT_2: u8 = 143;
 /// Type of a router solicitation.
 pub const ROUTER_SOLICITATION: u8 = 133;
 /// Type of a router advertisement.

@@ -63,6 +63,8 @@ pub struct Rss {
     pub key: Vec<u8>,
     /// Indirection table: queue of hash `h` is `reta[h % reta.len()]`; its length is a power of two.
     pub reta: Vec<u16>,
+    /// TCP and UDP over IPv6 are hashed over addresses and ports, too.
+    pub ipv6: bool,
 }
 
 /// What one queue pair's NIC can do.

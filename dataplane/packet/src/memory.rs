@@ -170,11 +170,20 @@ impl MemoryNic {
         lock(&self.state).tx_room = frames;
     }
 
-    /// What a NIC with RSS would hash: the tuple of IPv4 TCP and UDP, behind a VLAN tag too.
+    /// What a NIC with RSS would hash: the tuple of TCP and UDP, over IPv6 too if it says so, behind a VLAN tag too.
     fn rss(&self, frame: &[u8]) -> Option<u32> {
         let Spread::Rss(rss) = &self.info.spread else { return None };
         let is_tagged = frame.get(12..14) == Some(&TAG.to_be_bytes());
         let ip = ethernet::HEADER + if is_tagged { TAG_BYTES } else { 0 };
+        if rss.ipv6 && frame.get(ip - 2..ip) == Some(&[0x86, 0xdd]) {
+            let header = frame.get(ip..ip + 44)?;
+            let address =
+                |at: usize| header[at..at + 16].iter().fold(0, |n, &byte| n << 8 | u128::from(byte));
+            let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+            let toeplitz = toeplitz::ToeplitzTable6::new(&rss.key);
+            let is_hashed = matches!(header[6], 6 | 17);
+            return is_hashed.then(|| toeplitz.hash(address(8), address(24), port(40), port(42)));
+        }
         let tuple = frame.get(ip + 12..ip + 24)?;
         if frame[ip - 2..=ip] != [8, 0, 0x45]
             || !matches!(frame[ip + 9], 6 | 17)

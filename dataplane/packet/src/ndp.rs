@@ -186,6 +186,13 @@ pub fn solicitation(mac: [u8; 6], source: u128, target: u128) -> [u8; FRAME] {
     frame([group_mac(group), mac], [source, group, target], [icmpv6::NEIGHBOUR_SOLICITATION, 0, SOURCE_LINK])
 }
 
+/// A solicitation to `target` itself, whether it is still at `target_mac` (section 7.3.3).
+#[must_use]
+pub fn probe(mac: [u8; 6], source: u128, target_mac: [u8; 6], target: u128) -> [u8; FRAME] {
+    let kind = [icmpv6::NEIGHBOUR_SOLICITATION, 0, SOURCE_LINK];
+    frame([target_mac, mac], [source, target, target], kind)
+}
+
 /// The answer to a solicitation: its target is at `mac`. Who looks whether somebody has the target already is told with all others (section
 /// 7.2.4).
 #[must_use]
@@ -272,6 +279,29 @@ mod tests {
         let kind = Kind::Advertisement { solicited: true, replaces: true };
         let wanted = Message { kind, source: US, destination: THEM, target: US, link: Some(MAC) };
         assert_eq!(Message::parse(&answer), Some(wanted));
+    }
+
+    #[test]
+    fn golden_solicitation() {
+        let golden = [
+            0x33, 0x33, 0xff, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255, 0x20, 1,
+            0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0x87, 0x65, 0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+            0xff, 0, 0, 1, 135, 0, 0, 0, 0, 0, 0, 0, 0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+            1, 1, 2, 0, 0, 0, 0, 9,
+        ];
+        // The checksum, which this leaves out, is an independent parser's to check (tests/ipv6_frames.rs).
+        let mut made = solicitation(HOST, THEM, US);
+        made[56..58].fill(0);
+        assert_eq!(made, golden);
+    }
+
+    #[test]
+    fn rfc4861_7_3_3_a_probe_goes_to_its_target_alone() {
+        let question = probe(HOST, THEM, MAC, US);
+        assert_eq!(question[..12], [MAC, HOST].concat());
+        let kind = Kind::Solicitation;
+        let parsed = Message { kind, source: THEM, destination: US, target: US, link: Some(HOST) };
+        assert_eq!(Message::parse(&question), Some(parsed));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The hash of an input is the exclusive-or, over its one bits, of the 32 key bits that start at the bit's position. So it is linear: the
 //! hash of a tuple is the exclusive-or of what each field contributes at its place, and each byte's contribution is one of 256.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The key that Microsoft's verification suite uses, and many drivers by default.
 pub const MICROSOFT_KEY: [u8; 40] = [
@@ -14,6 +14,8 @@ pub const MICROSOFT_KEY: [u8; 40] = [
 
 /// Bytes of an IPv4 tuple: addresses and ports.
 const TUPLE: usize = 12;
+/// Bytes of an IPv6 tuple. Its last window ends with the last bit of a key of 40 bytes.
+const TUPLE6: usize = 36;
 
 /// What every byte value contributes at each of the twelve places of an IPv4 tuple.
 #[derive(Clone)]
@@ -31,15 +33,7 @@ impl ToeplitzTable {
     /// The table of a key; key bits beyond its end are zero.
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
-        let mut bytes = Box::new([[0; 256]; TUPLE]);
-        for (place, values) in bytes.iter_mut().enumerate() {
-            for (value, hash) in (0u8..=255).zip(values.iter_mut()) {
-                *hash = (0..8)
-                    .filter(|bit| value & (0x80 >> bit) != 0)
-                    .fold(0, |h, bit| h ^ window(key, place * 8 + bit));
-            }
-        }
-        Self { bytes }
+        Self { bytes: contributions(key) }
     }
 
     /// What a source address contributes.
@@ -93,6 +87,84 @@ impl ToeplitzTable {
     }
 }
 
+/// What every byte value contributes at each of the 36 places of an IPv6 tuple.
+#[derive(Clone)]
+pub struct ToeplitzTable6 {
+    bytes: Box<[[u32; 256]; TUPLE6]>,
+}
+
+impl std::fmt::Debug for ToeplitzTable6 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ToeplitzTable6(..)")
+    }
+}
+
+impl ToeplitzTable6 {
+    /// The table of a key; key bits beyond its end are zero, so one of less than 40 bytes hashes otherwise than a NIC that repeats it.
+    #[must_use]
+    pub fn new(key: &[u8]) -> Self {
+        Self { bytes: contributions(key) }
+    }
+
+    /// What a source address contributes.
+    #[inline]
+    #[must_use]
+    pub fn source(&self, address: u128) -> u32 {
+        self.field(0, &address.to_be_bytes())
+    }
+
+    /// What a destination address contributes.
+    #[inline]
+    #[must_use]
+    pub fn destination(&self, address: u128) -> u32 {
+        self.field(16, &address.to_be_bytes())
+    }
+
+    /// What a source port contributes.
+    #[inline]
+    #[must_use]
+    pub fn source_port(&self, port: u16) -> u32 {
+        self.field(32, &port.to_be_bytes())
+    }
+
+    /// What a destination port contributes.
+    #[inline]
+    #[must_use]
+    pub fn destination_port(&self, port: u16) -> u32 {
+        self.field(34, &port.to_be_bytes())
+    }
+
+    /// The hash of a whole tuple.
+    #[must_use]
+    pub fn hash(&self, source: u128, destination: u128, source_port: u16, destination_port: u16) -> u32 {
+        self.source(source)
+            ^ self.destination(destination)
+            ^ self.source_port(source_port)
+            ^ self.destination_port(destination_port)
+    }
+
+    #[inline]
+    fn field(&self, place: usize, bytes: &[u8]) -> u32 {
+        self.bytes[place..]
+            .iter()
+            .zip(bytes)
+            .fold(0, |hash, (values, &byte)| hash ^ values[usize::from(byte)])
+    }
+}
+
+/// What every byte value contributes at each of the first `PLACES` places of an input.
+fn contributions<const PLACES: usize>(key: &[u8]) -> Box<[[u32; 256]; PLACES]> {
+    let mut bytes = Box::new([[0; 256]; PLACES]);
+    for (place, values) in bytes.iter_mut().enumerate() {
+        for (value, hash) in (0u8..=255).zip(values.iter_mut()) {
+            *hash = (0..8)
+                .filter(|bit| value & (0x80 >> bit) != 0)
+                .fold(0, |h, bit| h ^ window(key, place * 8 + bit));
+        }
+    }
+    bytes
+}
+
 /// The hash of a tuple, straight from the definition; slow.
 #[must_use]
 pub fn hash(
@@ -107,8 +179,29 @@ pub fn hash(
     input[4..8].copy_from_slice(&destination.octets());
     input[8..10].copy_from_slice(&source_port.to_be_bytes());
     input[10..].copy_from_slice(&destination_port.to_be_bytes());
+    of(key, &input)
+}
+
+/// The same of an IPv6 tuple.
+#[must_use]
+pub fn hash6(
+    key: &[u8],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    source_port: u16,
+    destination_port: u16,
+) -> u32 {
+    let mut input = [0; TUPLE6];
+    input[..16].copy_from_slice(&source.octets());
+    input[16..32].copy_from_slice(&destination.octets());
+    input[32..34].copy_from_slice(&source_port.to_be_bytes());
+    input[34..].copy_from_slice(&destination_port.to_be_bytes());
+    of(key, &input)
+}
+
+fn of(key: &[u8], input: &[u8]) -> u32 {
     let is_one = |bit: &usize| input[bit / 8] & (0x80 >> (bit % 8)) != 0;
-    (0..TUPLE * 8).filter(is_one).fold(0, |hash, bit| hash ^ window(key, bit))
+    (0..input.len() * 8).filter(is_one).fold(0, |hash, bit| hash ^ window(key, bit))
 }
 
 /// The 32 key bits from `bit` on.
@@ -146,6 +239,30 @@ mod tests {
                 want,
                 "{source}"
             );
+        }
+    }
+
+    #[test]
+    fn microsofts_verification_suite_for_ipv6() {
+        // Hashes of the addresses alone, and with the ports.
+        let rows = [
+            ("3ffe:2501:200:1fff::7", 2794, "3ffe:2501:200:3::1", 1766, 0x2cc1_8cd5, 0x4020_7d3d),
+            ("3ffe:501:8::260:97ff:fe40:efab", 14230, "ff02::1", 4739, 0x0f0c_461c, 0xdde5_1bbf),
+            (
+                "3ffe:1900:4545:3:200:f8ff:fe21:67cf",
+                44251,
+                "fe80::200:f8ff:fe21:67cf",
+                38024,
+                0x4b61_e985,
+                0x02d1_feef,
+            ),
+        ];
+        let table = ToeplitzTable6::new(&MICROSOFT_KEY);
+        for (source, source_port, destination, destination_port, addresses, all) in rows {
+            let (from, to): (Ipv6Addr, Ipv6Addr) = (source.parse().unwrap(), destination.parse().unwrap());
+            assert_eq!(hash6(&MICROSOFT_KEY, from, to, source_port, destination_port), all, "{source}");
+            assert_eq!(table.hash(from.into(), to.into(), source_port, destination_port), all, "{source}");
+            assert_eq!(table.source(from.into()) ^ table.destination(to.into()), addresses, "{source}");
         }
     }
 }

@@ -508,6 +508,12 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// Flows it can hold.
     pub flows_max: u64,
+    /// Live flows over IPv6 among them, which have a table of their own.
+    #[serde(default)]
+    pub ipv6_flows: u64,
+    /// Flows over IPv6 it can hold.
+    #[serde(default)]
+    pub ipv6_flows_max: u64,
     /// Every verdict and other counter by name.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

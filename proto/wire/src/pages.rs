@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// Counters of a worker's page that are no packet's fate; all others before [`WORKER_COUNTERS`] are verdicts.
-pub const WORKER_TALLIES: [&str; 29] = [
+pub const WORKER_TALLIES: [&str; 31] = [
     "rx_packets",
     "rx_bytes",
     "tx_packets",
@@ -23,11 +23,13 @@ pub const WORKER_TALLIES: [&str; 29] = [
     "arp_announcements",
     "neighbour_solicitations",
     "neighbour_announcements",
+    "listener_reports",
     "icmp_sent",
     "icmp_translated",
     "mss_clamped",
     "resets_sent",
     "held_frames",
+    "fragments_made",
     "fragments_held",
     "from_kernel",
     "from_kernel_refused",
@@ -43,7 +45,8 @@ pub fn is_verdict(name: &str) -> bool {
 }
 
 /// Counters of a worker's page behind those of the packet path.
-pub const WORKER_COUNTERS: [&str; 3] = ["core", "generation", "flows_max"];
+pub const WORKER_COUNTERS: [&str; 5] =
+    ["core", "generation", "flows_max", "ipv6_flows_live", "ipv6_flows_max"];
 
 /// Counters of a port's page. `link_up` is 0 or 1. Of a port that shares its device by VLAN, frames and bytes are those of its own that workers
 /// took and gave, and all else up to `nic_rx_no_memory` is the device's. Frames lost before a worker saw them are in the four from `nic_rx_missed` on; the last three

@@ -30,6 +30,8 @@ pub(super) const TALLIES: &[(&str, &str, &str, bool)] = &[
     ("flows_closed", "worker_flows_closed", "Flows that ended or aged out", true),
     ("flows_live", "worker_flows", "Flows that are live", false),
     ("flows_max", "worker_flows_limit", "Flows that a worker can hold", false),
+    ("ipv6_flows_live", "worker_ipv6_flows", "Flows over IPv6 that are live", false),
+    ("ipv6_flows_max", "worker_ipv6_flows_limit", "Flows over IPv6 that a worker can hold", false),
     ("held_frames", "worker_held_frames", "Frames that wait for a next hop", false),
     ("fragments_held", "worker_held_fragments", "Fragments that wait for the first of their datagram", false),
     ("generation", "worker_adopted_generation", "Generation that the worker has adopted", false),

@@ -1,7 +1,7 @@
 use super::*;
 use std::collections::BTreeSet;
 use turnpike_wire::config::Config;
-use turnpike_wire::pages::WORKER_TALLIES;
+use turnpike_wire::pages::{WORKER_COUNTERS, WORKER_TALLIES};
 
 fn text(state: &Arc<State>) -> String {
     let mut text = String::new();
@@ -51,8 +51,7 @@ fn only_metrics_are_told_at_metrics() {
 #[test]
 fn every_tally_is_somewhere() {
     let own = collector::TALLIES.iter().map(|(tally, ..)| *tally);
-    let unknown: Vec<_> = own
-        .filter(|tally| !WORKER_TALLIES.contains(tally) && !["flows_max", "generation"].contains(tally))
-        .collect();
+    let unknown: Vec<_> =
+        own.filter(|tally| !WORKER_TALLIES.contains(tally) && !WORKER_COUNTERS.contains(tally)).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }

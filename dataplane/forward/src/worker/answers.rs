@@ -8,6 +8,7 @@ use crate::select::is_bad_source;
 use crate::verdict::{Tally, Verdict};
 use turnpike_packet::icmpv4::Complaint;
 use turnpike_packet::io::{Frame, PacketIo};
+use turnpike_packet::mld::Query;
 use turnpike_packet::tcp::flags;
 use turnpike_packet::{sctp, tcp};
 
@@ -138,13 +139,18 @@ impl<F: Frame> Worker<'_, F> {
         self.counters.count(verdict);
     }
 
-    /// A message of neighbour discovery likewise.
+    /// A message of neighbour discovery likewise, or a question who listens to groups.
     pub(super) fn neighbour_discovery<I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         frame: F,
         ios: &mut [I],
     ) {
+        if let Some(query) = Query::parse(frame.data()) {
+            let random = self.secret.words(self.now_ms.into(), port as u64);
+            self.shared.memberships.hear(query, random, self.now_ms);
+            return self.share_neighbour_discovery(port, frame, Verdict::NdpHandled);
+        }
         let mac = self.ports[port].mac;
         let seen =
             local::neighbour_discovery(frame.data(), port, mac, &self.tables, &self.shared, self.now_ms);

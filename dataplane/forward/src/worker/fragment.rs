@@ -128,7 +128,10 @@ impl<F: Frame> Worker<'_, F> {
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
         let out = usize::from(self.shared.neighbours.hop(next_hop).port);
-        if let Some(mtu) = self.exceeds::<K>(&frame, out) {
+        let narrow = self.exceeds::<K>(&frame, out);
+        if let Some(mtu) = narrow
+            && K::stays_whole(frame.data())
+        {
             return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
         if let Some(packet) = packet {
@@ -140,7 +143,10 @@ impl<F: Frame> Worker<'_, F> {
             return self.expired::<K, I>(port, &frame, ios);
         }
         read.identify(frame.data_mut(), id);
-        self.send_or_hold(frame, next_hop, ios);
+        match narrow {
+            Some(mtu) => self.send_in_pieces(frame, next_hop, mtu, ios),
+            None => self.send_or_hold(frame, next_hop, ios),
+        }
     }
 
     /// Translates a fragment, the first of its datagram if there is a packet; `false` when its time has run out.

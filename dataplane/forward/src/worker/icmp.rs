@@ -64,13 +64,7 @@ impl<F: Frame> Worker<'_, F> {
         let hop = self.shared.route(key.source_address())?;
         let steering = &gateway.ports().get(usize::from(hop.port))?.steering;
         // The flow was made where the client's packets arrive, and its replies were led there by a port.
-        let by_addresses =
-            key.protocol() == ipv4::SCTP && self.tables.address(key.destination_address()).is_some();
-        let owner = if by_addresses {
-            steering.owner_by_addresses(key, gateway, &self.secret)
-        } else {
-            steering.owner(key, gateway, &self.secret)
-        };
+        let owner = steering.owner(key, gateway, &self.secret);
         Some(owner).filter(|&owner| owner != self.id)
     }
 
@@ -99,7 +93,7 @@ impl<F: Frame> Worker<'_, F> {
         (K::packet_len(frame.data())? > usize::from(mtu)).then_some(mtu)
     }
 
-    /// A packet that does not fit the port it would leave through. Only where it must not be fragmented its sender is told.
+    /// A packet that does not fit the port it would leave through. Its sender is told if it must not be fragmented.
     pub(super) fn too_big<K: Path, I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,

@@ -49,7 +49,17 @@ impl<F: Frame> Worker<'_, F> {
         };
         let mtu = self.way_takes(out, backend);
         if length + K::OUTER > usize::from(mtu) {
-            return self.too_big::<K, I>(port, &frame, K::inner_mtu(mtu), ios);
+            if K::stays_whole(frame.data()) {
+                return self.too_big::<K, I>(port, &frame, K::inner_mtu(mtu), ios);
+            }
+            return match self.cut(&frame, out, K::inner_mtu(mtu), ios) {
+                // Each fits, so this goes no deeper. The ports stand in the first.
+                Ok(pieces) => pieces.into_iter().enumerate().for_each(|(n, piece)| {
+                    let packet = if n == 0 { packet } else { Packet::default() };
+                    self.encapsulate::<K, I>(port, piece, packet, session, ios);
+                }),
+                Err(verdict) => self.counters.count(verdict),
+            };
         }
         if !frame.data().get(ETHERNET..).is_some_and(K::lives) {
             return self.expired::<K, I>(port, &frame, ios);

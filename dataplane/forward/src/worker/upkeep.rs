@@ -13,13 +13,18 @@ use crate::limits::{
     SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
 };
 use crate::local::is_ours;
+use crate::memberships::Membership;
+use crate::neighbour::Link;
 use crate::path::{Flows, Path};
 use crate::rewrite::{Addressing, set_link};
 use crate::track::State;
 use crate::verdict::{Tally, Verdict};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 use turnpike_packet::io::{Frame, PacketIo};
-use turnpike_packet::{arp, ndp};
+use turnpike_packet::mld::{self, GROUPS_MAX, Record};
+use turnpike_packet::{arp, ethernet, ndp};
+use turnpike_wire::limits::PORTS_MAX;
 
 /// Where the upkeep stands.
 #[derive(Debug, Default)]
@@ -37,12 +42,14 @@ pub(super) struct Upkeep {
     /// By family.
     counting: [Walk; 2],
     announced: Repeats,
+    /// Those whose groups were reported once.
+    joined: Repeats,
 }
 
 impl Upkeep {
-    /// Of worker 0 of a gateway that announces its addresses, or of any other.
-    pub(super) fn new(announces: bool) -> Self {
-        Self { announced: Repeats::new(announces), ..Self::default() }
+    /// Of worker 0 or of any other, and of one that announces addresses or not.
+    pub(super) fn new(is_first: bool, announces: bool) -> Self {
+        Self { announced: Repeats::new(announces), joined: Repeats::new(is_first), ..Self::default() }
     }
 
     /// Begins a clean-up of UDP flows if the tables want one that was not begun yet. One that is under way starts anew from where it is.
@@ -131,6 +138,7 @@ impl<F: Frame> Worker<'_, F> {
                 self.keep_neighbours(ios);
                 self.keep_routers(ios);
                 self.announce(ios);
+                self.report(ios);
                 let Self { shared, upkeep, now_ms, .. } = self;
                 shared.affinities.sweep(&mut upkeep.affinities, AFFINITY_SWEEP_BUDGET, *now_ms);
             }
@@ -260,18 +268,63 @@ impl<F: Frame> Worker<'_, F> {
         }
     }
 
+    /// Reports the groups of the next few addresses that are to be, and of those that are due again.
+    fn report<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) {
+        let shared = self.shared.clone();
+        shared.memberships.look(self.now_ms);
+        let is_old = shared.memberships.is_old(self.now_ms);
+        let most = if is_old { ANNOUNCE_BUDGET } else { GROUPS_MAX };
+        let mut next: ArrayVec<Membership, GROUPS_MAX> = ArrayVec::new();
+        while next.len() < most {
+            let new = shared.memberships.take();
+            let again = || Some((self.upkeep.joined.take(self.now_ms)?, Record::Joined));
+            let Some((address, record)) = new.or_else(again) else { break };
+            if !is_ours(address, &self.tables, &shared) {
+                continue;
+            }
+            if new.is_some() && record == Record::Joined {
+                self.upkeep.joined.add(address, self.now_ms);
+            }
+            next.push((address, record));
+        }
+        for port in (0..self.ports.len()).take(if next.is_empty() { 0 } else { PORTS_MAX }) {
+            let here = next.iter().filter(|(address, _)| shared.gateway.answers_on(port, *address));
+            let here: ArrayVec<_, GROUPS_MAX> =
+                here.map(|(address, record)| (address.bits(), *record)).collect();
+            let mac = self.ports[port].mac;
+            let source = link_local(mac).bits();
+            let mut reports = 0;
+            if is_old {
+                for &(address, _) in &here {
+                    reports += u64::from(self.answer(port, &mld::old_report(mac, source, address), ios));
+                }
+            } else if !here.is_empty() {
+                reports += u64::from(self.answer(port, &mld::report(mac, source, &here), ios));
+            }
+            self.counters.add(Tally::ListenerReports, reports);
+        }
+    }
+
     /// Asks the link for the Ethernet address of a next hop.
     pub(super) fn ask<I: PacketIo<Frame = F>>(&mut self, next_hop: u16, ios: &mut [I]) {
         let hop = self.shared.neighbours.hop(next_hop);
         let port = usize::from(hop.port);
         let Some(mac) = self.ports.get(port).map(|p| p.mac) else { return };
         let Some(source) = self.shared.gateway.source_towards(port, hop.address) else { return };
+        // Who was known is asked alone, once, whether it is still there.
+        let known = self.shared.neighbours.may_be_stale(next_hop).map(Link::mac);
         let (sent, tally) = match (source.as_v4(), hop.address.as_v4()) {
             (Some(source), Some(target)) => {
-                (self.answer(port, &arp::request(mac, source, target), ios), Tally::ArpRequests)
+                let mut question = arp::request(mac, source, target);
+                question[..6].copy_from_slice(&known.unwrap_or(ethernet::BROADCAST));
+                (self.answer(port, &question, ios), Tally::ArpRequests)
             }
             _ => {
-                let question = ndp::solicitation(mac, source.bits(), hop.address.bits());
+                let (source, target) = (source.bits(), hop.address.bits());
+                let question = match known {
+                    Some(known) => ndp::probe(mac, source, known, target),
+                    None => ndp::solicitation(mac, source, target),
+                };
                 (self.answer(port, &question, ios), Tally::NeighbourSolicitations)
             }
         };
