@@ -108,7 +108,10 @@ impl World {
             gateway6,
             hears_routers: false,
             routes: vec![],
-            steering: Steering::of(&Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta }), workers),
+            steering: Steering::of(
+                &Spread::Rss(Rss { key: MICROSOFT_KEY.to_vec(), reta, ipv6: true }),
+                workers,
+            ),
             mtu: 1500,
         };
         let addresses = flows.div_ceil(1_000_000).div_ceil(self.services).max(1) * SNAT_ADDRESSES;
