@@ -69,6 +69,18 @@ impl Line {
         Ok(())
     }
 
+    /// Throws away what is on the transmit ring, and says how many frames that were.
+    pub fn clear(&mut self) -> usize {
+        let mut burst = Burst::new();
+        let (mut thrown, mut count) = (0, usize::MAX);
+        while count > 0 {
+            count = self.sink.dequeue(&mut burst);
+            thrown += count;
+            burst = Burst::new();
+        }
+        thrown
+    }
+
     /// Takes `count` frames off the transmit ring and shows them in their order; fewer are an error.
     pub fn take(&mut self, count: usize, mut show: impl FnMut(&[u8])) -> Result<()> {
         let mut taken = 0;
