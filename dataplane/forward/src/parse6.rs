@@ -8,7 +8,7 @@ use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::ipv6::{self, Unwalkable};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{icmpv6, ipv4};
+use turnpike_packet::{ethernet, icmpv6, ipv4};
 
 /// Where the length of what follows the fixed header stands.
 pub const PAYLOAD_LENGTH: usize = ETHERNET + 4;
@@ -41,7 +41,8 @@ pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
 
 /// The common case: TCP or UDP without extension headers, all in order. None for anything else.
 #[inline(always)]
-fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
+#[must_use]
+pub fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
     let fixed = head.first_chunk::<{ L4 + 8 }>()?;
     let word =
         |at: usize| u64::from(u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]));
@@ -79,10 +80,18 @@ fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
 /// Any frame of IPv6, with every check in its order and the verdict of the first that fails.
 #[cold]
 #[inline(never)]
-fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
+#[must_use]
+pub fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
+    if head.get(12..ETHERNET).is_some_and(|kind| kind != ethernet::IPV6.to_be_bytes()) {
+        return (FlowKey6::default(), Packet::other_family());
+    }
     let Some(fixed) = head.first_chunk::<L4>() else { return bad(missing) };
     let is_to_us = fixed[..6] == mac.to_le_bytes()[..6];
+    // RFC 2464 section 7: groups have these addresses.
+    if !is_to_us && fixed[..2] != [0x33; 2] {
+        return bad(Verdict::OtherMac);
+    }
     let payload_len = usize::from(u16::from_be_bytes([fixed[PAYLOAD_LENGTH], fixed[PAYLOAD_LENGTH + 1]]));
     let next = fixed[NEXT_HEADER];
     // A length of 0 is that of a jumbogram (RFC 2675), which no Ethernet carries, or of a header that nothing follows.
