@@ -8,8 +8,46 @@ pub trait Work {
     /// What comes of it.
     type Output;
 
-    /// Does it. Has to be inlined to be compiled twice: say `#[inline(always)]`.
-    fn run(self) -> Self::Output;
+    /// Does it on a processor of this level. Has to be inlined to be compiled for it: say `#[inline(always)]`.
+    fn run<L: Level>(self) -> Self::Output;
+}
+
+/// A level of processors, as [`Work`] is given it, and what they do in ways of their own.
+pub trait Level {
+    /// Whether both have the same bits where the mask has ones.
+    fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool;
+}
+
+/// Any processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Any;
+
+impl Level for Any {
+    #[inline(always)]
+    fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool {
+        let words: [[u64; 4]; 3] = [*bytes, *wanted, *mask].map(|bytes| zerocopy::transmute!(bytes));
+        (0..4).fold(0, |odd, at| odd | ((words[0][at] ^ words[1][at]) & words[2][at])) == 0
+    }
+}
+
+/// An x86-64 processor of the third level. Only [`Cpu::run`] names it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+struct Third;
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Third {
+    #[inline(always)]
+    fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool {
+        use core::arch::x86_64::{_mm256_lddqu_si256, _mm256_loadu_si256, _mm256_testz_si256, _mm256_xor_si256};
+        // SAFETY: `Cpu::run` alone names this type, once the processor is known to have AVX2; each load reads the 32 bytes of an array.
+        unsafe {
+            // Not an ordinary load: the compiler would take what follows out of this register, which takes longer than to load it again.
+            let bytes = _mm256_lddqu_si256(bytes.as_ptr().cast());
+            let [wanted, mask] = [wanted, mask].map(|bytes| _mm256_loadu_si256(bytes.as_ptr().cast()));
+            _mm256_testz_si256(_mm256_xor_si256(bytes, wanted), mask) == 1
+        }
+    }
 }
 
 /// What the processor is known to have.
@@ -47,14 +85,14 @@ impl Cpu {
             // SAFETY: `detect` has found every feature that the function is compiled for.
             return unsafe { run_v3(work) };
         }
-        work.run()
+        work.run::<Any>()
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe")]
 fn run_v3<W: Work>(work: W) -> W::Output {
-    work.run()
+    work.run::<Third>()
 }
 
 /// Asks for the cache lines of one element of a slice in the second-level cache. Behind its end there is nothing to ask for, and no harm.
@@ -110,7 +148,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    struct Compare([[u8; 32]; 3]);
+
+    impl Work for Compare {
+        type Output = bool;
+
+        #[inline(always)]
+        fn run<L: Level>(self) -> bool {
+            let [bytes, wanted, mask] = &self.0;
+            L::are_equal(bytes, wanted, mask)
+        }
+    }
+
     proptest! {
+        #[test]
+        fn equal_on_every_processor(wanted: [u8; 32], mask: [u8; 32], at in 0usize..32, change: u8) {
+            let mut bytes = wanted;
+            bytes[at] ^= change;
+            let is_equal = change & mask[at] == 0;
+            for cpu in [Cpu::any(), Cpu::detect()] {
+                prop_assert_eq!(cpu.run(Compare([bytes, wanted, mask])), is_equal);
+            }
+        }
+
         #[test]
         fn all_words_at_once_or_one_by_one(words: [u16; 8], pick in 0usize..8, other: u16) {
             for word in [other, words[pick], 0, u16::MAX] {

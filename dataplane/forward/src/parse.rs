@@ -2,13 +2,14 @@
 //!
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
+use crate::cpu::{Any, Level};
 use crate::flow_key::FlowKey;
 use crate::icmp_error;
 use crate::limits::SCTP_CHUNKS_MAX;
 use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::sctp::{self, chunk};
-use turnpike_packet::{checksum, icmpv4, tcp::flags, vlan};
+use turnpike_packet::{checksum, ethernet, icmpv4, tcp::flags, vlan};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -175,27 +176,63 @@ pub const PLAIN: usize = L4 + 20;
 #[inline(always)]
 #[must_use]
 pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    match glance(head, frame_len, mac) {
+    match glance::<Any>(head, frame_len, &start(mac)) {
         Some(parsed) => parsed,
         None => read(head, frame_len, mac),
     }
+}
+
+/// How frames of the common case begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    wanted: [u8; 32],
+    mask: [u8; 32],
+}
+
+impl Start {
+    /// Those to this Ethernet address with this EtherType, and with these bytes behind it as far as their masks go.
+    #[inline(always)]
+    pub(crate) fn new(mac: u64, ethertype: u16, bytes: [(usize, u8, u8); 3]) -> Self {
+        let mut start = Self { wanted: [0; 32], mask: [0; 32] };
+        start.wanted[..6].copy_from_slice(&mac.to_le_bytes()[..6]);
+        start.mask[..6].fill(0xff);
+        start.wanted[12..ETHERNET].copy_from_slice(&ethertype.to_be_bytes());
+        start.mask[12..ETHERNET].fill(0xff);
+        for (at, wanted, mask) in bytes {
+            start.wanted[at] = wanted;
+            start.mask[at] = mask;
+        }
+        start
+    }
+
+    /// Whether a frame begins so.
+    #[inline(always)]
+    pub(crate) fn is_that_of<L: Level, const N: usize>(&self, frame: &[u8; N]) -> bool {
+        const { assert!(N >= 32) };
+        frame.first_chunk().is_some_and(|first| L::are_equal(first, &self.wanted, &self.mask))
+    }
+}
+
+/// How frames of the common case begin that come in on a port with this Ethernet address: IPv4 without options, no fragment. The don't-fragment
+/// bit does not matter, and the reserved one is ignored (RFC 791 section 3.1).
+#[inline(always)]
+#[must_use]
+pub fn start(mac: u64) -> Start {
+    Start::new(mac, ethernet::IPV4, [(ETHERNET, 0x45, 0xff), (ETHERNET + 6, 0, 0x3f), (ETHERNET + 7, 0, 0xff)])
 }
 
 /// The common case, with one branch for each group of checks: TCP or UDP over IPv4 without options, all in order. None for anything else,
 /// which [`read`] then looks at with care.
 #[inline(always)]
 #[must_use]
-pub fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
+pub fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<Parsed> {
     let fixed = head.first_chunk::<PLAIN>()?;
-    let half = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&fixed[at..at + 8]);
         u64::from_le_bytes(word)
     };
-    // Ethernet type, IP version and header length; more-fragments and offset. The don't-fragment bit does not matter, and the reserved one
-    // is ignored (RFC 791 section 3.1).
-    if word(0) << 16 != mac << 16 || half(12) << 8 != 0x4500_0800 || half(18) & 0xff3f_0000 != 0 {
+    if !start.is_that_of::<L, _>(fixed) {
         return None;
     }
     let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
@@ -234,13 +271,13 @@ fn is_sum_right(a: u64, b: u64, c: u32) -> bool {
 #[must_use]
 pub fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
-    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(missing) };
-    let broadcast = ethernet[..6] == [0xff; 6];
-    let own = ethernet[..6] == mac.to_le_bytes()[..6];
-    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
+    let Some(link) = head.first_chunk::<ETHERNET>() else { return bad(missing) };
+    let broadcast = link[..6] == [0xff; 6];
+    let own = link[..6] == mac.to_le_bytes()[..6];
+    match (u16::from_be_bytes([link[12], link[13]]), own) {
         (0x0806, own) if own || broadcast => (FlowKey::default(), Packet(ARP)),
         // RFC 2464 section 7: groups of IPv6 have these addresses.
-        (0x86dd, own) if own || ethernet[..2] == [0x33; 2] => (FlowKey::default(), Packet::other_family()),
+        (0x86dd, own) if own || link[..2] == [0x33; 2] => (FlowKey::default(), Packet::other_family()),
         (tag, _) if vlan::is_tag(tag) => bad(Verdict::OtherVlan),
         (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4(head, frame_len, missing),
@@ -493,7 +530,7 @@ mod tests {
             }
             frame.truncate(len);
             let read = read(&frame, frame.len() + more, mac_bits(MAC));
-            if let Some(seen) = glance(&frame, frame.len() + more, mac_bits(MAC)) {
+            if let Some(seen) = glance::<Any>(&frame, frame.len() + more, &start(mac_bits(MAC))) {
                 prop_assert_eq!(seen, read);
             }
         }

@@ -1,10 +1,11 @@
 //! [`Path`]: what the packet path does in another way for IPv4 than for IPv6. Everything else is written once, over a [`Path`].
 
 use crate::address::Address;
+use crate::cpu::Level;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::flow_table::{Entry, FlowTable};
 use crate::icmp_error::{self, Onward};
-use crate::parse::{self, ETHERNET, PLAIN, Packet};
+use crate::parse::{self, ETHERNET, PLAIN, Packet, Start};
 use crate::parse6;
 use crate::rewrite::{Addressing, Deltas, Sums, Translation};
 use crate::rewrite6::Translation6;
@@ -59,8 +60,11 @@ pub trait Path: Sums + Tunnel {
     /// Its flows.
     fn flows_mut<'a, 'm>(flows: &'a mut Flows<'m>) -> &'a mut FlowTable<'m, Self>;
 
+    /// How frames of the common case begin; see [`parse::start`].
+    fn start(mac: u64) -> Start;
+
     /// What a frame is in the common case; see [`parse::glance`].
-    fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<(Self, Packet)>;
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)>;
 
     /// What any frame is; see [`parse::read`].
     fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet);
@@ -151,8 +155,13 @@ impl Path for FlowKey {
     }
 
     #[inline(always)]
-    fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<(Self, Packet)> {
-        parse::glance(head, frame_len, mac)
+    fn start(mac: u64) -> Start {
+        parse::start(mac)
+    }
+
+    #[inline(always)]
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)> {
+        parse::glance::<L>(head, frame_len, start)
     }
 
     fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {
@@ -246,8 +255,13 @@ impl Path for FlowKey6 {
     }
 
     #[inline(always)]
-    fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<(Self, Packet)> {
-        parse6::glance(head, frame_len, mac)
+    fn start(mac: u64) -> Start {
+        parse6::start(mac)
+    }
+
+    #[inline(always)]
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)> {
+        parse6::glance::<L>(head, frame_len, start)
     }
 
     fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {

@@ -5,7 +5,7 @@
 
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::parse::{ETHERNET, L4, PLAIN};
-use turnpike_packet::{ethernet, sctp};
+use turnpike_packet::sctp;
 
 /// What decrementing the TTL adds to the header checksum: ~m + m' for the word that holds it, read little-endian as all words here.
 const TTL_DELTA: u16 = 0xfffe;
@@ -85,16 +85,16 @@ pub(crate) const fn update(checksum: u16, delta: u16) -> u16 {
     less.wrapping_sub(borrow as u16)
 }
 
-/// Where a frame goes on the link: both Ethernet addresses, as [`mac_bits`] has them.
+/// Where a frame goes on the link.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Addressing {
-    /// In the low six bytes; the others may be anything.
+    /// Destination in the low six bytes; the others may be anything.
     destination: u64,
     source: u64,
 }
 
 impl Addressing {
-    /// From one address to another, of which the low six bytes count.
+    /// From one of [`Sources`] to the low six bytes of `destination`.
     #[inline(always)]
     #[must_use]
     pub const fn new(source: u64, destination: u64) -> Self {
@@ -103,10 +103,9 @@ impl Addressing {
 
     /// Writes both addresses and the EtherType to the start of a frame.
     #[inline(always)]
-    pub(crate) fn write<const N: usize>(self, head: &mut [u8; N], ethertype: u16) {
+    pub(crate) fn write<const N: usize>(self, head: &mut [u8; N]) {
         head[..8].copy_from_slice(&self.destination.to_le_bytes());
-        let source = self.source | u64::from(ethertype.swap_bytes()) << 48;
-        head[6..14].copy_from_slice(&source.to_le_bytes());
+        head[6..14].copy_from_slice(&self.source.to_le_bytes());
     }
 }
 
@@ -189,7 +188,7 @@ impl Translation {
         if head[22] <= 1 {
             return false;
         }
-        link.write(head, ethernet::IPV4);
+        link.write(head);
         head[22] -= 1;
         let checksum = update(u16::from_le_bytes([head[24], head[25]]), self.deltas.l3);
         head[24..26].copy_from_slice(&checksum.to_le_bytes());
@@ -223,22 +222,23 @@ const fn update_udp(checksum: u16, delta: u16) -> u16 {
     }
 }
 
-/// Ethernet addresses of ports: one for each number there can be, so that no number is out of bounds.
+/// What stands between destination and payload of the frames that leave a port: its Ethernet address and the EtherType. One for each number
+/// that there can be, so that no number is out of bounds.
 #[derive(Clone, Debug)]
 pub struct Sources([u64; 256]);
 
 impl Sources {
     /// Of ports with these Ethernet addresses.
     #[must_use]
-    pub fn new(macs: impl Iterator<Item = [u8; 6]>) -> Self {
+    pub fn new(macs: impl Iterator<Item = [u8; 6]>, ethertype: u16) -> Self {
         let mut all = [0; 256];
         for (source, mac) in all.iter_mut().zip(macs) {
-            *source = mac_bits(mac);
+            *source = mac_bits(mac) | u64::from(ethertype.swap_bytes()) << 48;
         }
         Self(all)
     }
 
-    /// That of the port with this number, modulo 256, as [`mac_bits`] has it.
+    /// That of the port with this number, modulo 256.
     #[inline(always)]
     #[must_use]
     pub const fn of(&self, port: usize) -> u64 {
@@ -246,11 +246,12 @@ impl Sources {
     }
 }
 
-/// Gives the frame its Ethernet addresses.
+/// Gives the frame its Ethernet addresses, and leaves it its EtherType.
 pub fn set_link(frame: &mut [u8], link: Addressing) {
     if let Some(head) = frame.first_chunk_mut::<ETHERNET>() {
-        let ethertype = u16::from_be_bytes([head[12], head[13]]);
-        link.write(head, ethertype);
+        let ethertype = [head[12], head[13]];
+        link.write(head);
+        head[12..].copy_from_slice(&ethertype);
     }
 }
 
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn a_port_beyond_all_is_none_of_ours() {
         let mac = [2, 0, 0, 0, 0, 7];
-        let sources = Sources::new(std::iter::once(mac));
+        let sources = Sources::new(std::iter::once(mac), 0x86dd);
         let mut frame = [0xff; 14];
         set_link(&mut frame, Addressing::new(sources.of(0), 0xffff_0000_0000_0000 | mac_bits([0x52, 1, 2, 3, 4, 5])));
         assert_eq!(frame, [0x52, 1, 2, 3, 4, 5, 2, 0, 0, 0, 0, 7, 0xff, 0xff]);

@@ -3,7 +3,7 @@
 use crate::flow_key::FlowKey6;
 use crate::parse6::{ADDRESSES, HOP_LIMIT, L4, PAYLOAD_LENGTH};
 use crate::rewrite::{Addressing, update};
-use turnpike_packet::{ethernet, sctp};
+use turnpike_packet::sctp;
 
 /// Bytes that every frame of a flow has.
 const LEAST: usize = L4 + 8;
@@ -80,7 +80,7 @@ impl Translation6 {
         if head[HOP_LIMIT] <= 1 {
             return false;
         }
-        link.write(head, ethernet::IPV6);
+        link.write(head);
         head[HOP_LIMIT] -= 1;
         for (place, word) in head[ADDRESSES..L4].chunks_exact_mut(8).zip(self.addresses) {
             place.copy_from_slice(&word.to_le_bytes());

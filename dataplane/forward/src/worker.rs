@@ -65,7 +65,8 @@ pub struct Worker<'m, F: Frame> {
     /// The way to the host's kernel, if a port has a tap.
     exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
-    sources: Sources,
+    /// By family.
+    sources: [Sources; 2],
     /// What the frames of each queue pair are.
     lines: Vec<Line>,
     held: VecDeque<Held<F>>,
@@ -159,7 +160,8 @@ impl<'m, F: Frame> Worker<'m, F> {
             handoff,
             exception: None,
             ports: ports.collect(),
-            sources: Sources::new(gateway.ports().iter().map(|port| port.mac)),
+            sources: [ethernet::IPV4, ethernet::IPV6]
+                .map(|ethertype| Sources::new(gateway.ports().iter().map(|port| port.mac), ethertype)),
             lines: gateway.lines().to_vec(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
             fragments: Fragments::new(secret, id, workers),
@@ -295,7 +297,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             burst,
             table: K::flows_mut(&mut self.flows),
             neighbours: &self.shared.neighbours,
-            sources: &self.sources,
+            sources: &self.sources[K::FAMILY as usize],
             mac_bits,
             // None is steady whose owner is to be worked out, and none that some port may be too small for.
             longest: if check_owner { 0 } else { self.longest },
@@ -545,7 +547,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
         self.clamp(&mut frame, key, packet, [port, out]);
-        let addressing = link.addressing(&self.sources);
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }

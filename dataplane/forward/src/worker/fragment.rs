@@ -137,7 +137,7 @@ impl<F: Frame> Worker<'_, F> {
         if let Some(packet) = packet {
             self.clamp(&mut frame, key, packet, [port, out]);
         }
-        let addressing = link.addressing(&self.sources);
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !self.translated::<K>(&mut frame, packet, flow, addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }

@@ -64,7 +64,7 @@ impl<F: Frame> Worker<'_, F> {
         if carries && let Err(verdict) = put_in(&mut frame, packet.l4(), &proxy_protocol::header(client)) {
             return self.counters.count(verdict);
         }
-        let addressing = link.addressing(&self.sources);
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !K::translate(&session, direction, packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }

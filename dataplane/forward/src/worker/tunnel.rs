@@ -86,7 +86,7 @@ impl<F: Frame> Worker<'_, F> {
         }
         let link = self.shared.neighbours.link(next_hop);
         let bytes = frame.data_mut();
-        set_link(bytes, link.addressing(&self.sources));
+        set_link(bytes, link.addressing(&self.sources[K::FAMILY as usize]));
         if let Some((head, header)) = bytes.split_at_mut_checked(ETHERNET)
             && let Some(header) = header.get_mut(..outer.len())
         {
@@ -181,7 +181,7 @@ impl<F: Frame> Worker<'_, F> {
             && self.answers.take(self.now_ms)
             && let Some(len) = K::error(about, source, complaint, &mut error)
         {
-            set_link(&mut error, link.addressing(&self.sources));
+            set_link(&mut error, link.addressing(&self.sources[K::FAMILY as usize]));
             if self.answer(link.port(), &error[..len], ios) {
                 self.counters.add(Tally::IcmpSent, 1);
             }

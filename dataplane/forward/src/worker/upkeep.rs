@@ -338,7 +338,7 @@ impl<F: Frame> Worker<'_, F> {
             let Some(Held { mut frame, next_hop, since_ms }) = self.held.pop_front() else { break };
             let link = self.shared.neighbours.link(next_hop);
             if link.is_resolved() {
-                set_link(frame.data_mut(), link.addressing(&self.sources));
+                set_link(frame.data_mut(), link.addressing(&self.sources[0]));
                 self.send(link.port(), frame, ios);
             } else if self.now_ms.wrapping_sub(since_ms) >= HELD_MS {
                 self.counters.count(Verdict::NextHopUnresolved);
