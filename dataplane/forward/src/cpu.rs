@@ -14,7 +14,7 @@ pub trait Work {
 
 /// A level of processors, as [`Work`] is given it, and what they do in ways of their own.
 pub trait Level {
-    /// Whether both have the same bits where the mask has ones.
+    /// Whether the bytes have the wanted bits where the mask has ones; elsewhere no bit is wanted.
     fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool;
 }
 
@@ -26,7 +26,7 @@ impl Level for Any {
     #[inline(always)]
     fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool {
         let words: [[u64; 4]; 3] = [*bytes, *wanted, *mask].map(|bytes| zerocopy::transmute!(bytes));
-        (0..4).fold(0, |odd, at| odd | ((words[0][at] ^ words[1][at]) & words[2][at])) == 0
+        (0..4).fold(0, |odd, at| odd | ((words[0][at] & words[2][at]) ^ words[1][at])) == 0
     }
 }
 
@@ -39,13 +39,15 @@ struct Third;
 impl Level for Third {
     #[inline(always)]
     fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool {
-        use core::arch::x86_64::{_mm256_lddqu_si256, _mm256_loadu_si256, _mm256_testz_si256, _mm256_xor_si256};
+        use core::arch::x86_64::{
+            _mm256_and_si256, _mm256_cmpeq_epi64, _mm256_lddqu_si256, _mm256_loadu_si256, _mm256_movemask_epi8,
+        };
         // SAFETY: `Cpu::run` alone names this type, once the processor is known to have AVX2; each load reads the 32 bytes of an array.
         unsafe {
             // Not an ordinary load: the compiler would take what follows out of this register, which takes longer than to load it again.
             let bytes = _mm256_lddqu_si256(bytes.as_ptr().cast());
             let [wanted, mask] = [wanted, mask].map(|bytes| _mm256_loadu_si256(bytes.as_ptr().cast()));
-            _mm256_testz_si256(_mm256_xor_si256(bytes, wanted), mask) == 1
+            _mm256_movemask_epi8(_mm256_cmpeq_epi64(_mm256_and_si256(bytes, mask), wanted)) == -1
         }
     }
 }
@@ -164,6 +166,7 @@ mod tests {
         #[test]
         fn equal_on_every_processor(wanted: [u8; 32], mask: [u8; 32], at in 0usize..32, change: u8) {
             let mut bytes = wanted;
+            let wanted: [u8; 32] = std::array::from_fn(|at| wanted[at] & mask[at]);
             bytes[at] ^= change;
             let is_equal = change & mask[at] == 0;
             for cpu in [Cpu::any(), Cpu::detect()] {

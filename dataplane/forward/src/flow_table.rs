@@ -216,9 +216,9 @@ pub struct Sessions<'a, K: Key>(&'a mut [K::Session]);
 impl<K: Key> Sessions<'_, K> {
     /// Stage three of a lookup: the session of a candidate, if the full key confirms it.
     #[inline(always)]
-    pub fn confirm(&mut self, candidate: Candidate, key: K) -> Option<&mut K::Session> {
+    pub fn confirm(&mut self, candidate: Candidate, key: &K) -> Option<&mut K::Session> {
         let session = self.0.get_mut(candidate.slot())?;
-        (session.keys()[candidate.direction()] == key).then_some(session)
+        (session.keys()[candidate.direction()] == *key).then_some(session)
     }
 }
 

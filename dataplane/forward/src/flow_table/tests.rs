@@ -128,7 +128,7 @@ proptest! {
                 prop_assert_eq!(table.find(keys(n).1).map(Candidate::slot), found);
                 // The staged lookup finds it too, or leaves it to `find`.
                 let candidate = table.index().candidate(table.index().place(keys(n).0));
-                if let Some(session) = table.sessions_mut().confirm(candidate, keys(n).0) {
+                if let Some(session) = table.sessions_mut().confirm(candidate, &keys(n).0) {
                     prop_assert_eq!(session.keys()[0], keys(n).0);
                     prop_assert!(found.is_some());
                 }
