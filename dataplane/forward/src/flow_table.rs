@@ -13,6 +13,7 @@
 mod index;
 
 use crate::address::Address;
+use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::gateway::FlowRules;
 use crate::hash::Secret;
@@ -214,6 +215,15 @@ const _: () = assert!(size_of::<Session6>() == 128 && align_of::<Session6>() == 
 pub struct Sessions<'a, K: Key>(&'a mut [K::Session]);
 
 impl<K: Key> Sessions<'_, K> {
+    /// Asks for the session of a candidate that is next but a few.
+    #[inline(always)]
+    pub fn approach(&self, candidate: Candidate) {
+        // An address where nothing is would be looked for in the page tables each time.
+        if candidate.slot() < self.0.len() {
+            cpu::approach(self.0, candidate.slot());
+        }
+    }
+
     /// Stage three of a lookup: the session of a candidate, if the full key confirms it.
     #[inline(always)]
     pub fn confirm(&mut self, candidate: Candidate, key: &K) -> Option<&mut K::Session> {
