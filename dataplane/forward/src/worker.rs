@@ -196,6 +196,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         self
     }
 
+    /// The same worker on another processor, or as if it were.
+    #[must_use]
+    pub const fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
     /// Its flows.
     #[must_use]
     pub const fn flows(&self) -> &Flows<'m> {
