@@ -53,3 +53,58 @@ fn required_huge_pages_are_had_or_named() {
     let error = HugeMemory::new(1 << 45, Pages::Require).err().unwrap().to_string();
     assert!(error.contains("reserve 16777216 more huge pages"), "{error}");
 }
+
+#[test]
+fn large_pages_are_tried_before_small_ones_and_those_of_the_node_first() {
+    const GIB: usize = GIANT_PAGE_BYTES;
+    let sys = tempfile::tempdir().unwrap();
+    let reserve = |node: u32, kb: usize, pages: u64| {
+        let folder = format!("devices/system/node/node{node}/hugepages/hugepages-{kb}kB");
+        std::fs::create_dir_all(sys.path().join(&folder)).unwrap();
+        std::fs::write(sys.path().join(folder).join("free_hugepages"), pages.to_string()).unwrap();
+    };
+    reserve(0, 2048, 1024);
+    reserve(0, 1_048_576, 0);
+    reserve(1, 2048, 0);
+    reserve(1, 1_048_576, 2);
+    let (giant, huge) = (PageKind::Giant, PageKind::Huge);
+    // Bytes, node, what is tried and how much of it.
+    let rows: &[(usize, Option<u32>, &[(PageKind, usize)])] = &[
+        (GIB, None, &[(giant, GIB), (huge, GIB)]),
+        (GIB / 2, None, &[(giant, GIB), (huge, GIB / 2)]),
+        (GIB / 2 - 1, None, &[(huge, GIB / 2)]),
+        (1, Some(0), &[(huge, HUGE_PAGE_BYTES)]),
+        (GIB, Some(0), &[(huge, GIB), (giant, GIB)]),
+        (GIB + GIB / 4, Some(1), &[(giant, 2 * GIB), (huge, GIB + GIB / 4)]),
+        (3 * GIB, Some(1), &[(giant, 3 * GIB), (huge, 3 * GIB)]),
+        (3 * GIB, Some(7), &[(giant, 3 * GIB), (huge, 3 * GIB)]),
+    ];
+    for (bytes, node, wanted) in rows {
+        assert_eq!(sizes(*bytes, *node, sys.path()), *wanted, "{bytes} bytes near {node:?}");
+    }
+    assert_eq!(sizes(usize::MAX, None, sys.path()), []);
+}
+
+#[test]
+fn memory_is_on_the_node_it_was_asked_from_and_says_so() {
+    if !Path::new("/proc/self/numa_maps").exists() {
+        return;
+    }
+    for policy in [Pages::Auto, Pages::Never] {
+        let memory = HugeMemory::near(8 << 20, policy, Some(0)).unwrap();
+        assert_eq!(memory.node(), Some(0), "{policy:?}: node 0 has memory on every host");
+        let maps = std::fs::read_to_string("/proc/self/numa_maps").unwrap();
+        let begin = format!("{:x} ", memory.bytes().as_ptr().addr());
+        let line = maps.lines().find(|line| line.starts_with(&begin)).unwrap();
+        assert!(line.contains("prefer"), "the kernel was asked: {line}");
+        // A node that is not there is no reason to have no memory.
+        assert_eq!(HugeMemory::near(8 << 20, policy, Some(1023)).unwrap().bytes().len(), 8 << 20);
+    }
+}
+
+#[test]
+fn pages_have_names_and_sizes() {
+    let kinds = [PageKind::Giant, PageKind::Huge, PageKind::Transparent, PageKind::Ordinary];
+    assert_eq!(kinds.map(PageKind::name), ["1 GiB", "2 MiB", "transparent", "4 KiB"]);
+    assert_eq!(kinds.map(PageKind::page_bytes), [1 << 30, 2 << 20, 4096, 4096]);
+}
