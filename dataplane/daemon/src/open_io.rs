@@ -106,7 +106,7 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let pci = devices
         .iter()
         .filter_map(|d| if let Device::Pci(address) = d { Some(address.clone()) } else { None });
-    let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
+    let eal = Eal::start(&EalConfig { memory, pci: pci.collect(), nodes: Vec::new() })?;
     let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
     let workers = dataplane.workers.len();
     let mut io = Io {
