@@ -281,13 +281,6 @@ impl Port {
         self.0.offloads
     }
 
-    /// The NUMA node it is attached to; none: it is virtual, or the host has one node.
-    #[must_use]
-    pub fn node(&self) -> Option<u32> {
-        // SAFETY: the port is open.
-        u32::try_from(unsafe { sys::rte_eth_dev_socket_id(self.0.port) }).ok()
-    }
-
     /// Whether frames come to the queues that their hashes name, where the driver leaves hashes with them.
     #[must_use]
     pub fn hash_check(&self) -> HashCheck {

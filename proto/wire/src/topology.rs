@@ -39,6 +39,44 @@ fn node_in(device: &Path) -> Option<u32> {
     std::fs::read_to_string(device.join("numa_node")).ok()?.trim().parse().ok()
 }
 
+/// Where a worker is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// From 0.
+    pub worker: u32,
+    /// Its core.
+    pub core: u32,
+    /// NUMA node of that.
+    pub node: Option<u32>,
+    /// NUMA node of its flow table.
+    pub flow_node: Option<u32>,
+}
+
+/// What is far from each other and should not be: workers from the devices of ports (name and node) that they serve, and from their flow tables. Each with
+/// the mend. Nothing is said of what is not known.
+#[must_use]
+pub fn misplaced(workers: &[Place], ports: &[(&str, Option<u32>)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for Place { worker, core, node, flow_node } in workers {
+        let Some(node) = node else { continue };
+        for (port, of_port) in ports.iter().filter_map(|(port, of_port)| Some((port, (*of_port)?))) {
+            if of_port != *node {
+                found.push(format!(
+                    "worker {worker} on core {core} is on NUMA node {node}, its queue of port {port} on node {of_port}: every packet crosses between \
+                     them; give dataplane.workers cores of node {of_port} (/sys/devices/system/node/node{of_port}/cpulist)"
+                ));
+            }
+        }
+        if let Some(flow_node) = flow_node.filter(|flow_node| flow_node != node) {
+            found.push(format!(
+                "worker {worker} on core {core} is on NUMA node {node}, its flow table on node {flow_node}: that node had the free huge pages; reserve \
+                 some on node {node} (/sys/devices/system/node/node{node}/hugepages) and restart the dataplane"
+            ));
+        }
+    }
+    found
+}
+
 /// The numbers of a list as Linux writes it, such as `0-3,8,10-11`, ascending. What is no such list gives what was readable of it.
 #[must_use]
 pub fn numbers(list: &str) -> Vec<u32> {
@@ -77,6 +115,33 @@ mod tests {
             assert_eq!(numbers(text), *wanted, "{text:?}");
         }
         assert!(numbers("0-4294967295").len() < 10_000, "a list is bounded");
+    }
+
+    #[test]
+    fn what_is_far_from_its_worker_is_told_with_the_mend() {
+        let place = |worker, node, flow_node| Place { worker, core: 10 + worker, node, flow_node };
+        let rows: &[(Place, &[(&str, Option<u32>)], &[&str])] = &[
+            (place(0, Some(0), Some(0)), &[("wan", Some(0)), ("lan", None)], &[]),
+            (place(0, None, None), &[("wan", Some(1))], &[]),
+            (
+                place(3, Some(0), Some(0)),
+                &[("wan", Some(1)), ("lan", Some(0))],
+                &["worker 3 on core 13 is on NUMA node 0, its queue of port wan on node 1"],
+            ),
+            (
+                place(1, Some(1), Some(0)),
+                &[],
+                &["its flow table on node 0: that node had the free huge pages; reserve some on node 1"],
+            ),
+            (place(1, Some(1), Some(0)), &[("wan", Some(0))], &["cores of node 0", "flow table on node 0"]),
+        ];
+        for (place, ports, wanted) in rows {
+            let found = misplaced(&[*place], ports);
+            assert_eq!(found.len(), wanted.len(), "{found:?}");
+            for (found, wanted) in found.iter().zip(*wanted) {
+                assert!(found.contains(wanted), "{found}");
+            }
+        }
     }
 
     #[test]
