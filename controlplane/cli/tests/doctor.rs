@@ -181,9 +181,12 @@ fn a_fit_host_has_no_complaint_and_each_check_says_what_it_saw() {
 
 type Change = fn(&mut Bed);
 
+/// What is changed on a host on which all is well, and what is said then: check, level, words.
+type Row = (&'static str, Change, &'static [(&'static str, &'static str, &'static str)]);
+
 #[test]
 fn each_thing_that_is_wrong_is_named_with_its_mend() {
-    let rows: &[(&str, Change, &[(&str, &str, &str)])] = &[
+    let rows: &[Row] = &[
         (
             "no such core",
             |bed| bed.change("[4]", "[4, 9]"),
@@ -496,9 +499,9 @@ fn files_of_nonsense_harm_nothing() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             let kind = entry.file_type().unwrap();
             if kind.is_dir() {
-                each(&entry.path(), visit)
+                each(&entry.path(), visit);
             } else if kind.is_file() {
-                visit(&entry.path())
+                visit(&entry.path());
             }
         }
     }
