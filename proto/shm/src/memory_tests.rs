@@ -67,18 +67,18 @@ fn large_pages_are_tried_before_small_ones_and_those_of_the_node_first() {
     reserve(0, 1_048_576, 0);
     reserve(1, 2048, 0);
     reserve(1, 1_048_576, 2);
-    let (giant, huge) = (PageKind::Giant, PageKind::Huge);
+    use PageKind::{Giant, Huge};
     type Row = (usize, Option<u32>, &'static [(PageKind, usize)]);
     // Bytes, node, what is tried and how much of it.
     let rows: &[Row] = &[
-        (GIB, None, &[(giant, GIB), (huge, GIB)]),
-        (GIB / 2, None, &[(giant, GIB), (huge, GIB / 2)]),
-        (GIB / 2 - 1, None, &[(huge, GIB / 2)]),
-        (1, Some(0), &[(huge, HUGE_PAGE_BYTES)]),
-        (GIB, Some(0), &[(huge, GIB), (giant, GIB)]),
-        (GIB + GIB / 4, Some(1), &[(giant, 2 * GIB), (huge, GIB + GIB / 4)]),
-        (3 * GIB, Some(1), &[(giant, 3 * GIB), (huge, 3 * GIB)]),
-        (3 * GIB, Some(7), &[(giant, 3 * GIB), (huge, 3 * GIB)]),
+        (GIB, None, &[(Giant, GIB), (Huge, GIB)]),
+        (GIB / 2, None, &[(Giant, GIB), (Huge, GIB / 2)]),
+        (GIB / 2 - 1, None, &[(Huge, GIB / 2)]),
+        (1, Some(0), &[(Huge, HUGE_PAGE_BYTES)]),
+        (GIB, Some(0), &[(Huge, GIB), (Giant, GIB)]),
+        (GIB + GIB / 4, Some(1), &[(Giant, 2 * GIB), (Huge, GIB + GIB / 4)]),
+        (3 * GIB, Some(1), &[(Giant, 3 * GIB), (Huge, 3 * GIB)]),
+        (3 * GIB, Some(7), &[(Giant, 3 * GIB), (Huge, 3 * GIB)]),
     ];
     for (bytes, node, wanted) in rows {
         assert_eq!(sizes(*bytes, *node, sys.path()), *wanted, "{bytes} bytes near {node:?}");

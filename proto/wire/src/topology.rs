@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn what_is_far_from_its_worker_is_told_with_the_mend() {
         let place = |worker, node, flow_node| Place { worker, core: 10 + worker, node, flow_node };
-        let rows: &[(Place, &[(&str, Option<u32>)], &[&str])] = &[
+        type Ports = &'static [(&'static str, Option<u32>)];
+        let rows: &[(Place, Ports, &[&str])] = &[
             (place(0, Some(0), Some(0)), &[("wan", Some(0)), ("lan", None)], &[]),
             (place(0, None, None), &[("wan", Some(1))], &[]),
             (
