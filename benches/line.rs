@@ -8,10 +8,10 @@ use turnpike_packet::flight::check;
 use turnpike_packet::io::{BURST, Burst, Frame};
 
 /// Frames between two looks at the clock.
-pub const CHUNK: usize = 4 * BURST;
+pub const CHUNK: usize = 16 * BURST;
 /// Frame buffers: a chunk, a burst, and what DPDK keeps in its cache.
-const MBUFS: u32 = 511;
-const RING_SLOTS: u32 = 512;
+const MBUFS: u32 = 2047;
+const RING_SLOTS: u32 = 2048;
 
 /// The port, and the outer ends of its rings.
 pub struct Line {
