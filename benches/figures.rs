@@ -191,6 +191,7 @@ impl ScenarioFigures {
             table_bytes_per_flow: table_bytes as f64 / f64::from(scenario.bed.flows + scenario.bed.room),
             resident_bytes,
             pages: match pages {
+                PageKind::Giant => "huge_1g",
                 PageKind::Huge => "huge_2m",
                 PageKind::Transparent => "transparent",
                 PageKind::Ordinary => "ordinary",

@@ -21,7 +21,7 @@ const EAL_MB: u32 = 64;
 /// Starts DPDK, with what the benchmarks want of it.
 pub fn start_eal(huge: bool) -> Result<Eal> {
     let memory = if huge { Memory::Huge { mb: EAL_MB } } else { Memory::Ordinary { mb: EAL_MB } };
-    Ok(Eal::start(&EalConfig { memory, pci: Vec::new() })?)
+    Ok(Eal::start(&EalConfig { memory, pci: Vec::new(), nodes: Vec::new() })?)
 }
 
 /// Where and on what the subject runs.
