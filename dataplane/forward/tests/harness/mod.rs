@@ -90,7 +90,12 @@ impl Bed {
 
     /// One worker that speaks both families, under these rules for new flows.
     pub fn under(rules: FlowRules, flows: u32) -> Self {
-        Self::made(1, &Spread::Unknown, flows, 1500, Ipv6::Named, |gateway| gateway.with_flow_rules(rules))
+        Self::dual_under(1, &Spread::Unknown, rules, flows)
+    }
+
+    /// Workers that speak both families, each under these rules and with room for so many flows.
+    pub fn dual_under(workers: usize, spread: &Spread, rules: FlowRules, flows: u32) -> Self {
+        Self::made(workers, spread, flows, 1500, Ipv6::Named, |gateway| gateway.with_flow_rules(rules))
     }
 
     /// A worker that speaks both families and listens to routers.

@@ -10,8 +10,9 @@ use turnpike_packet::sctp::chunk;
 use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
 use turnpike_packet::tcp_segment::Segment;
 
-/// Answers of a second that one worker may make.
+/// Answers of a second that one worker may make, and of those to clients who find no room.
 const ANSWERS: u32 = 1_000;
+const SHORTAGES: u32 = 100;
 
 /// The answers of the second that runs: when it began, and how many were made or refused in it.
 #[derive(Debug, Default)]
@@ -20,15 +21,21 @@ pub struct Answers {
     wanted: u32,
 }
 
+impl Answers {
+    fn may(&mut self, most: u32, now_ms: u32) -> bool {
+        if now_ms - self.since_ms >= 1_000 {
+            *self = Self { since_ms: now_ms, wanted: 0 };
+        }
+        self.wanted += 1;
+        self.wanted <= most
+    }
+}
+
 impl Nat {
     /// Whether one more answer may be made in this second. Of several workers, each may make as many; the driver gives them so much time that
     /// none ever comes near.
     fn may_answer(&mut self) -> bool {
-        if self.now_ms - self.answers.since_ms >= 1_000 {
-            self.answers = Answers { since_ms: self.now_ms, wanted: 0 };
-        }
-        self.answers.wanted += 1;
-        self.workers > 1 || self.answers.wanted <= ANSWERS
+        self.workers > 1 || self.answers.may(ANSWERS, self.now_ms)
     }
 
     /// An echo request, which comes back from every address that is ours.
@@ -69,12 +76,21 @@ impl Nat {
         let Tuple { source, destination, .. } = layout.tuple(frame);
         let back =
             Flight { source_mac: MAC, destination_mac: ROUTER_MAC, source: destination, destination: source };
+        let hosts = !is_no_host(source.ip()) && !is_no_host(destination.ip());
         match (verdict, what) {
+            // RFC 5508 REQ-8.
+            ("flow_table_full" | "client_quota" | "snat_exhausted", _) => {
+                if !hosts || !self.shortages.may(SHORTAGES, self.now_ms) {
+                    return Fate::Silent(verdict);
+                }
+                self.count("icmp_sent");
+                Fate::Leaves(verdict, own_error(destination.ip(), frame, Complaint::Prohibited, MTU))
+            }
             ("rejected", _) => {
                 if !self.may_answer() {
                     return Fate::Silent("reject_limited");
                 }
-                if is_no_host(source.ip()) || is_no_host(destination.ip()) {
+                if !hosts {
                     return Fate::Silent(verdict);
                 }
                 self.count("icmp_sent");

@@ -92,7 +92,7 @@ fn undressed(dice: &mut Dice, frame: &[u8], number: u16, may_stay: bool) -> Vec<
 /// Some bytes, and if it may be sometimes more than a link takes.
 fn payload(dice: &mut Dice, may_be_long: bool) -> Vec<u8> {
     let length = match dice.below(40) {
-        0 if may_be_long => 1_400 + dice.below(60),
+        0 if may_be_long => 1_400 + dice.below(120),
         1..=5 => dice.below(300),
         _ => dice.below(20),
     };

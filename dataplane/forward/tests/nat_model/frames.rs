@@ -290,6 +290,7 @@ pub enum Complaint {
     TooBig,
     Expired,
     PortUnreachable,
+    Prohibited,
 }
 
 /// The gateway's own error about a frame. It quotes what fits into 576 bytes (RFC 1812 section 4.3.2.3), or the least MTU of IPv6.
@@ -299,9 +300,11 @@ pub fn own_error(from: IpAddr, about: &[u8], complaint: Complaint, mtu: u16) -> 
         (Complaint::TooBig, false) => (3, 4),
         (Complaint::Expired, false) => (11, 0),
         (Complaint::PortUnreachable, false) => (3, 3),
+        (Complaint::Prohibited, false) => (3, 13),
         (Complaint::TooBig, true) => (2, 0),
         (Complaint::Expired, true) => (3, 0),
         (Complaint::PortUnreachable, true) => (1, 4),
+        (Complaint::Prohibited, true) => (1, 1),
     };
     let mtu = if matches!(complaint, Complaint::TooBig) { mtu } else { 0 };
     let room = if layout.is_v6 { 1_280 - 40 - 8 } else { 576 - 20 - 8 };
@@ -335,17 +338,19 @@ pub fn ends_of(frame: &[u8]) -> Option<Tuple> {
         _ => false,
     };
     let layout = is_packet.then(|| Layout::at(frame, 14)).filter(|l| l.l4 + 8 <= frame.len())?;
-    let least = 8 + if layout.is_v6 { 48 } else { 28 };
-    match layout.protocol {
-        TCP | UDP | SCTP => Some(layout.tuple(frame)),
-        _ if layout.is_icmp()
-            && ![8, 128].contains(&frame[layout.l4])
-            && layout.l4 + least <= frame.len() =>
-        {
-            Some(Layout::at(frame, layout.l4 + 8).tuple(frame).back())
-        }
-        _ => None,
+    if !layout.is_icmp() {
+        return [TCP, UDP, SCTP].contains(&layout.protocol).then(|| layout.tuple(frame));
     }
+    let quotes = is_error(layout, frame) && layout.l4 + 8 + if layout.is_v6 { 48 } else { 28 } <= frame.len();
+    let inner =
+        quotes.then(|| Layout::at(frame, layout.l4 + 8)).filter(|inner| inner.l4 + 8 <= frame.len())?;
+    Some(inner.tuple(frame).back())
+}
+
+/// Whether an ICMP message is an error, as far as NAT knows errors.
+pub fn is_error(layout: Layout, frame: &[u8]) -> bool {
+    let kinds: &[u8] = if layout.is_v6 { &[1, 2, 3, 4] } else { &[3, 11, 12] };
+    kinds.contains(&frame[layout.l4])
 }
 
 /// One line for people.

@@ -5,12 +5,13 @@
 use crate::answers::Answers;
 use crate::association::Association;
 use crate::frames::{
-    Complaint, Layout, Tuple, is_no_host, is_v6, number, readdressed, set_macs, stated_len, sum_header,
+    Complaint, Layout, Tuple, is_no_host, number, readdressed, set_macs, stated_len, sum_header,
     sum_transport, told, word, wrongness,
 };
 use crate::harness::talk::Side;
 use crate::harness::{OWN6, SNAT, SNAT6, tcp_model};
 use crate::left::Left;
+use crate::plan::Room;
 use crate::reading::{What, clamped, unreadable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -41,6 +42,8 @@ pub struct Rule {
     pub mode: Mode,
     /// Sources that may come, as a network; none: all.
     pub sources: Option<ipnet::IpNet>,
+    /// How long a client's new flows go where its last one went; 0: not at all.
+    pub affinity_s: u32,
     pub tracking: Tracking,
     /// Backends, with whether they take new flows, and whether they serve.
     pub backends: BTreeMap<SocketAddr, (bool, bool)>,
@@ -91,12 +94,17 @@ pub struct Nat {
     pub sessions: BTreeMap<Tuple, Session>,
     /// The client's five-tuple of each reply's.
     pub replies: BTreeMap<Tuple, Tuple>,
+    /// The backend that a client's latest flow at a frontend went to, and when, where that matters.
+    given: BTreeMap<(Face, IpAddr), (SocketAddr, u32)>,
     /// Counters as they must be.
     pub counts: BTreeMap<&'static str, u64>,
     pub now_ms: u32,
     /// Workers, which only matter where each has something for itself.
     pub workers: usize,
+    pub room: Room,
     pub answers: Answers,
+    /// Those to clients who find no room.
+    pub shortages: Answers,
 }
 
 /// What a packet must lead to.
@@ -110,15 +118,18 @@ pub enum Fate {
 pub type Judged<T> = Result<T, String>;
 
 impl Nat {
-    pub fn new(workers: usize) -> Self {
+    pub fn new(workers: usize, room: Room) -> Self {
         Self {
             rules: BTreeMap::new(),
             sessions: BTreeMap::new(),
             replies: BTreeMap::new(),
+            given: BTreeMap::new(),
             counts: BTreeMap::new(),
             now_ms: 0,
             workers,
+            room,
             answers: Answers::default(),
+            shortages: Answers::default(),
         }
     }
 
@@ -334,8 +345,12 @@ impl Nat {
             self.remove(ends);
         }
         if self.find(ends).is_none() {
+            let sent = left.numbered(number(frame));
             match self.may_open(ends, &what) {
-                Ok(()) => self.open(ends, &what, left.numbered(number(frame)))?,
+                Ok(()) if sent.is_none() && self.may_lack_ports(ends) => {
+                    return Ok(self.refuse("snat_exhausted", frame, layout, &what));
+                }
+                Ok(()) => self.open(ends, &what, sent)?,
                 Err(verdict) => return Ok(self.refuse(verdict, frame, layout, &what)),
             }
         }
@@ -426,19 +441,68 @@ impl Nat {
             What::Sctp(_) if !what.asks() => return Err("sctp_no_flow"),
             _ => {}
         }
+        let Room { flows, client_flows, .. } = self.room;
+        let of_family = || self.sessions.keys().filter(|other| other.source.is_ipv6() == client.is_ipv6());
+        if self.sessions.len() >= flows && of_family().count() >= flows {
+            return Err("flow_table_full");
+        }
+        let of_client = || of_family().filter(|other| subscriber(other.source.ip()) == subscriber(client));
+        if client_flows > 0 && of_client().count() >= client_flows {
+            return Err("client_quota");
+        }
         if rule.backends.values().any(|(takes_new, _)| *takes_new) { Ok(()) } else { Err("rejected") }
     }
 
-    /// Makes a flow by the choice that shows in the frame that left.
-    fn open(&mut self, client: Tuple, what: &What, sent: Option<&[u8]>) -> Judged<()> {
-        let sent = sent.ok_or("a packet may open a flow, but nothing left")?;
-        let (chosen, rule) =
-            (Layout::at(sent, 14).tuple(sent), &self.rules[&(client.protocol, client.destination)]);
+    /// Whether a new flow of a client may find no SNAT port although there may be one: ports are tried at random, and half of those towards a
+    /// backend that it may have got are taken. Its choice, which nobody saw, is remembered where clients stay with their backends.
+    fn may_lack_ports(&mut self, client: Tuple) -> bool {
+        let (first, last) = self.room.ports;
+        let (face, given) = ((client.protocol, client.destination), self.given_to(client));
+        let rule = &self.rules[&face];
+        let is_scarce = |backend: &SocketAddr| {
+            let at = |port| Tuple {
+                protocol: client.protocol,
+                source: *backend,
+                destination: SocketAddr::new(snat(backend.is_ipv6()), port),
+            };
+            let keeps = rule.mode == Mode::Dnat && backend.ip() != client.source.ip();
+            let taken = self.replies.range(at(first)..=at(last)).count();
+            !keeps && taken * 2 > usize::from(last - first)
+        };
+        let takes_new = rule.backends.iter().filter(|(_, (takes_new, _))| *takes_new).map(|(at, _)| *at);
+        let lacks = match given {
+            Some(given) => is_scarce(&given),
+            None => takes_new.into_iter().any(|backend| is_scarce(&backend)),
+        };
+        if lacks {
+            match given {
+                Some(given) => self.given.insert((face, client.source.ip()), (given, self.now_ms)),
+                None => self.given.remove(&(face, client.source.ip())),
+            };
+        }
+        lacks
+    }
+
+    /// The backend that a client's new flow has to go to (rules F1 to F4): that of its latest one, if that was not too long ago and the backend
+    /// takes new flows.
+    fn given_to(&self, client: Tuple) -> Option<SocketAddr> {
+        let (face, rule) = ((client.protocol, client.destination), self.rule_of(client)?);
+        let &(backend, at_ms) = self.given.get(&(face, client.source.ip()))?;
+        let takes_new = rule.backends.get(&backend).is_some_and(|(takes_new, _)| *takes_new);
+        (takes_new && self.now_ms - at_ms < rule.affinity_s * 1_000).then_some(backend)
+    }
+
+    /// Whether the gateway may have made this choice for a new flow: ends of the packet that left.
+    fn permits(&self, client: Tuple, chosen: Tuple) -> Judged<()> {
+        let rule = &self.rules[&(client.protocol, client.destination)];
         let (reply, from, backend) = (chosen.back(), chosen.source, chosen.destination);
         if chosen.protocol != client.protocol
             || !rule.backends.get(&backend).is_some_and(|(takes_new, _)| *takes_new)
         {
             return Err(format!("{chosen:?} is to no backend that takes new flows: {rule:?}"));
+        }
+        if let Some(given) = self.given_to(client).filter(|given| *given != backend) {
+            return Err(format!("{chosen:?} leaves {given}, which its client is to stay with: {rule:?}"));
         }
         if let Some((other, _)) = self.find(reply)
             && !self.is_over(other)
@@ -446,16 +510,26 @@ impl Nat {
             return Err(format!("{chosen:?} shares its answers with {other:?}"));
         }
         let keeps = rule.mode == Mode::Dnat && backend.ip() != client.source.ip();
-        let address = if keeps { client.source.ip() } else { snat(is_v6(sent)) };
+        let address = if keeps { client.source.ip() } else { snat(from.is_ipv6()) };
         let own = Tuple { destination: client.source, ..reply };
         let keeps_port = keeps && from == client.source;
-        let is_legal = from.port() >= 1_024 && !(30_000..=32_767).contains(&from.port());
+        let (first, last) = self.room.ports;
+        let is_legal = (first..=last).contains(&from.port()) && !(30_000..=32_767).contains(&from.port());
         // Its own port is a client's unless it is taken, or leads its replies to another worker than its packets.
-        let must_keep_port =
-            keeps && self.workers == 1 && client.source.port() != 0 && self.find(own).is_none();
+        let must_keep_port = keeps && self.workers == 1 && self.find(own).is_none();
         if from.ip() != address || !keeps_port && (must_keep_port || !is_legal) {
             return Err(format!("{chosen:?} is not from where it should be: {rule:?}, client {client:?}"));
         }
+        Ok(())
+    }
+
+    /// Makes a flow by the choice that shows in the frame that left.
+    fn open(&mut self, client: Tuple, what: &What, sent: Option<&[u8]>) -> Judged<()> {
+        let sent = sent.ok_or("a packet may open a flow, but nothing left")?;
+        let chosen = Layout::at(sent, 14).tuple(sent);
+        self.permits(client, chosen)?;
+        let (face, reply) = ((client.protocol, client.destination), chosen.back());
+        let rule = &self.rules[&face];
         let life = match what {
             What::Udp => Life::Udp,
             What::Tcp(segment) => {
@@ -465,6 +539,9 @@ impl Nat {
             }
             What::Sctp(_) => Life::Sctp(Association::new()),
         };
+        if rule.affinity_s > 0 {
+            self.given.insert((face, client.source.ip()), (chosen.destination, self.now_ms));
+        }
         if matches!(what, What::Tcp(_)) && !what.asks() {
             self.count("flows_adopted");
         }
@@ -493,12 +570,20 @@ impl Nat {
     }
 }
 
+/// Whose flows are counted together.
+fn subscriber(client: IpAddr) -> u64 {
+    match client {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    }
+}
+
 /// Byte by byte; only of an SCTP checksum that came wrong nothing is asked but that it stays wrong.
 fn is_same(got: &[u8], wanted: &[u8], is_wrong: bool) -> bool {
-    if got == wanted || !is_wrong || wanted.len() != got.len() {
+    if got == wanted || !is_wrong || number(got) != number(wanted) || wanted.len() != got.len() {
         return got == wanted;
     }
-    let layout = Layout::at(got, 14);
+    let layout = Layout::at(wanted, 14);
     let mask = |bytes: &[u8]| [&bytes[..layout.l4 + 8], &bytes[layout.l4 + 12..]].concat();
     mask(got) == mask(wanted) && wrongness(got, layout) != 0
 }

@@ -1,7 +1,7 @@
 //! What a frame that came is, and what it means to its flow.
 
 use crate::association::Chunk;
-use crate::frames::{Layout, is_v6, stated_len, sum_transport, word, wrongness};
+use crate::frames::{Layout, is_error, is_v6, stated_len, sum_transport, word, wrongness};
 use crate::harness::MAC;
 use crate::nat::MTU;
 use turnpike_packet::ipv4::{SCTP, TCP, UDP};
@@ -92,7 +92,7 @@ fn unreadable6(frame: &[u8]) -> Option<&'static str> {
 fn unreadable_transport(frame: &[u8]) -> Option<&'static str> {
     let layout = Layout::at(frame, 14);
     let l4 = &frame[layout.l4..layout.end];
-    let (request, errors): (u8, &[u8]) = if layout.is_v6 { (128, &[1, 2, 3, 4]) } else { (8, &[3, 11, 12]) };
+    let request = if layout.is_v6 { 128 } else { 8 };
     match layout.protocol {
         TCP if l4.len() < 20 || !(20..=l4.len()).contains(&(usize::from(l4[12] >> 4) * 4)) => Some("bad_l4"),
         UDP if l4.len() < 8 || !(8..=l4.len()).contains(&usize::from(word(l4, 4))) => Some("bad_l4"),
@@ -106,7 +106,7 @@ fn unreadable_transport(frame: &[u8]) -> Option<&'static str> {
         TCP | UDP => None,
         _ if !layout.is_icmp() => Some("other_protocol"),
         _ if l4.len() < 8 => Some("bad_l4"),
-        _ if l4[..2] == [request, 0] || errors.contains(&l4[0]) => None,
+        _ if l4[..2] == [request, 0] || is_error(layout, frame) => None,
         _ => Some("icmp"),
     }
 }

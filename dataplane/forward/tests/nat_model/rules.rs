@@ -28,8 +28,11 @@ const FRONTENDS: [(&str, Protocol, [&str; 2], bool); 10] = [
     ("bye", Protocol::Tcp, ["203.0.113.84:80", "[2001:db8:80::84]:80"], false),
 ];
 
+/// Services that sometimes keep clients with their backends, and for how many seconds.
+const STICKY: [(&str, u32); 3] = [("tls", 60), ("dns", 10_800), ("dia", 240)];
+
 /// The sources that may come to `old`.
-const GUARDED: [&str; 2] = ["198.51.100.0/25", "2001:db8:c::/57"];
+const GUARDED: [&str; 2] = ["198.51.100.0/27", "2001:db8:c::/59"];
 
 const fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
@@ -65,6 +68,9 @@ pub fn rules(dice: &mut Dice, nat: &mut Nat) -> Vec<Port> {
                 (if family == 0 { v4 } else { v6 }, if host == HOSTS { "s" } else { "cls" })
             })
             .collect();
+        let is_sticky = dice.below(3) > 0;
+        let sticky = STICKY.iter().find(|(of, _)| is_sticky && *of == name);
+        let affinity_s = sticky.map_or(0, |(_, seconds)| *seconds);
         let sources = (name == "old").then_some(GUARDED[family]);
         let kind = if is_cluster_ip { ClusterIp } else { LoadBalancer };
         let borrowed: Vec<(&str, &str)> = rows.iter().map(|(at, how)| (&at[..], *how)).collect();
@@ -74,29 +80,30 @@ pub fn rules(dice: &mut Dice, nat: &mut Nat) -> Vec<Port> {
         if let Some(sources) = sources {
             port = port.guarded(&[sources]);
         }
-        ports.push(port.tracked(tracking));
+        ports.push(port.tracked(tracking).sticky(affinity_s));
         let backends =
             rows.iter().map(|(at, how)| (at.parse().unwrap(), (how.contains('c'), how.contains('s'))));
         let (backends, sources) = (backends.collect(), sources.map(|s| s.parse().unwrap()));
-        let rule = Rule { is_cluster_ip, action, mode, sources, tracking, backends };
+        let rule = Rule { is_cluster_ip, action, mode, sources, affinity_s, tracking, backends };
         nat.rules.insert((protocol_number(protocol), at.parse().unwrap()), rule);
     }
     ports
 }
 
 /// The `n`th client and whom it talks to: many outside, some that are pods and backends themselves. From one port of a client come as many talks
-/// as there are frontends of its family, so that backends meet it by several ways.
+/// as there are frontends of its family, so that backends meet it by several ways, and each has three ports or more.
 pub fn talk(n: usize) -> Tuple {
     let (family, frontend, client) = (n % 2, n / 2 % FRONTENDS.len(), n / 2 / FRONTENDS.len());
     let (_, protocol, at, _) = FRONTENDS[frontend];
-    let host = 1 + (client / 8 % 4) as u8;
-    let address = match (client % 8, family) {
-        (0, 0) => Ipv4Addr::new(10, 244, 0, host).into(),
-        (1, 0) => Ipv4Addr::new(10, 244, 3, client as u8).into(),
-        (_, 0) => Ipv4Addr::new(198, 51, 100, client as u8).into(),
-        (0, _) => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into(),
-        (1, _) => Ipv6Addr::new(0xfd00, 0, 0, 3, 0, 0, 0, client as u16).into(),
-        _ => Ipv6Addr::new(0x2001, 0xdb8, 0xc, client as u16, 0, 0, 0, 7).into(),
+    let host = client as u16 / 3;
+    let pod = 1 + host / 8 % 4;
+    let address = match (host % 8, family) {
+        (0, 0) => Ipv4Addr::new(10, 244, 0, pod as u8).into(),
+        (1, 0) => Ipv4Addr::new(10, 244, 3, host as u8).into(),
+        (_, 0) => Ipv4Addr::new(198, 51, 100, host as u8).into(),
+        (0, _) => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, pod).into(),
+        (1, _) => Ipv6Addr::new(0xfd00, 0, 0, 3, 0, 0, 0, host).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0xc, host, 0, 0, 0, 7).into(),
     };
     let source = SocketAddr::new(address, 1 + (client as u16).wrapping_mul(251));
     Tuple { protocol: protocol_number(protocol), source, destination: at[family].parse().unwrap() }
