@@ -1,5 +1,6 @@
 //! Support for the benchmarks. `forwarding`: what is measured ([`scenario`], [`subject`]: a [`bed`] of live flows in a [`world`] of Services,
-//! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers), what it is compared with ([`floor`]), and how the figures are told
+//! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers; the
+//! [`latency`] that a worker adds to a [`wire`] with a [`source`] at its end), what it is compared with ([`floor`]), and how the figures are told
 //! ([`statistics`], [`figures`], [`past`], [`report`]).
 //! It also counts the [`instructions`], which no load of the machine moves. `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
@@ -17,6 +18,7 @@ pub mod floor;
 pub mod frames;
 pub mod host;
 pub mod instructions;
+pub mod latency;
 pub mod line;
 pub mod pair;
 pub mod past;
@@ -24,9 +26,11 @@ pub mod past;
 pub mod processes;
 pub mod report;
 pub mod scenario;
+pub mod source;
 pub mod statistics;
 pub mod subject;
 #[cfg(feature = "sync")]
 pub mod sync_report;
 pub mod testpmd_output;
+pub mod wire;
 pub mod world;

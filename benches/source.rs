@@ -1,0 +1,291 @@
+//! Source and sink of frames on one queue: packets of live flows at a pace, each with the time at which it went in, and how long each was away.
+//!
+//! Time is that of one clock, read by the one thread that sends and receives, so that no two cores have to agree on it. What that thread has
+//! missed while it was not running says nothing of what is measured: frames that were due then are not made up for, and frames that came back
+//! meanwhile are counted and not timed. Frames that could not go in because all were away are another matter: they count from when they were due.
+
+use crate::frames::{Deck, stamp_of};
+use anyhow::{Context, Result, ensure};
+use capsule::{Mbuf, Queue};
+use hdrhistogram::Histogram;
+use std::time::{Duration, Instant};
+use turnpike_packet::flight::check;
+use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
+
+/// Most frames that go in under one time.
+const SENT_AT_ONCE: usize = 16;
+/// A thread that was away from its loop for longer than this was not running. A busy round takes one to three microseconds.
+const AWAY_NS: u64 = 5_000;
+/// Longest time that is told from longer ones.
+const LONGEST_NS: u64 = 10_000_000_000;
+/// Frames kept for use again.
+const STOCK: usize = 2_048;
+
+/// How fast frames go in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As fast as they are taken, with no more than so many away at the same time.
+    Flood {
+        /// How many.
+        away_max: u64,
+    },
+    /// So many a second.
+    PerSecond(f64),
+}
+
+/// What became of the frames of one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trip {
+    /// Frames that went in.
+    pub sent: u64,
+    /// Frames that came back.
+    pub received: u64,
+    /// Frames of others.
+    pub foreign: u64,
+    /// For how long frames went in.
+    pub seconds: f64,
+    /// How long frames were away.
+    pub times: Times,
+}
+
+impl Trip {
+    /// Frames a second that came back.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.received as f64 / self.seconds
+    }
+
+    /// Frames that did not come back.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
+    }
+}
+
+/// How long frames were away, in nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Times(Histogram<u64>);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are within the library's"))
+    }
+}
+
+impl Times {
+    /// The time that so many of a hundred frames did not exceed; 0 of no frames.
+    #[must_use]
+    pub fn percentile_ns(&self, percent: f64) -> f64 {
+        self.0.value_at_percentile(percent) as f64
+    }
+
+    /// How many frames were timed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn record(&mut self, ns: u64) {
+        self.0.saturating_record(ns);
+    }
+}
+
+/// The queue from which frames go out and to which they come back.
+#[derive(Debug)]
+pub struct Source {
+    queue: Queue,
+    /// The address that frames come back to.
+    mac: [u8; 6],
+    stock: Vec<Mbuf>,
+    /// Frames that have their time and were not taken yet.
+    waiting: Burst<Mbuf>,
+}
+
+/// Which frames are due.
+#[derive(Debug)]
+struct Schedule {
+    pace: Pace,
+    /// When the first was due, moved on by all that was missed.
+    origin_ns: u64,
+}
+
+impl Schedule {
+    /// How many are due, when so many have gone in and so many of them are away.
+    fn due(&self, now_ns: u64, sent: u64, away: u64) -> u64 {
+        match self.pace {
+            Pace::Flood { away_max } => away_max.saturating_sub(away),
+            Pace::PerSecond(rate) => {
+                let due = now_ns.saturating_sub(self.origin_ns) as f64 * rate / 1e9;
+                (due as u64).saturating_sub(sent)
+            }
+        }
+    }
+
+    /// When the next one was due.
+    fn due_ns(&self, now_ns: u64, sent: u64) -> u64 {
+        match self.pace {
+            Pace::Flood { .. } => now_ns,
+            Pace::PerSecond(rate) => (self.origin_ns + (sent as f64 * 1e9 / rate) as u64).min(now_ns),
+        }
+    }
+}
+
+impl Source {
+    /// A source on this queue, whose frames come back to `mac`.
+    #[must_use]
+    pub fn new(queue: Queue, mac: [u8; 6]) -> Self {
+        Self { queue, mac, stock: Vec::with_capacity(STOCK), waiting: Burst::new() }
+    }
+
+    /// Frames come back to this address from now on.
+    pub const fn expect_at(&mut self, mac: [u8; 6]) {
+        self.mac = mac;
+    }
+
+    /// Sends for `time`, then waits until all have come back, or none has for `patience`.
+    pub fn run(
+        &mut self,
+        deck: &mut Deck<12>,
+        pace: Pace,
+        time: Duration,
+        patience: Duration,
+    ) -> Result<Trip> {
+        let blank = vec![0; deck.frame_len()];
+        self.empty();
+        let start = Instant::now();
+        let now = || start.elapsed().as_nanos() as u64;
+        let (end_ns, patience_ns) = (time.as_nanos() as u64, patience.as_nanos() as u64);
+        let mut trip = Trip::default();
+        let mut schedule = Schedule { pace, origin_ns: 0 };
+        let (mut last_ns, mut is_held_up, mut is_blind) = (0, false, false);
+        let mut heard_ns = end_ns;
+        loop {
+            let now_ns = now();
+            let missed_ns = now_ns - last_ns;
+            last_ns = now_ns;
+            if missed_ns > AWAY_NS {
+                is_blind = true;
+                if !is_held_up {
+                    schedule.origin_ns += missed_ns;
+                }
+            }
+            let before = trip.received;
+            is_blind = self.receive(&mut trip, &now, is_blind);
+            if now_ns < end_ns {
+                is_held_up = self.send(deck, &schedule, now_ns, &blank, &mut trip);
+            } else {
+                self.push(&mut trip);
+                if trip.received > before {
+                    heard_ns = now_ns;
+                }
+                if trip.received >= trip.sent && self.waiting.is_empty() || now_ns > heard_ns + patience_ns {
+                    break;
+                }
+            }
+        }
+        trip.seconds = time.as_secs_f64();
+        self.waiting.clear();
+        let returned = self.stock.iter().rev().take(BURST.min(trip.received as usize));
+        for frame in returned {
+            check(frame.data()).context("a packet came back broken")?;
+        }
+        ensure!(trip.sent > 0, "no frame went in: there is no memory for frames, or the port takes none");
+        Ok(trip)
+    }
+
+    /// What came back late from an earlier run is none of this one.
+    fn empty(&mut self) {
+        let mut burst = Burst::new();
+        while self.queue.rx(&mut burst) > 0 {
+            burst.clear();
+        }
+    }
+
+    /// Takes what has come back. Whether the thread is still blind: it has not seen all that came while it was away.
+    fn receive(&mut self, trip: &mut Trip, now: &impl Fn() -> u64, is_blind: bool) -> bool {
+        let mut burst = Burst::new();
+        let frames = self.queue.rx(&mut burst);
+        if frames == 0 {
+            return false;
+        }
+        let now_ns = now();
+        for frame in burst {
+            let Some(sent_ns) = stamp_of(frame.data(), self.mac) else {
+                trip.foreign += 1;
+                continue;
+            };
+            trip.received += 1;
+            if !is_blind {
+                trip.times.record(now_ns.saturating_sub(sent_ns));
+            }
+            if self.stock.len() < STOCK {
+                self.stock.push(frame);
+            }
+        }
+        is_blind && frames == BURST
+    }
+
+    /// Sends what is due. Whether something is due that cannot go in.
+    fn send(
+        &mut self,
+        deck: &mut Deck<12>,
+        schedule: &Schedule,
+        now_ns: u64,
+        blank: &[u8],
+        trip: &mut Trip,
+    ) -> bool {
+        if !self.push(trip) {
+            return true;
+        }
+        let due = schedule.due(now_ns, trip.sent, trip.sent - trip.received.min(trip.sent));
+        let mut is_short = false;
+        for n in 0..due.min(SENT_AT_ONCE as u64) {
+            let Some(mut frame) = self.stock.pop().or_else(|| self.queue.alloc(blank)) else {
+                is_short = true;
+                break;
+            };
+            let due_ns = schedule.due_ns(now_ns, trip.sent + n);
+            // A frame a moment late is one whose turn of the loop has come; one that is later had to wait.
+            let stamp_ns = if now_ns - due_ns > AWAY_NS { due_ns } else { now_ns };
+            deck.write_next_stamped(stamp_ns, frame.data_mut());
+            self.waiting.push(frame);
+        }
+        !self.push(trip) || is_short
+    }
+
+    /// Hands over what has its time. Whether all of it was taken.
+    fn push(&mut self, trip: &mut Trip) -> bool {
+        if !self.waiting.is_empty() {
+            trip.sent += self.queue.tx(&mut self.waiting) as u64;
+        }
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_due_by_the_clock_and_not_while_the_thread_was_away() {
+        let mut paced = Schedule { pace: Pace::PerSecond(1e6), origin_ns: 0 };
+        assert_eq!((paced.due(999, 0, 0), paced.due(5_000, 0, 0), paced.due(5_000, 4, 4)), (0, 5, 1));
+        assert_eq!((paced.due_ns(9_500, 9), paced.due_ns(100_000, 10)), (9_000, 10_000));
+        paced.origin_ns += 90_000;
+        assert_eq!((paced.due(95_000, 5, 0), paced.due(95_000, 4, 0)), (0, 1));
+        let flood = Schedule { pace: Pace::Flood { away_max: 512 }, origin_ns: 0 };
+        assert_eq!((flood.due(0, 700, 500), flood.due(9, 700, 512), flood.due_ns(9, 700)), (12, 0, 9));
+    }
+
+    #[test]
+    fn what_is_lost_is_what_did_not_come_back() {
+        let trip = Trip { sent: 10, received: 8, seconds: 2.0, ..Trip::default() };
+        assert_eq!((trip.lost(), trip.rate()), (2, 4.0));
+        let mut times = Times::default();
+        assert_eq!((times.count(), times.percentile_ns(50.0)), (0, 0.0));
+        (1..=1_000).for_each(|ns| times.record(ns));
+        assert_eq!((times.percentile_ns(50.0), times.percentile_ns(99.9)), (500.0, 999.0));
+        times.record(u64::MAX);
+        assert!(times.percentile_ns(100.0) >= LONGEST_NS as f64);
+    }
+}
