@@ -177,7 +177,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         if let Some(latency) = &latency {
             for (_, is_changing, runs) in &mut latencies {
-                runs.push(latency.run(time, *is_changing)?);
+                runs.extend(latency.run(time, *is_changing)?);
             }
         }
         if let Some(testpmd) = &mut floors {

@@ -6,13 +6,13 @@
 
 use crate::bed::{Bed, BedPlan, Clock, Effort, Post};
 use crate::changes::change;
-use crate::churn::{First, NEW_FLOWS, age_out, first_packets, run_new};
+use crate::churn::{First, NEW_FLOWS, age_out, end_aged, first_packets, run_new};
 use crate::clients::Clients;
 use crate::frames::Deck;
 use crate::line::Line;
 use crate::source::{Pace, Times, Trip};
 use crate::statistics::summary;
-use crate::wire::{Sending, TRANSLATED, UNTOUCHED, Wire, forward, move_frames, while_sending};
+use crate::wire::{Sending, TRANSLATED, UNTOUCHED, Wire, forward, go_first, move_frames, while_sending};
 use crate::world::World;
 use anyhow::{Context, Result, anyhow, ensure};
 use capsule::Eal;
@@ -38,6 +38,8 @@ const ADDED_P50_NS_MAX: f64 = 2_000.0;
 const P999_RATIO_MAX: f64 = 1.5;
 /// Frames away at the same time when the capacity is looked for: more than two full bursts at each place where they can wait.
 const AWAY_MAX: u64 = 512;
+/// Runs one after the other. What else goes on in a machine comes and goes within fractions of a second: few of short runs meet it.
+const RUNS_AT_ONCE: u32 = 5;
 /// A frame on a ring that is away for so long is lost.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -91,19 +93,29 @@ pub struct LatencyRun {
     pub aged: u64,
 }
 
-/// The worker's end of a wire of rings, with all that a run needs.
+/// Rings and cores, which serve one bed after the other.
+#[derive(Debug)]
+pub struct Stand {
+    /// Where flows are opened and end.
+    pub line: Line,
+    /// Where frames are timed.
+    pub wire: Wire,
+    /// DPDK.
+    pub eal: Eal,
+    /// Who runs where.
+    pub cores: Cores,
+}
+
+/// A bed whose latency is measured.
 pub struct Bench<'m> {
-    bed: Bed<'m>,
-    line: Line,
-    wire: Wire,
+    /// The worker and its flows.
+    pub bed: Bed<'m>,
     newcomers: Option<Deck<12>>,
-    eal: Eal,
-    cores: Cores,
 }
 
 impl std::fmt::Debug for Bench<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bench").field("cores", &self.cores).finish_non_exhaustive()
+        f.debug_struct("Bench").field("plan", &self.bed.plan).finish_non_exhaustive()
     }
 }
 
@@ -116,50 +128,52 @@ pub const fn plan(flows: u32, room: u32) -> BedPlan {
 
 impl<'m> Bench<'m> {
     /// Opens the flows of a plan. The calling thread is the worker's from now on.
-    pub fn new(eal: Eal, cores: Cores, plan: BedPlan, memory: &'m mut [u8]) -> Result<Self> {
-        let mut line = Line::new(eal)?;
+    pub fn new(stand: &mut Stand, plan: BedPlan, memory: &'m mut [u8]) -> Result<Self> {
         let post = Post::of(&plan.world, plan.flows, 1)?.pop().context("no worker")?;
-        let bed = Bed::new(plan, post, memory, &mut line, Clock::WallAndCpu)?;
+        let bed = Bed::new(plan, post, memory, &mut stand.line, Clock::WallAndCpu)?;
         let newcomers = match plan.room {
             0 => None,
             _ => Some(first_packets(&plan.world, plan.flows, First::Syn)?),
         };
-        Ok(Self { bed, line, wire: Wire::of_rings(eal)?, newcomers, eal, cores })
+        Ok(Self { bed, newcomers })
     }
 
-    /// One run, of which each of the three parts takes so long.
-    pub fn run(&mut self, time: Duration, is_changing: bool) -> Result<LatencyRun> {
+    /// Some runs one after the other, of which each of the three parts takes so long altogether.
+    pub fn run(&mut self, stand: &mut Stand, time: Duration, is_changing: bool) -> Result<Vec<LatencyRun>> {
         if !is_changing {
-            return self.measure(time);
+            return self.measure(stand, time);
         }
         let newcomers = self.newcomers.as_mut().context("there is no room for flows that end")?;
-        run_new(&mut self.bed, &mut self.line, Effort::Packets(u64::from(NEW_FLOWS)), newcomers)?;
-        age_out(&mut self.bed);
+        run_new(&mut self.bed, &mut stand.line, Effort::Packets(u64::from(NEW_FLOWS)), newcomers)?;
+        age_out(&mut self.bed, &mut stand.line)?;
         let (world, shared, stop) = (self.bed.plan.world, self.bed.shared.clone(), AtomicBool::new(false));
         let mut staging = std::mem::take(&mut self.bed.staging);
-        let core = self.cores.changer;
-        let (run, changed) = std::thread::scope(|scope| {
+        let core = stand.cores.changer;
+        let (runs, changed) = std::thread::scope(|scope| {
             let changer = scope.spawn(|| change(&world, &mut staging, &shared, core, &stop));
-            let run = self.measure(time);
+            let runs = self.measure(stand, time);
             stop.store(true, Ordering::Relaxed);
-            (run, changer.join())
+            (runs, changer.join())
         });
         self.bed.staging = staging;
         let rate = changed.map_err(|_| anyhow!("the changes ended in a panic"))??;
-        let run = run?;
-        ensure!(run.aged > 0, "no flow ended by its age");
-        Ok(LatencyRun { changes_per_second: Some(rate), ..run })
+        let mut runs = runs?;
+        ensure!(runs.iter().any(|run| run.aged > 0), "no flow ended by its age");
+        end_aged(&mut self.bed, &mut stand.line)?;
+        runs.iter_mut().for_each(|run| run.changes_per_second = Some(rate));
+        Ok(runs)
     }
 
-    fn measure(&mut self, time: Duration) -> Result<LatencyRun> {
+    fn measure(&mut self, stand: &mut Stand, time: Duration) -> Result<Vec<LatencyRun>> {
         let mut deck = self.bed.take_deck()?;
-        let run = self.measure_with(&mut deck, time);
+        let runs =
+            (0..RUNS_AT_ONCE).map(|_| self.measure_with(stand, &mut deck, time / RUNS_AT_ONCE)).collect();
         self.bed.give_deck(deck);
-        run
+        runs
     }
 
-    fn measure_with(&mut self, deck: &mut Deck<12>, time: Duration) -> Result<LatencyRun> {
-        let Self { bed, wire, eal, cores, .. } = self;
+    fn measure_with(&mut self, stand: &mut Stand, deck: &mut Deck<12>, time: Duration) -> Result<LatencyRun> {
+        let (bed, Stand { wire, eal, cores, .. }) = (&mut self.bed, stand);
         let Wire { worker: queues, source, .. } = wire;
         let (eal, core, patience) = (*eal, cores.source, PATIENCE);
         let sending = |pace| Sending { eal, core, pace, time, patience };
@@ -210,7 +224,7 @@ fn whole(trip: &Trip) -> Result<()> {
 #[derive(Debug)]
 pub struct Latency {
     requests: Sender<(Duration, bool)>,
-    outcomes: Receiver<Result<LatencyRun>>,
+    outcomes: Receiver<Result<Vec<LatencyRun>>>,
 }
 
 impl Latency {
@@ -228,8 +242,8 @@ impl Latency {
         Ok(Self { requests, outcomes })
     }
 
-    /// One run, of which each of the three parts takes so long.
-    pub fn run(&self, time: Duration, is_changing: bool) -> Result<LatencyRun> {
+    /// Some runs one after the other, of which each of the three parts takes so long altogether.
+    pub fn run(&self, time: Duration, is_changing: bool) -> Result<Vec<LatencyRun>> {
         self.requests.send((time, is_changing)).ok().context("the worker's thread has ended")?;
         self.outcomes.recv().context("the worker's thread has ended")?
     }
@@ -241,18 +255,20 @@ fn work(
     huge: bool,
     flows: u32,
     todo: &Receiver<(Duration, bool)>,
-    tell: &Sender<Result<LatencyRun>>,
+    tell: &Sender<Result<Vec<LatencyRun>>>,
     ready: &Sender<Result<()>>,
 ) -> Result<()> {
     capsule::pin_to_core(cores.worker)?;
+    go_first();
     let _registered = capsule::register_thread(eal)?;
     let plan = plan(flows, NEW_FLOWS);
     let mut memory = HugeMemory::new(plan.memory_bytes(), if huge { Pages::Require } else { Pages::Never })?;
-    let mut bench = Bench::new(eal, cores, plan, memory.bytes_mut()).context(NAME)?;
+    let mut stand = Stand { line: Line::new(eal)?, wire: Wire::of_rings(eal)?, eal, cores };
+    let mut bench = Bench::new(&mut stand, plan, memory.bytes_mut()).context(NAME)?;
     let _ = ready.send(Ok(()));
     while let Ok((time, is_changing)) = todo.recv() {
         let name = if is_changing { NAME_CHANGES } else { NAME };
-        if tell.send(bench.run(time, is_changing).context(name)).is_err() {
+        if tell.send(bench.run(&mut stand, time, is_changing).context(name)).is_err() {
             break;
         }
     }

@@ -2,6 +2,7 @@
 //! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers; the
 //! [`latency`] that a worker adds to a [`wire`] with a [`source`] at its end), what it is compared with ([`floor`]), and how the figures are told
 //! ([`statistics`], [`figures`], [`past`], [`report`]).
+//! [`self_bench`] with [`self_report`]: the same for users, over rings and through NICs.
 //! It also counts the [`instructions`], which no load of the machine moves. `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
 //! One run of `forwarding` interleaves floor and subject, so that a neighbour's load meets both; figures of different runs are never compared.
@@ -26,6 +27,8 @@ pub mod past;
 pub mod processes;
 pub mod report;
 pub mod scenario;
+pub mod self_bench;
+pub mod self_report;
 pub mod source;
 pub mod statistics;
 pub mod subject;

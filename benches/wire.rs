@@ -9,12 +9,14 @@ use crate::world::{MAC, ROUTER_MAC};
 use anyhow::{Context, Result, anyhow};
 use capsule::{Device, Eal, Mbuf, Mempool, Port, PortConfig, Queue, ring};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use turnpike_packet::io::{Burst, PacketIo};
 
-/// Frame buffers of two rings: as many as may be away, with what DPDK keeps in the caches of two threads.
-const RING_MBUFS: u32 = 8_191;
-const RING_SLOTS: u32 = 8_192;
+/// Frame buffers of two rings: all that may be away, with what DPDK keeps in the caches of two threads.
+const RING_MBUFS: u32 = 2_047;
+/// Room for all of them, so that no ring is ever full.
+const RING_SLOTS: u32 = 2_048;
 /// Frame buffers of two NICs: the descriptors of both, and what is under way.
 pub const NIC_MBUFS: u32 = 16_383;
 /// Turns between two looks at the clock, as the dataplane has it.
@@ -57,6 +59,12 @@ impl Wire {
     }
 }
 
+/// Puts the calling thread before all others of its core, if it may: a worker has its core for itself, and so have those that are measured.
+pub fn go_first() {
+    const FIRST: i32 = -20;
+    let _ = rustix::process::nice(FIRST);
+}
+
 /// What the source is to do, and where.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending {
@@ -81,15 +89,21 @@ pub fn while_sending<T>(
 ) -> Result<(Trip, T)> {
     let Sending { eal, core, pace, time, patience } = sending;
     let stop = AtomicBool::new(false);
+    let (ready, is_ready) = channel();
     let (trip, served) = std::thread::scope(|scope| {
         let sender = std::thread::Builder::new().name("source".into()).spawn_scoped(scope, || {
+            let ready = ready;
             let _stop = StopAtEnd(&stop);
             capsule::pin_to_core(core)?;
+            go_first();
             let _registered = capsule::register_thread(eal)?;
+            let _ = ready.send(());
             source.run(deck, pace, time, patience)
         });
         match sender {
             Ok(sender) => {
+                // A thread is born on the core of its parent, who must not be in its way. Without a source it ends at once.
+                let _ = is_ready.recv();
                 let served = serve(&stop);
                 (sender.join().unwrap_or_else(|_| Err(anyhow!("the source ended in a panic"))), Some(served))
             }
@@ -122,12 +136,12 @@ pub fn forward(bed: &mut Bed<'_>, queues: &mut [Queue], stop: &AtomicBool) -> Se
     let mut served = Served::default();
     let mut known_ms = None;
     while !stop.load(Ordering::Relaxed) {
-        let now_ms = bed.now_ms();
-        // The router answers once a second.
-        if known_ms.is_none_or(|known_ms| now_ms.wrapping_sub(known_ms) >= 1_000) {
+        // The router answers once a second, and never later than the worker's clock says.
+        if known_ms.is_none_or(|known_ms: u32| bed.now_ms().wrapping_sub(known_ms) >= 1_000) {
             bed.know_router();
-            known_ms = Some(now_ms);
+            known_ms = Some(bed.now_ms());
         }
+        let now_ms = bed.now_ms();
         for _ in 0..TURNS_PER_CLOCK {
             let handled = bed.worker.turn(queues, now_ms);
             served.turns += u64::from(handled > 0);
