@@ -148,14 +148,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         .filter(|(name, _)| wants(name))
         .map(|(name, is)| (name, is, Vec::new()))
         .collect();
-    let latency = match latencies.is_empty() || idle_core == core || arguments.run_packets.is_some() {
-        true => None,
-        false => {
-            // Whoever changes endpoints has a core of its own, if there are three.
-            let changer = if cores.len() > 2 { cores[1] } else { idle_core };
-            let cores = Cores { worker: core, source: idle_core, changer };
-            Some(Latency::start(eal, cores, huge, latency::FLOWS)?)
-        }
+    let timed_on = Cores::of(&cores).filter(|cores| cores.source != cores.worker);
+    let latency = match timed_on.filter(|_| !latencies.is_empty() && arguments.run_packets.is_none()) {
+        Some(cores) => Some(Latency::start(eal, cores, huge, latency::FLOWS)?),
+        None => None,
     };
     let mut pair_runs = Vec::new();
     let mut measured: Vec<Runs> = vec![Runs::default(); scenarios.len()];

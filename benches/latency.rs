@@ -1,8 +1,8 @@
 //! What a worker adds to the time that a packet is under way, at 80 % of the load that it can bear.
 //!
 //! A source on a core of its own sends packets of a million live flows over a software ring and times each until it is back. First as fast as
-//! the worker takes them: that is its capacity. Then at 80 % of that, once to a loop that only moves frames from one ring to the other, which is
-//! the ring's own time, and once to the worker. All three belong to one run; ratios and differences are of one run.
+//! the worker takes them: that is its capacity. Then at 80 % of that, once to the worker, and once to a loop that only moves frames from one ring to
+//! the other, which is the ring's own time. All three belong to one run; ratios and differences are of one run.
 
 use crate::bed::{Bed, BedPlan, Clock, Effort, Post};
 use crate::changes::change;
@@ -54,6 +54,16 @@ pub struct Cores {
     pub changer: u16,
 }
 
+impl Cores {
+    /// Of these, ascending: the last is the worker's, so that the first, where the kernel has most of its own work, is nobody's who is measured.
+    #[must_use]
+    pub fn of(available: &[u16]) -> Option<Self> {
+        let (&first, &worker) = (available.first()?, available.last()?);
+        let source = available.iter().rev().nth(1).copied().unwrap_or(worker);
+        Some(Self { worker, source, changer: first })
+    }
+}
+
 /// Times of frames that were not exceeded by so many of them, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tail {
@@ -91,6 +101,8 @@ pub struct LatencyRun {
     pub changes_per_second: Option<f64>,
     /// Flows that ended by their age meanwhile.
     pub aged: u64,
+    /// Whether others ran on the worker's core while frames were timed.
+    pub is_disturbed: bool,
 }
 
 /// Rings and cores, which serve one bed after the other.
@@ -175,8 +187,8 @@ impl<'m> Bench<'m> {
     fn measure_with(&mut self, stand: &mut Stand, deck: &mut Deck<12>, time: Duration) -> Result<LatencyRun> {
         let (bed, Stand { wire, eal, cores, .. }) = (&mut self.bed, stand);
         let Wire { worker: queues, source, .. } = wire;
-        let (eal, core, patience) = (*eal, cores.source, PATIENCE);
-        let sending = |pace| Sending { eal, core, pace, time, patience };
+        let (eal, core, served_on, patience) = (*eal, cores.source, cores.worker, PATIENCE);
+        let sending = |pace| Sending { eal, core, served_on, pace, time, patience };
         let before = bed.worker.counters().clone();
 
         source.expect_at(TRANSLATED);
@@ -186,13 +198,13 @@ impl<'m> Bench<'m> {
         let capacity = flooded.rate();
         let paced = sending(Pace::PerSecond(capacity * LOAD));
 
+        // At once: what the worker can bear changes with what else goes on in the machine.
+        let (timed, _) = while_sending(source, deck, paced, |stop| forward(bed, queues, stop))?;
+        whole(&timed)?;
+
         source.expect_at(UNTOUCHED);
         let (moved, ()) = while_sending(source, deck, paced, |stop| move_frames(queues, stop))?;
         whole(&moved)?;
-
-        source.expect_at(TRANSLATED);
-        let (timed, _) = while_sending(source, deck, paced, |stop| forward(bed, queues, stop))?;
-        whole(&timed)?;
 
         let after = bed.worker.counters();
         let aged = after.tally(Tally::FlowsClosed) - before.tally(Tally::FlowsClosed);
@@ -205,6 +217,7 @@ impl<'m> Bench<'m> {
             worker: Tail::of(&timed.times),
             changes_per_second: None,
             aged,
+            is_disturbed: moved.is_disturbed || timed.is_disturbed,
         })
     }
 }
@@ -316,16 +329,26 @@ pub struct LatencyFigures {
     pub flows_aged: u64,
     /// Live flows.
     pub flows: u32,
-    /// How many runs.
+    /// What the worker added to the middle in each run, in the order of the runs.
+    pub added_p50_ns_runs: Vec<f64>,
+    /// 99.9 % of the times on the ring alone in each run.
+    pub ring_p999_ns_runs: Vec<f64>,
+    /// The same through the worker.
+    pub worker_p999_ns_runs: Vec<f64>,
+    /// How many runs the figures are of.
     pub runs: usize,
+    /// How many runs had others on the worker's core.
+    pub runs_disturbed: usize,
 }
 
 impl LatencyFigures {
-    /// Figures of at least one run.
-    pub fn new(name: &'static str, runs: &[LatencyRun], flows: u32) -> Result<Self> {
+    /// Figures of at least one run: of those in which nobody else ran on the worker's core, unless there is none.
+    pub fn new(name: &'static str, all: &[LatencyRun], flows: u32) -> Result<Self> {
+        let undisturbed: Vec<LatencyRun> = all.iter().filter(|run| !run.is_disturbed).copied().collect();
+        let runs = if undisturbed.is_empty() { all } else { &undisturbed };
+        let each = |figure: fn(&LatencyRun) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
         let of = |figure: fn(&LatencyRun) -> f64| {
-            summary(&runs.iter().map(figure).collect::<Vec<_>>())
-                .with_context(|| format!("{name} was not measured"))
+            summary(&each(figure)).with_context(|| format!("{name} was not measured"))
         };
         let added = of(|run| run.worker.p50 - run.ring.p50)?;
         let ratio = of(|run| run.worker.p999 / run.ring.p999)?;
@@ -346,10 +369,14 @@ impl LatencyFigures {
             worker_p50_ns_median: of(|run| run.worker.p50)?.median,
             worker_p99_ns_median: of(|run| run.worker.p99)?.median,
             worker_p999_ns_median: of(|run| run.worker.p999)?.median,
-            changes_per_second: runs.iter().filter_map(|run| run.changes_per_second).min_by(f64::total_cmp),
+            changes_per_second: all.iter().filter_map(|run| run.changes_per_second).min_by(f64::total_cmp),
             flows_aged: runs.iter().map(|run| run.aged).sum(),
             flows,
+            added_p50_ns_runs: each(|run| run.worker.p50 - run.ring.p50),
+            ring_p999_ns_runs: each(|run| run.ring.p999),
+            worker_p999_ns_runs: each(|run| run.worker.p999),
             runs: runs.len(),
+            runs_disturbed: all.len() - undisturbed.len(),
         })
     }
 
@@ -362,9 +389,14 @@ impl LatencyFigures {
                 self.flows_aged
             )
         });
+        let disturbed = match (self.runs_disturbed, self.runs) {
+            (0, _) => String::new(),
+            (disturbed, runs) if disturbed == runs => ", all of them disturbed by other threads,".to_owned(),
+            (disturbed, _) => format!(" ({disturbed} more were disturbed by other threads)"),
+        };
         format!(
             "{}: half of the packets {:.2} us later than over the ring alone (least {:.2}, at most {:.2}), 99.9 % within {:.2} × its time (least {:.2}, at \
-             most {:.2}): {}; medians of {} runs at {:.1} of {:.1} million packets a second; ring {:.2} and {:.2} us, worker {:.2}, 99 % {:.2}, and \
+             most {:.2}): {}; medians of {} runs{disturbed} at {:.1} of {:.1} million packets a second; ring {:.2} and {:.2} us, worker {:.2}, 99 % {:.2}, and \
              {:.2} us{meanwhile}.\n",
             self.name,
             self.added_p50_ns_median / 1e3,
@@ -400,6 +432,7 @@ mod tests {
             worker: tail(worker),
             changes_per_second: None,
             aged: 3,
+            is_disturbed: false,
         }
     }
 
@@ -418,6 +451,13 @@ mod tests {
         assert_eq!((all.capacity_mpps_median, all.offered_mpps_median, all.load_percent), (10.0, 8.0, 80.0));
         assert!(!figures(&[slow, slow, good]).holds);
         assert!(!figures(&[late]).holds);
+        let disturbed = LatencyRun { is_disturbed: true, ..late };
+        let all = figures(&[disturbed, good, disturbed]);
+        assert_eq!((all.holds, all.runs, all.runs_disturbed), (true, 1, 2));
+        assert!(all.text().contains("2 more were disturbed"), "{}", all.text());
+        let none = figures(&[disturbed]);
+        assert_eq!((none.holds, none.runs, none.runs_disturbed), (false, 1, 1));
+        assert!(none.text().contains("all of them disturbed"), "{}", none.text());
         assert!(LatencyFigures::new(NAME, &[], FLOWS).is_err());
     }
 }

@@ -25,6 +25,7 @@ pub mod pair;
 pub mod past;
 #[cfg(feature = "sync")]
 pub mod processes;
+pub mod quiet;
 pub mod report;
 pub mod scenario;
 pub mod self_bench;

@@ -262,6 +262,7 @@ mod tests {
             worker: tail(1_400.0),
             changes_per_second: None,
             aged: 0,
+            is_disturbed: false,
         };
         let command = String::from("dpdk-testpmd -l 0,3");
         Report {

@@ -69,10 +69,8 @@ pub struct Plan {
 /// Measures all of it. `say` is told what goes on.
 pub fn run(wanted: &Plan, say: impl Fn(&str) + Sync) -> Result<SelfReport> {
     let available = capsule::available_cores();
-    let (Some(&source), Some(&worker)) = (available.first(), available.last()) else {
-        bail!("this process may use no core")
-    };
-    let cores = Cores { worker, source, changer: source };
+    let cores = Cores::of(&available).context("this process may use no core")?;
+    let Cores { worker, source, .. } = cores;
     if let Some(nics) = &wanted.nics {
         check(nics)?;
         ensure!(
@@ -269,7 +267,8 @@ fn send(
     time: Duration,
 ) -> Result<(Trip, Vec<(&'static str, u64)>)> {
     let Stand { wire: Wire { worker, source, .. }, eal, cores, .. } = stand;
-    let sending = Sending { eal: *eal, core: cores.source, pace, time, patience: NIC_PATIENCE };
+    let (core, served_on) = (cores.source, cores.worker);
+    let sending = Sending { eal: *eal, core, served_on, pace, time, patience: NIC_PATIENCE };
     let before = bench.bed.worker.counters().clone();
     let mut deck = bench.bed.take_deck()?;
     let outcome = while_sending(source, &mut deck, sending, |stop| forward(&mut bench.bed, worker, stop));

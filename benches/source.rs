@@ -46,6 +46,8 @@ pub struct Trip {
     pub received_in_time: u64,
     /// Frames of others.
     pub foreign: u64,
+    /// Whether others ran on the core of the thread at the other end meanwhile.
+    pub is_disturbed: bool,
     /// For how long frames went in.
     pub seconds: f64,
     /// How long frames were away.

@@ -4,6 +4,7 @@
 
 use crate::bed::Bed;
 use crate::frames::Deck;
+use crate::quiet::Quiet;
 use crate::source::{Pace, Source, Trip};
 use crate::world::{MAC, ROUTER_MAC};
 use anyhow::{Context, Result, anyhow};
@@ -72,6 +73,8 @@ pub struct Sending {
     pub eal: Eal,
     /// The source's core.
     pub core: u16,
+    /// That of the thread at the other end.
+    pub served_on: u16,
     /// How fast frames go in.
     pub pace: Pace,
     /// For how long.
@@ -87,7 +90,7 @@ pub fn while_sending<T>(
     sending: Sending,
     serve: impl FnOnce(&AtomicBool) -> T,
 ) -> Result<(Trip, T)> {
-    let Sending { eal, core, pace, time, patience } = sending;
+    let Sending { eal, core, served_on, pace, time, patience } = sending;
     let stop = AtomicBool::new(false);
     let (ready, is_ready) = channel();
     let (trip, served) = std::thread::scope(|scope| {
@@ -104,8 +107,11 @@ pub fn while_sending<T>(
             Ok(sender) => {
                 // A thread is born on the core of its parent, who must not be in its way. Without a source it ends at once.
                 let _ = is_ready.recv();
+                let before = Quiet::look(served_on);
                 let served = serve(&stop);
-                (sender.join().unwrap_or_else(|_| Err(anyhow!("the source ended in a panic"))), Some(served))
+                let is_disturbed = before != Quiet::look(served_on);
+                let trip = sender.join().unwrap_or_else(|_| Err(anyhow!("the source ended in a panic")));
+                (trip.map(|trip: Trip| Trip { is_disturbed, ..trip }), Some(served))
             }
             Err(error) => (Err(error).context("cannot make the source's thread"), None),
         }

@@ -3,6 +3,8 @@
 //! Exit status: 0 success, 1 failure, 2 usage. Errors go to standard error, name the thing and the mend.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod beside;
 mod describe;
 mod manifest;
 mod plan;
@@ -110,6 +112,8 @@ enum Verb {
     },
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
+    /// Measure what a packet costs on this host: over software rings, or through two of its NICs that a cable joins.
+    Bench(bench::Arguments),
     /// Questions about the configuration file.
     Config {
         #[command(subcommand)]
@@ -295,6 +299,7 @@ fn run(arguments: Arguments) -> Result<()> {
             )?;
             Ok(())
         }
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;
             config.require_dataplane(&path)?;
