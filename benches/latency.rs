@@ -12,7 +12,7 @@ use crate::frames::Deck;
 use crate::line::Line;
 use crate::source::{Pace, Times, Trip};
 use crate::statistics::summary;
-use crate::wire::{Sending, TRANSLATED, UNTOUCHED, Wire, forward, go_first, move_frames, while_sending};
+use crate::wire::{Sending, TRANSLATED, UNTOUCHED, Wire, forward, move_frames, while_sending};
 use crate::world::World;
 use anyhow::{Context, Result, anyhow, ensure};
 use capsule::Eal;
@@ -272,7 +272,6 @@ fn work(
     ready: &Sender<Result<()>>,
 ) -> Result<()> {
     capsule::pin_to_core(cores.worker)?;
-    go_first();
     let _registered = capsule::register_thread(eal)?;
     let plan = plan(flows, NEW_FLOWS);
     let mut memory = HugeMemory::new(plan.memory_bytes(), if huge { Pages::Require } else { Pages::Never })?;

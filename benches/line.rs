@@ -69,7 +69,8 @@ impl Line {
         Ok(())
     }
 
-    /// Takes `count` frames off the transmit ring and shows them in their order; fewer are an error.
+    /// Takes `count` frames off the transmit ring and shows them in their order; fewer are an error. What a gateway tells everybody (groups it
+    /// is in, addresses it has) is for nobody here.
     pub fn take(&mut self, count: usize, mut show: impl FnMut(&[u8])) -> Result<()> {
         let mut taken = 0;
         while taken < count {
@@ -77,8 +78,8 @@ impl Line {
             if self.sink.dequeue(&mut burst) == 0 {
                 bail!("{taken} of {count} packets came back");
             }
-            taken += burst.len();
-            for frame in burst {
+            for frame in burst.into_iter().filter(|frame| !is_for_many(frame.data())) {
+                taken += 1;
                 show(frame.data());
                 self.stock.push(frame);
             }
@@ -91,4 +92,9 @@ impl Line {
     pub fn check_frames(&self) -> Result<()> {
         self.stock.iter().try_for_each(|frame| check(frame.data())).context("a packet left broken")
     }
+}
+
+/// Whether a frame is to a group, or to everybody.
+fn is_for_many(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & 1 == 1)
 }

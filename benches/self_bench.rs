@@ -10,7 +10,7 @@ use crate::latency::{Bench, Cores, LOAD, LatencyRun, Stand, Tail, plan};
 use crate::line::Line;
 use crate::self_report::{NicRow, PortFigures, RingRow, SelfReport};
 use crate::source::{Pace, Trip};
-use crate::wire::{Sending, Wire, forward, go_first, while_sending};
+use crate::wire::{Sending, Wire, forward, while_sending};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use capsule::{Device, Eal, EalConfig, Memory, Port, free_hugepages_mb};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -91,7 +91,6 @@ pub fn run(wanted: &Plan, say: impl Fn(&str) + Sync) -> Result<SelfReport> {
     let mut report = std::thread::scope(|scope| {
         let measuring = scope.spawn(|| {
             capsule::pin_to_core(worker)?;
-            go_first();
             let _registered = capsule::register_thread(eal)?;
             match &wanted.nics {
                 None => over_rings(wanted, eal, cores, huge, &say),
@@ -239,8 +238,8 @@ pub struct NicRun {
     pub sent: u64,
     /// Frames that did not come back.
     pub lost: u64,
-    /// How long the others were away.
-    pub times: Tail,
+    /// How long the others were away; none if there were none.
+    pub times: Option<Tail>,
     /// Packets that the worker did not forward, by their fate; some are of others on the cable.
     pub others: Vec<(&'static str, u64)>,
 }
@@ -253,7 +252,7 @@ impl NicRun {
             rate: trip.rate(),
             sent: trip.sent,
             lost: trip.lost(),
-            times: Tail::of(&trip.times),
+            times: (trip.times.count() > 0).then(|| Tail::of(&trip.times)),
             others,
         }
     }

@@ -158,8 +158,8 @@ pub struct NicRow {
     pub lost: u64,
     /// The same in percent.
     pub loss_percent: f64,
-    /// How long frames were away.
-    pub latency: TailFigures,
+    /// How long frames were away; none if none came back.
+    pub latency: Option<TailFigures>,
     /// Packets that the worker did not forward, by their fate.
     pub not_forwarded: BTreeMap<&'static str, u64>,
     /// How many runs.
@@ -190,8 +190,7 @@ impl NicRow {
             sent,
             lost,
             loss_percent: lost as f64 * 100.0 / sent.max(1) as f64,
-            latency: TailFigures::of(&runs.iter().map(|run| run.times).collect::<Vec<_>>())
-                .context(nothing)?,
+            latency: TailFigures::of(&runs.iter().filter_map(|run| run.times).collect::<Vec<_>>()),
             not_forwarded,
             runs: runs.len(),
             pages: name_of(pages),
@@ -281,7 +280,7 @@ impl SelfReport {
             "RUNS", "SENT",
         ];
         let rows = self.nics.iter().map(|row| {
-            let [p50, p99, p999] = micros(Some(row.latency));
+            let [p50, p99, p999] = micros(row.latency);
             vec![
                 row.flows.to_string(),
                 row.capacity_pps_median.map_or_else(none, |pps| format!("{pps:.0}")),
@@ -372,4 +371,117 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         table.add_row(row);
     });
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    const TAIL: Tail = Tail { p50: 1_500.0, p99: 2_500.0, p999: 9_000.0 };
+
+    fn host() -> Option<Host> {
+        let mut host = Host::look(3, true);
+        (host.load_after, host.tsc_mhz) = (Some(0.5), Some(2_500.0));
+        Some(host)
+    }
+
+    fn over_rings() -> SelfReport {
+        let timed = LatencyRun {
+            capacity: 20e6,
+            packets_per_turn: 64.0,
+            offered: 16e6,
+            ring: Tail { p50: 500.0, ..TAIL },
+            worker: TAIL,
+            changes_per_second: None,
+            aged: 0,
+            is_disturbed: false,
+        };
+        let alone = RingRow::new(1_000, 64, &[25.0, 20.0, 30.0], &[], PageKind::Ordinary).unwrap();
+        let timed = RingRow::new(1_000_000, 128, &[50.0], &[timed], PageKind::Huge).unwrap();
+        SelfReport { host: host(), source_core: Some(2), rings: vec![alone, timed], ..SelfReport::default() }
+    }
+
+    fn through_nics(rate: Option<f64>) -> SelfReport {
+        let run = |capacity, lost, others: &[(&'static str, u64)]| NicRun {
+            capacity,
+            sent_rate: 8e6,
+            rate: 7.9e6,
+            sent: 1_000,
+            lost,
+            times: Some(TAIL),
+            others: others.to_vec(),
+        };
+        let runs = [
+            run(rate.is_none().then_some(10e6), 1, &[("other_mac", 2)]),
+            run(rate.is_none().then_some(10e6), 0, &[("other_mac", 1)]),
+        ];
+        let port = PortFigures {
+            device: "0000:01:00.0".into(),
+            role: "worker",
+            driver: "net_ice".into(),
+            link_mbps: Some(25_000),
+            rx_missed: 7,
+        };
+        let row = NicRow::new(1_000, rate, &runs, PageKind::Huge).unwrap();
+        SelfReport { host: host(), nics: vec![row], ports: vec![port], ..SelfReport::default() }
+    }
+
+    fn words(text: &str, start: &str) -> String {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(start))
+            .unwrap_or_else(|| panic!("{start}: {text}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn rings_are_told_with_everything_that_they_depend_on() {
+        let text = over_rings().text();
+        assert_eq!(words(&text, "1000 "), "1000 25.00 20.00 40.00 3 64 - - - -");
+        assert_eq!(words(&text, "1000000 "), "1000000 50.00 50.00 20.00 1 128 16.00 1.50 2.50 9.00");
+        for part in [
+            "The rings alone: 1000000 flows 0.50, 2.50, 9.00",
+            "core 3, source on core 2",
+            "64 bytes",
+            "TSC 2500 MHz",
+            "DPDK ",
+            "rustc ",
+            "Linux ",
+            "0.50 after",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let json = serde_json::to_value(over_rings()).unwrap();
+        assert_eq!((&json["frame_bytes"], &json["source_core"]), (&Value::from(64), &Value::from(2)));
+        let row = &json["rings"][1];
+        assert_eq!(
+            (&row["flows"], &row["ns_per_packet_median"]),
+            (&Value::from(1_000_000), &Value::from(50.0))
+        );
+        assert_eq!(
+            (&row["latency"]["p50_ns"], &row["pages"]),
+            (&Value::from(1_500.0), &Value::from("huge_2m"))
+        );
+        assert!(RingRow::new(1, 0, &[], &[], PageKind::Huge).is_err());
+    }
+
+    #[test]
+    fn nics_are_told_with_their_drivers_and_what_was_lost() {
+        let text = through_nics(None).text();
+        assert_eq!(words(&text, "1000 "), "1000 10000000 8000000 7900000 1 0.0500% 1.50 2.50 9.00 2 2000");
+        for part in
+            ["80 % of that", "driver net_ice, link 25000 Mbit/s, 7 frames missed", "other_mac 3", "rustc "]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let text = through_nics(Some(8e6)).text();
+        assert_eq!(words(&text, "1000 "), "1000 - 8000000 7900000 1 0.0500% 1.50 2.50 9.00 2 2000");
+        assert!(text.contains("the rate that was asked for, 8000000 a second"), "{text}");
+        let json = serde_json::to_value(through_nics(None)).unwrap();
+        assert_eq!(
+            (&json["nics"][0]["lost"], &json["ports"][0]["driver"]),
+            (&Value::from(1), &Value::from("net_ice"))
+        );
+    }
 }

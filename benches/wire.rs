@@ -5,7 +5,7 @@
 use crate::bed::Bed;
 use crate::frames::Deck;
 use crate::quiet::Quiet;
-use crate::source::{Pace, Source, Trip};
+use crate::source::{AWAY_OF_NICS, AWAY_OF_RINGS, Pace, Source, Trip};
 use crate::world::{MAC, ROUTER_MAC};
 use anyhow::{Context, Result, anyhow};
 use capsule::{Device, Eal, Mbuf, Mempool, Port, PortConfig, Queue, ring};
@@ -43,7 +43,7 @@ impl Wire {
         let config = PortConfig::default();
         let inner = Port::from_rings(eal, vec![(receive, send)], &config, pool)?;
         let outer = Port::from_rings(eal, vec![(sink, feed)], &config, pool)?;
-        Self::of(inner, outer)
+        Self::of(inner, outer, AWAY_OF_RINGS)
     }
 
     /// Two NICs that a cable, or what stands for one, joins.
@@ -51,19 +51,17 @@ impl Wire {
         let pool = Mempool::new(eal, NIC_MBUFS, Mempool::DATA_ROOM)?;
         let config = PortConfig::default();
         let open = |device: &Device| Port::open(eal, device, &config, pool).context("opening a port");
-        Self::of(open(worker)?, open(source)?)
+        Self::of(open(worker)?, open(source)?, AWAY_OF_NICS)
     }
 
-    fn of((inner, worker): (Port, Vec<Queue>), (outer, mut queues): (Port, Vec<Queue>)) -> Result<Self> {
+    fn of(
+        (inner, worker): (Port, Vec<Queue>),
+        (outer, mut queues): (Port, Vec<Queue>),
+        away: Duration,
+    ) -> Result<Self> {
         let queue = queues.pop().context("a port without queues")?;
-        Ok(Self { worker, source: Source::new(queue, ROUTER_MAC), ports: [inner, outer] })
+        Ok(Self { worker, source: Source::new(queue, ROUTER_MAC, away), ports: [inner, outer] })
     }
-}
-
-/// Puts the calling thread before all others of its core, if it may: a worker has its core for itself, and so have those that are measured.
-pub fn go_first() {
-    const FIRST: i32 = -20;
-    let _ = rustix::process::nice(FIRST);
 }
 
 /// What the source is to do, and where.
@@ -98,7 +96,6 @@ pub fn while_sending<T>(
             let ready = ready;
             let _stop = StopAtEnd(&stop);
             capsule::pin_to_core(core)?;
-            go_first();
             let _registered = capsule::register_thread(eal)?;
             let _ = ready.send(());
             source.run(deck, pace, time, patience)
