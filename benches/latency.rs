@@ -41,7 +41,7 @@ const AWAY_MAX: u64 = 512;
 /// Runs one after the other. What else goes on in a machine comes and goes within fractions of a second: few of short runs meet it.
 const RUNS_AT_ONCE: u32 = 5;
 /// A frame on a ring that is away for so long is lost.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Cores of those who take part.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use capsule::{Device, Eal, EalConfig, Memory, Port, free_hugepages_mb};
 use rustix::thread::{CapabilitySet, capabilities};
 use std::time::{Duration, Instant};
-use turnpike_forward::verdict::{Tally, Verdict};
+use turnpike_forward::verdict::Verdict;
 use turnpike_shm::{HugeMemory, Pages};
 
 /// MiB of packet memory: buffers of all rings or NICs, and what DPDK keeps for itself.
@@ -280,18 +280,20 @@ fn send(
 
 /// Both ends must see each other before anything is measured.
 fn probe(bench: &mut Bench<'_>, stand: &mut Stand, nics: &Nics) -> Result<()> {
-    let before = bench.bed.worker.counters().tally(Tally::RxPackets);
+    let forwarded = |bench: &Bench<'_>| bench.bed.worker.counters().verdict(Verdict::Forwarded);
+    let before = forwarded(bench);
     let (trip, others) = send(bench, stand, Pace::PerSecond(PROBE.0), PROBE.1)?;
-    let arrived = bench.bed.worker.counters().tally(Tally::RxPackets) - before;
+    let arrived = forwarded(bench) - before;
     let Nics { port, sink, .. } = nics;
     let (sent, received) = (trip.sent, trip.received);
     ensure!(
         arrived > 0,
-        "none of {sent} frames from {sink} arrived at {port}: join the two with a cable (virtual ones: the two ends of one veth pair)"
+        "none of {sent} frames from {sink} arrived at {port}: join the two with a cable (virtual ones: the two ends of one veth pair); \
+         what else the worker saw: {others:?}"
     );
     ensure!(
         received > 0,
-        "{arrived} of {sent} frames from {sink} arrived at {port}, and none came back; the worker's verdicts beside forwarded: {others:?}"
+        "{arrived} of {sent} frames from {sink} were forwarded by {port}, and none came back to {sink}; is the cable between these two?"
     );
     Ok(())
 }
