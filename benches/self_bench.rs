@@ -288,7 +288,8 @@ fn probe(bench: &mut Bench<'_>, stand: &mut Stand, nics: &Nics) -> Result<()> {
     let (sent, received) = (trip.sent, trip.received);
     ensure!(
         arrived > 0,
-        "none of {sent} frames from {sink} arrived at {port}: join the two with a cable (virtual ones: the two ends of one veth pair); \
+        "none of {sent} frames from {sink} arrived at {port}: join the two with a cable (virtual ones: the two ends of one veth pair), \
+         and set kernel interfaces up (ip link set IF up); \
          what else the worker saw: {others:?}"
     );
     ensure!(

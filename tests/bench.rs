@@ -190,7 +190,7 @@ fn what_is_missing_is_named_with_the_mend() {
     ip(&["-n", &cable.namespace, "link", "set", "bench1", "down"]);
     let down =
         ["--flows", "1", "--hugepages", "never", "--port", one, "--sink", "net_af_packet1,iface=bench1"];
-    refuses(&cable.bench(&down), 1, &["is down", "ip link set"]);
+    refuses(&cable.bench(&down), 1, &["arrived at net_af_packet0,iface=bench0", "ip link set"]);
     // Root without any of its rights is nobody.
     let turnpike = program("turnpike").unwrap();
     let mut powerless = Command::new("setpriv");
