@@ -2,7 +2,7 @@
 //! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers; the
 //! [`latency`] that a worker adds to a [`wire`] with a [`source`] at its end), what it is compared with ([`floor`]), and how the figures are told
 //! ([`statistics`], [`figures`], [`past`], [`report`]).
-//! [`self_bench`] with [`self_report`]: the same for users, over rings and through NICs.
+//! `plot` draws a [`picture`] of a result. [`self_bench`] with [`self_report`]: the same for users, over rings and through NICs.
 //! It also counts the [`instructions`], which no load of the machine moves. `sync`: what is in etcd ([`cluster`]), the real programs ([`processes`]), the figures ([`sync_report`]).
 //!
 //! One run of `forwarding` interleaves floor and subject, so that a neighbour's load meets both; figures of different runs are never compared.
@@ -23,6 +23,8 @@ pub mod latency;
 pub mod line;
 pub mod pair;
 pub mod past;
+#[cfg(feature = "plot")]
+pub mod picture;
 #[cfg(feature = "sync")]
 pub mod processes;
 pub mod quiet;
