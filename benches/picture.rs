@@ -148,18 +148,11 @@ impl Drawn {
         label(&mut chart, last, LIGHT_BLUE, (-6, -16), HPos::Right)?;
         solid(&mut chart, measured, BLUE, 3)?;
         for (at, &(flows, ns)) in measured.iter().enumerate() {
-            match at + 1 == measured.len() {
-                true => label(
-                    &mut chart,
-                    Some((flows, ns, format!("Turnpike {ns:.1}"))),
-                    BLUE,
-                    (12, 0),
-                    HPos::Left,
-                )?,
-                false => {
-                    label(&mut chart, Some((flows, ns, format!("{ns:.1}"))), BLUE, (0, 17), HPos::Center)?
-                }
-            }
+            let (words, offset, side) = match at + 1 == measured.len() {
+                true => (format!("Turnpike {ns:.1}"), (12, 0), HPos::Left),
+                false => (format!("{ns:.1}"), (0, 17), HPos::Center),
+            };
+            label(&mut chart, Some((flows, ns, words)), BLUE, offset, side)?;
         }
         self.header(&root)?;
         self.footer(&root, peers)?;
