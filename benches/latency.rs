@@ -310,8 +310,8 @@ pub struct LatencyFigures {
     pub p999_ratio_median: f64,
     /// What that may be at most.
     pub p999_ratio_at_most: f64,
-    /// Whether both medians are no more than they may be.
-    pub holds: bool,
+    /// Whether both medians are no more than they may be; none if the machine was never quiet enough to tell.
+    pub holds: Option<bool>,
     /// Half of the frames were away no longer, on the ring alone: the middle of all runs.
     pub ring_p50_ns_median: f64,
     /// 99.9 % of them.
@@ -362,7 +362,8 @@ impl LatencyFigures {
             p999_ratio_min: ratio.min,
             p999_ratio_median: ratio.median,
             p999_ratio_at_most: P999_RATIO_MAX,
-            holds: added.median <= ADDED_P50_NS_MAX && ratio.median <= P999_RATIO_MAX,
+            holds: (!undisturbed.is_empty())
+                .then_some(added.median <= ADDED_P50_NS_MAX && ratio.median <= P999_RATIO_MAX),
             ring_p50_ns_median: of(|run| run.ring.p50)?.median,
             ring_p999_ns_median: of(|run| run.ring.p999)?.median,
             worker_p50_ns_median: of(|run| run.worker.p50)?.median,
@@ -404,7 +405,11 @@ impl LatencyFigures {
             self.p999_ratio_median,
             self.p999_ratio_min,
             self.p999_ratio_at_most,
-            if self.holds { "holds" } else { "does NOT hold" },
+            match self.holds {
+                Some(true) => "holds",
+                Some(false) => "does NOT hold",
+                None => "not judged, the machine was not quiet",
+            },
             self.runs,
             self.offered_mpps_median,
             self.capacity_mpps_median,
@@ -446,16 +451,16 @@ mod tests {
             (all.added_p50_ns_min, all.added_p50_ns_median, all.p999_ratio_median),
             (2_000.0, 2_000.0, 1.5)
         );
-        assert_eq!((all.holds, all.runs, all.flows_aged), (true, 3, 9));
+        assert_eq!((all.holds, all.runs, all.flows_aged), (Some(true), 3, 9));
         assert_eq!((all.capacity_mpps_median, all.offered_mpps_median, all.load_percent), (10.0, 8.0, 80.0));
-        assert!(!figures(&[slow, slow, good]).holds);
-        assert!(!figures(&[late]).holds);
+        assert_eq!(figures(&[slow, slow, good]).holds, Some(false));
+        assert_eq!(figures(&[late]).holds, Some(false));
         let disturbed = LatencyRun { is_disturbed: true, ..late };
         let all = figures(&[disturbed, good, disturbed]);
-        assert_eq!((all.holds, all.runs, all.runs_disturbed), (true, 1, 2));
+        assert_eq!((all.holds, all.runs, all.runs_disturbed), (Some(true), 1, 2));
         assert!(all.text().contains("2 more were disturbed"), "{}", all.text());
         let none = figures(&[disturbed]);
-        assert_eq!((none.holds, none.runs, none.runs_disturbed), (false, 1, 1));
+        assert_eq!((none.holds, none.runs, none.runs_disturbed), (None, 1, 1));
         assert!(none.text().contains("all of them disturbed"), "{}", none.text());
         assert!(LatencyFigures::new(NAME, &[], FLOWS).is_err());
     }
