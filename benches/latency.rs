@@ -89,7 +89,7 @@ impl Tail {
 pub struct LatencyRun {
     /// Packets a second of the worker when more come than it can take.
     pub capacity: f64,
-    /// Packets of its full turns then, on average.
+    /// Packets of its turns then, on average.
     pub packets_per_turn: f64,
     /// Packets a second that were timed.
     pub offered: f64,
@@ -296,6 +296,8 @@ pub struct LatencyFigures {
     pub load_percent: f64,
     /// Packets a second that the worker can bear, in millions: the middle of all runs.
     pub capacity_mpps_median: f64,
+    /// Packets of its turns then: the middle of all runs. Far from 64 the source or the way between both cores is what bounds them.
+    pub packets_per_turn_median: f64,
     /// Packets a second that were timed, in millions: the middle of all runs.
     pub offered_mpps_median: f64,
     /// What the worker adds to the middle of the ring's own times: the least of all runs.
@@ -355,6 +357,7 @@ impl LatencyFigures {
             name,
             load_percent: LOAD * 100.0,
             capacity_mpps_median: of(|run| run.capacity / 1e6)?.median,
+            packets_per_turn_median: of(|run| run.packets_per_turn)?.median,
             offered_mpps_median: of(|run| run.offered / 1e6)?.median,
             added_p50_ns_min: added.min,
             added_p50_ns_median: added.median,
@@ -396,7 +399,7 @@ impl LatencyFigures {
         };
         format!(
             "{}: half of the packets {:.2} us later than over the ring alone (least {:.2}, at most {:.2}), 99.9 % within {:.2} × its time (least {:.2}, at \
-             most {:.2}): {}; medians of {} runs{disturbed} at {:.1} of {:.1} million packets a second; ring {:.2} and {:.2} us, worker {:.2}, 99 % {:.2}, and \
+             most {:.2}): {}; medians of {} runs{disturbed} at {:.1} of {:.1} million packets a second, {:.0} a turn; ring {:.2} and {:.2} us, worker {:.2}, 99 % {:.2}, and \
              {:.2} us{meanwhile}.\n",
             self.name,
             self.added_p50_ns_median / 1e3,
@@ -413,6 +416,7 @@ impl LatencyFigures {
             self.runs,
             self.offered_mpps_median,
             self.capacity_mpps_median,
+            self.packets_per_turn_median,
             self.ring_p50_ns_median / 1e3,
             self.ring_p999_ns_median / 1e3,
             self.worker_p50_ns_median / 1e3,
