@@ -200,11 +200,11 @@ impl<'m> Bench<'m> {
 
         // At once: what the worker can bear changes with what else goes on in the machine.
         let (timed, _) = while_sending(source, deck, paced, |stop| forward(bed, queues, stop))?;
-        whole(&timed)?;
+        let worker = tail_of(&timed)?;
 
         source.expect_at(UNTOUCHED);
         let (moved, ()) = while_sending(source, deck, paced, |stop| move_frames(queues, stop))?;
-        whole(&moved)?;
+        let ring = tail_of(&moved)?;
 
         let after = bed.worker.counters();
         let aged = after.tally(Tally::FlowsClosed) - before.tally(Tally::FlowsClosed);
@@ -213,8 +213,8 @@ impl<'m> Bench<'m> {
             capacity,
             packets_per_turn: served.packets as f64 / served.turns.max(1) as f64,
             offered: timed.rate(),
-            ring: Tail::of(&moved.times),
-            worker: Tail::of(&timed.times),
+            ring,
+            worker,
             changes_per_second: None,
             aged,
             is_disturbed: moved.is_disturbed || timed.is_disturbed,
@@ -226,11 +226,17 @@ impl<'m> Bench<'m> {
 fn whole(trip: &Trip) -> Result<()> {
     let Trip { sent, received, foreign, .. } = trip;
     ensure!(sent == received && *foreign == 0, "{received} of {sent} frames came back, and {foreign} others");
+    Ok(())
+}
+
+/// Times of frames that all came back.
+fn tail_of(trip: &Trip) -> Result<Tail> {
+    whole(trip)?;
     ensure!(
         trip.times.count() > 0,
         "the source's thread was not running while frames came back; is its core busy?"
     );
-    Ok(())
+    Ok(Tail::of(&trip.times))
 }
 
 /// The thread of a worker whose latency is measured, ready to run.

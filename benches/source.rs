@@ -13,7 +13,7 @@ use turnpike_packet::flight::check;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 
 /// Most frames that go in under one time.
-const SENT_AT_ONCE: usize = 16;
+const SENT_AT_ONCE: usize = 32;
 /// A source on a ring that was away from its loop for longer than this was not running. A busy round takes one to three microseconds.
 pub const AWAY_OF_RINGS: Duration = Duration::from_micros(5);
 /// The same on a NIC, whose driver may need system calls to send.
@@ -95,8 +95,11 @@ impl Times {
         self.0.len()
     }
 
-    fn record(&mut self, ns: u64) {
-        self.0.saturating_record(ns);
+    /// So many frames were away for so long.
+    fn record(&mut self, ns: u64, frames: u64) {
+        if frames > 0 {
+            self.0.saturating_record_n(ns, frames);
+        }
     }
 }
 
@@ -174,11 +177,15 @@ impl Source {
         let now = || start.elapsed().as_nanos() as u64;
         let (end_ns, patience_ns) = (time.as_nanos() as u64, patience.as_nanos() as u64);
         let warm_ns = end_ns / WARM_UP;
+        // Times under more than can be borne are those of queues.
+        let is_timed = matches!(pace, Pace::PerSecond(_));
         let mut trip = Trip::default();
         let mut schedule = Schedule { pace, origin_ns: 0 };
         let (mut last_ns, mut is_held_up, mut is_blind) = (0, false, false);
         let mut heard_ns = end_ns;
         loop {
+            let mut burst = Burst::new();
+            let frames = self.queue.rx(&mut burst);
             let now_ns = now();
             let missed_ns = now_ns - last_ns;
             last_ns = now_ns;
@@ -189,7 +196,10 @@ impl Source {
                 }
             }
             let before = trip.received;
-            is_blind = self.receive(&mut trip, &now, is_blind, warm_ns);
+            let timed_from_ns = if is_timed && !is_blind { warm_ns } else { u64::MAX };
+            self.receive(burst, now_ns, timed_from_ns, &mut trip);
+            // A thread that was away is blind until it has seen all that came meanwhile.
+            is_blind &= frames == BURST;
             if now_ns < end_ns {
                 trip.received_in_time = trip.received;
                 is_held_up = self.send(deck, &schedule, now_ns, &blank, &mut trip);
@@ -224,28 +234,26 @@ impl Source {
         }
     }
 
-    /// Takes what has come back. Whether the thread is still blind: it has not seen all that came while it was away.
-    fn receive(&mut self, trip: &mut Trip, now: &impl Fn() -> u64, is_blind: bool, warm_ns: u64) -> bool {
-        let mut burst = Burst::new();
-        let frames = self.queue.rx(&mut burst);
-        if frames == 0 {
-            return false;
-        }
-        let now_ns = now();
+    /// Counts what has come back, and times what went in from some time on.
+    fn receive(&mut self, burst: Burst<Mbuf>, now_ns: u64, timed_from_ns: u64, trip: &mut Trip) {
+        // Frames that went in together mostly come back together.
+        let (mut together_ns, mut together) = (0, 0);
         for frame in burst {
             let Some(sent_ns) = stamp_of(frame.data(), self.mac) else {
                 trip.foreign += 1;
                 continue;
             };
             trip.received += 1;
-            if !is_blind && sent_ns >= warm_ns {
-                trip.times.record(now_ns.saturating_sub(sent_ns));
+            if sent_ns != together_ns {
+                trip.times.record(now_ns.saturating_sub(together_ns), together);
+                (together_ns, together) = (sent_ns, 0);
             }
+            together += u64::from(sent_ns >= timed_from_ns);
             if self.stock.len() < STOCK {
                 self.stock.push(frame);
             }
         }
-        is_blind && frames == BURST
+        trip.times.record(now_ns.saturating_sub(together_ns), together);
     }
 
     /// Sends what is due. Whether something is due that cannot go in.
@@ -262,14 +270,14 @@ impl Source {
         }
         let due = schedule.due(now_ns, trip.sent, trip.sent - trip.received.min(trip.sent));
         let mut is_short = false;
+        // A frame a moment late is one whose turn of the loop has come; one that is later had to wait.
+        let had_to_wait = now_ns - schedule.due_ns(now_ns, trip.sent) > self.away_ns;
         for n in 0..due.min(SENT_AT_ONCE as u64) {
             let Some(mut frame) = self.stock.pop().or_else(|| self.queue.alloc(blank)) else {
                 is_short = true;
                 break;
             };
-            let due_ns = schedule.due_ns(now_ns, trip.sent + n);
-            // A frame a moment late is one whose turn of the loop has come; one that is later had to wait.
-            let stamp_ns = if now_ns - due_ns > self.away_ns { due_ns } else { now_ns };
+            let stamp_ns = if had_to_wait { schedule.due_ns(now_ns, trip.sent + n) } else { now_ns };
             deck.write_next_stamped(stamp_ns, frame.data_mut());
             self.waiting.push(frame);
         }
@@ -306,9 +314,11 @@ mod tests {
         assert_eq!((trip.lost(), trip.rate()), (1, 4.0));
         let mut times = Times::default();
         assert_eq!((times.count(), times.percentile_ns(50.0)), (0, 0.0));
-        (1..=1_000).for_each(|ns| times.record(ns));
+        (1..=1_000).for_each(|ns| times.record(ns, 1));
         assert_eq!((times.percentile_ns(50.0), times.percentile_ns(99.0)), (500.0, 990.0));
-        times.record(u64::MAX);
+        times.record(u64::MAX, 0);
+        assert_eq!(times.count(), 1_000);
+        times.record(u64::MAX, 2);
         assert!(times.percentile_ns(100.0) >= LONGEST_NS as f64);
     }
 }
