@@ -2,7 +2,7 @@
 //!
 //! Time is that of one clock, read by the one thread that sends and receives, so that no two cores have to agree on it. What that thread has
 //! missed while it was not running says nothing of what is measured: frames that were due then are not made up for, and frames that came back
-//! meanwhile are counted and not timed. Frames that could not go in because all were away are another matter: they count from when they were due.
+//! meanwhile are counted and not timed. Frames that could not go in because all were away are another matter: each counts with the time for which it was due.
 
 use crate::frames::{Deck, stamp_of};
 use anyhow::{Context, Result, ensure};
@@ -136,12 +136,17 @@ impl Schedule {
         }
     }
 
-    /// When the next one was due.
-    fn due_ns(&self, now_ns: u64, sent: u64) -> u64 {
-        match self.pace {
-            Pace::Flood { .. } => now_ns,
-            Pace::PerSecond(rate) => (self.origin_ns + (sent as f64 * 1e9 / rate) as u64).min(now_ns),
+    /// Moves on by what is due and later than `most_ns`: it is not made up for. For how long each of those frames has been due by now.
+    fn catch_up(&mut self, now_ns: u64, sent: u64, most_ns: u64) -> impl Iterator<Item = u64> + use<> {
+        let (mut late_ns, mut interval_ns) = (0, 1.0);
+        if let Pace::PerSecond(rate) = self.pace {
+            interval_ns = 1e9 / rate;
+            let due_ns = self.origin_ns + (sent as f64 * interval_ns) as u64;
+            late_ns = now_ns.saturating_sub(due_ns);
         }
+        let frames = if late_ns > most_ns { (late_ns as f64 / interval_ns) as u64 } else { 0 };
+        self.origin_ns += (frames as f64 * interval_ns) as u64;
+        (0..frames).map(move |n| late_ns - (n as f64 * interval_ns) as u64)
     }
 }
 
@@ -191,9 +196,7 @@ impl Source {
             last_ns = now_ns;
             if missed_ns > self.away_ns {
                 is_blind = true;
-                if !is_held_up {
-                    schedule.origin_ns += missed_ns;
-                }
+                schedule.origin_ns += missed_ns;
             }
             let before = trip.received;
             let timed_from_ns = if is_timed && !is_blind { warm_ns } else { u64::MAX };
@@ -202,6 +205,10 @@ impl Source {
             is_blind &= frames == BURST;
             if now_ns < end_ns {
                 trip.received_in_time = trip.received;
+                let waits = schedule.catch_up(now_ns, trip.sent, self.away_ns);
+                if is_held_up && now_ns >= timed_from_ns {
+                    waits.for_each(|ns| trip.times.record(ns, 1));
+                }
                 is_held_up = self.send(deck, &schedule, now_ns, &blank, &mut trip);
             } else {
                 self.push(&mut trip);
@@ -270,15 +277,12 @@ impl Source {
         }
         let due = schedule.due(now_ns, trip.sent, trip.sent - trip.received.min(trip.sent));
         let mut is_short = false;
-        // A frame a moment late is one whose turn of the loop has come; one that is later had to wait.
-        let had_to_wait = now_ns - schedule.due_ns(now_ns, trip.sent) > self.away_ns;
-        for n in 0..due.min(SENT_AT_ONCE as u64) {
+        for _ in 0..due.min(SENT_AT_ONCE as u64) {
             let Some(mut frame) = self.stock.pop().or_else(|| self.queue.alloc(blank)) else {
                 is_short = true;
                 break;
             };
-            let stamp_ns = if had_to_wait { schedule.due_ns(now_ns, trip.sent + n) } else { now_ns };
-            deck.write_next_stamped(stamp_ns, frame.data_mut());
+            deck.write_next_stamped(now_ns, frame.data_mut());
             self.waiting.push(frame);
         }
         !self.push(trip) || is_short
@@ -301,11 +305,28 @@ mod tests {
     fn frames_are_due_by_the_clock_and_not_while_the_thread_was_away() {
         let mut paced = Schedule { pace: Pace::PerSecond(1e6), origin_ns: 0 };
         assert_eq!((paced.due(999, 0, 0), paced.due(5_000, 0, 0), paced.due(5_000, 4, 4)), (0, 5, 1));
-        assert_eq!((paced.due_ns(9_500, 9), paced.due_ns(100_000, 10)), (9_000, 10_000));
         paced.origin_ns += 90_000;
         assert_eq!((paced.due(95_000, 5, 0), paced.due(95_000, 4, 0)), (0, 1));
         let flood = Schedule { pace: Pace::Flood { away_max: 512 }, origin_ns: 0 };
-        assert_eq!((flood.due(0, 700, 500), flood.due(9, 700, 512), flood.due_ns(9, 700)), (12, 0, 9));
+        assert_eq!((flood.due(0, 700, 500), flood.due(9, 700, 512)), (12, 0));
+    }
+
+    #[test]
+    fn what_is_late_is_not_made_up_for() {
+        let mut paced = Schedule { pace: Pace::PerSecond(1e6), origin_ns: 0 };
+        assert_eq!(
+            paced.catch_up(14_000, 10, 5_000).collect::<Vec<_>>(),
+            Vec::<u64>::new(),
+            "4 us are not late"
+        );
+        assert_eq!(paced.due(14_000, 10, 0), 4);
+        assert_eq!(
+            paced.catch_up(16_000, 10, 5_000).collect::<Vec<_>>(),
+            [6_000, 5_000, 4_000, 3_000, 2_000, 1_000]
+        );
+        assert_eq!((paced.due(16_000, 10, 0), paced.due(17_000, 10, 0)), (0, 1));
+        let mut flood = Schedule { pace: Pace::Flood { away_max: 512 }, origin_ns: 0 };
+        assert_eq!(flood.catch_up(1_000_000, 0, 5_000).count(), 0);
     }
 
     #[test]
