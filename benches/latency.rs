@@ -76,11 +76,11 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Of these times.
+    /// Of these times; none of none.
     #[must_use]
-    pub fn of(times: &Times) -> Self {
+    pub fn of(times: &Times) -> Option<Self> {
         let [p50, p99, p999] = [50.0, 99.0, 99.9].map(|percent| times.percentile_ns(percent));
-        Self { p50, p99, p999 }
+        (times.count() > 0).then_some(Self { p50, p99, p999 })
     }
 }
 
@@ -178,13 +178,25 @@ impl<'m> Bench<'m> {
 
     fn measure(&mut self, stand: &mut Stand, time: Duration) -> Result<Vec<LatencyRun>> {
         let mut deck = self.bed.take_deck()?;
-        let runs =
-            (0..RUNS_AT_ONCE).map(|_| self.measure_with(stand, &mut deck, time / RUNS_AT_ONCE)).collect();
+        let runs = (0..RUNS_AT_ONCE)
+            .filter_map(|_| self.measure_with(stand, &mut deck, time / RUNS_AT_ONCE).transpose())
+            .collect::<Result<Vec<_>>>();
         self.bed.give_deck(deck);
-        runs
+        let runs = runs?;
+        ensure!(
+            !runs.is_empty(),
+            "worker and source were not running at the same time; are their cores busy?"
+        );
+        Ok(runs)
     }
 
-    fn measure_with(&mut self, stand: &mut Stand, deck: &mut Deck<12>, time: Duration) -> Result<LatencyRun> {
+    /// One run; none if the threads of both ends did not run at the same time.
+    fn measure_with(
+        &mut self,
+        stand: &mut Stand,
+        deck: &mut Deck<12>,
+        time: Duration,
+    ) -> Result<Option<LatencyRun>> {
         let (bed, Stand { wire, eal, cores, .. }) = (&mut self.bed, stand);
         let Wire { worker: queues, source, .. } = wire;
         let (eal, core, served_on, patience) = (*eal, cores.source, cores.worker, PATIENCE);
@@ -200,16 +212,19 @@ impl<'m> Bench<'m> {
 
         // At once: what the worker can bear changes with what else goes on in the machine.
         let (timed, _) = while_sending(source, deck, paced, |stop| forward(bed, queues, stop))?;
-        let worker = tail_of(&timed)?;
+        whole(&timed)?;
 
         source.expect_at(UNTOUCHED);
         let (moved, ()) = while_sending(source, deck, paced, |stop| move_frames(queues, stop))?;
-        let ring = tail_of(&moved)?;
+        whole(&moved)?;
 
         let after = bed.worker.counters();
         let aged = after.tally(Tally::FlowsClosed) - before.tally(Tally::FlowsClosed);
         bed.expect(&before, flooded.sent + timed.sent, 0, aged)?;
-        Ok(LatencyRun {
+        let (Some(ring), Some(worker)) = (Tail::of(&moved.times), Tail::of(&timed.times)) else {
+            return Ok(None);
+        };
+        Ok(Some(LatencyRun {
             capacity,
             packets_per_turn: served.packets as f64 / served.turns.max(1) as f64,
             offered: timed.rate(),
@@ -218,7 +233,7 @@ impl<'m> Bench<'m> {
             changes_per_second: None,
             aged,
             is_disturbed: moved.is_disturbed || timed.is_disturbed,
-        })
+        }))
     }
 }
 
@@ -227,16 +242,6 @@ fn whole(trip: &Trip) -> Result<()> {
     let Trip { sent, received, foreign, .. } = trip;
     ensure!(sent == received && *foreign == 0, "{received} of {sent} frames came back, and {foreign} others");
     Ok(())
-}
-
-/// Times of frames that all came back.
-fn tail_of(trip: &Trip) -> Result<Tail> {
-    whole(trip)?;
-    ensure!(
-        trip.times.count() > 0,
-        "the source's thread was not running while frames came back; is its core busy?"
-    );
-    Ok(Tail::of(&trip.times))
 }
 
 /// The thread of a worker whose latency is measured, ready to run.

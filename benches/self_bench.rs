@@ -252,7 +252,7 @@ impl NicRun {
             rate: trip.rate(),
             sent: trip.sent,
             lost: trip.lost(),
-            times: (trip.times.count() > 0).then(|| Tail::of(&trip.times)),
+            times: Tail::of(&trip.times),
             others,
         }
     }
@@ -272,10 +272,12 @@ fn send(
     let mut deck = bench.bed.take_deck()?;
     let outcome = while_sending(source, &mut deck, sending, |stop| forward(&mut bench.bed, worker, stop));
     bench.bed.give_deck(deck);
+    let (trip, _) = outcome?;
+    ensure!(trip.sent > 0, "no frame was sent: the port takes none, or its link is down");
     let after = bench.bed.worker.counters();
     let others = Verdict::ALL.iter().filter(|&&verdict| verdict != Verdict::Forwarded);
     let others = others.map(|&verdict| (verdict.name(), after.verdict(verdict) - before.verdict(verdict)));
-    Ok((outcome?.0, others.filter(|(_, count)| *count > 0).collect()))
+    Ok((trip, others.filter(|(_, count)| *count > 0).collect()))
 }
 
 /// Both ends must see each other before anything is measured.
