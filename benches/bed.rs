@@ -17,6 +17,7 @@ use turnpike_forward::flow_table::FlowTable;
 use turnpike_forward::gateway::Gateway;
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::{Random, scale};
+use turnpike_forward::limits::ANNOUNCE_AGAIN_MS;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::stage::Staging;
 use turnpike_forward::verdict::{Counters, Tally, Verdict};
@@ -284,6 +285,7 @@ impl<'m> Bed<'m> {
         let payload: &[u8] = if world.family == Family::V4 { b"bench!" } else { b"" };
         let data = both([1, 1], flags::ACK | flags::PSH, payload)?;
         line.resize_frames(asks[0].len())?;
+        self.hush(line);
 
         let mut random = Random::new(&SECRET, 1);
         let mut packets: Vec<(Ends<N>, u8)> = Vec::with_capacity(flows as usize * 2);
@@ -307,6 +309,17 @@ impl<'m> Bed<'m> {
             packets.extend(back);
         }
         Deck::new(data, packets, random).context("no flows, no traffic")
+    }
+
+    /// Lets the worker say what gateways say of themselves when they start, and once more a while later, to nobody.
+    fn hush(&mut self, line: &mut Line) {
+        let mut quiet_ms = 0;
+        while quiet_ms <= ANNOUNCE_AGAIN_MS {
+            let now_ms = self.now_ms();
+            self.worker.turn(&mut line.queues, now_ms);
+            quiet_ms = if line.clear() == 0 { quiet_ms + 1 } else { 0 };
+            self.skip_ms(1);
+        }
     }
 
     /// Sends one packet of each flow through the worker, and gives the ends that the frames left with, in the same order.

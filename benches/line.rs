@@ -8,10 +8,10 @@ use turnpike_packet::flight::check;
 use turnpike_packet::io::{BURST, Burst, Frame};
 
 /// Frames between two looks at the clock.
-pub const CHUNK: usize = 4 * BURST;
+pub const CHUNK: usize = 16 * BURST;
 /// Frame buffers: a chunk, a burst, and what DPDK keeps in its cache.
-const MBUFS: u32 = 511;
-const RING_SLOTS: u32 = 512;
+const MBUFS: u32 = 2047;
+const RING_SLOTS: u32 = 2048;
 
 /// The port, and the outer ends of its rings.
 pub struct Line {
@@ -69,8 +69,19 @@ impl Line {
         Ok(())
     }
 
-    /// Takes `count` frames off the transmit ring and shows them in their order; fewer are an error. What a gateway tells everybody (groups it
-    /// is in, addresses it has) is for nobody here.
+    /// Throws away what is on the transmit ring, and says how many frames that were.
+    pub fn clear(&mut self) -> usize {
+        let mut burst = Burst::new();
+        let (mut thrown, mut count) = (0, usize::MAX);
+        while count > 0 {
+            count = self.sink.dequeue(&mut burst);
+            thrown += count;
+            burst = Burst::new();
+        }
+        thrown
+    }
+
+    /// Takes `count` frames off the transmit ring and shows them in their order; fewer are an error.
     pub fn take(&mut self, count: usize, mut show: impl FnMut(&[u8])) -> Result<()> {
         let mut taken = 0;
         while taken < count {
@@ -78,8 +89,8 @@ impl Line {
             if self.sink.dequeue(&mut burst) == 0 {
                 bail!("{taken} of {count} packets came back");
             }
-            for frame in burst.into_iter().filter(|frame| !is_for_many(frame.data())) {
-                taken += 1;
+            taken += burst.len();
+            for frame in burst {
                 show(frame.data());
                 self.stock.push(frame);
             }
@@ -92,9 +103,4 @@ impl Line {
     pub fn check_frames(&self) -> Result<()> {
         self.stock.iter().try_for_each(|frame| check(frame.data())).context("a packet left broken")
     }
-}
-
-/// Whether a frame is to a group, or to everybody.
-fn is_for_many(frame: &[u8]) -> bool {
-    frame.first().is_some_and(|first| first & 1 == 1)
 }

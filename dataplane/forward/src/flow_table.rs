@@ -10,29 +10,26 @@
 //! Every flow begins in [`FlowTable::insert`] and ends in [`FlowTable::remove`], whatever ends it. So what is kept by flows is kept here: how
 //! many each client has ([`crate::quota`]), and which ports rest after one ([`crate::quarantine`]).
 
+mod index;
+
 use crate::address::Address;
 use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::gateway::FlowRules;
-use crate::hash::{Secret, scale};
+use crate::hash::Secret;
 use crate::limits::{BUCKET_PROBES_MAX, TCP_SILENT_MS};
 use crate::one_way::OneWay;
 use crate::port_pool::Standing;
 use crate::quarantine::Quarantine;
 use crate::quota::{Quota, Subscriber};
 use crate::track::{LEAST_TRACKING, State};
+use index::{Bucket, ENTRIES, NONE, REPLY};
+pub use index::{Candidate, Index, Place};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use turnpike_packet::ipv4;
 use turnpike_wire::update::Tracking;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-/// Entries of a bucket.
-const ENTRIES: usize = 8;
-/// The bit of an index that tells the direction.
-const REPLY: u32 = 1 << 31;
-/// The end of the free list.
-const NONE: u32 = u32::MAX;
 
 /// What is known of one live flow beside its keys, for both directions: 32 bytes.
 ///
@@ -121,9 +118,6 @@ pub trait Entry:
     /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed. Where answers take
     /// another way, the second is from the backend to the source of outer packets, and of no packet.
     fn keys(&self) -> &[Self::Key; 2];
-
-    /// Asks for its cache lines.
-    fn prefetch(&self);
 }
 
 /// One live flow over IPv4: 64 bytes for both directions.
@@ -157,11 +151,6 @@ impl Entry for Session {
     fn keys(&self) -> &[FlowKey; 2] {
         &self.keys
     }
-
-    #[inline(always)]
-    fn prefetch(&self) {
-        cpu::prefetch(self);
-    }
 }
 
 impl Entry for Session6 {
@@ -175,12 +164,6 @@ impl Entry for Session6 {
     #[inline(always)]
     fn keys(&self) -> &[FlowKey6; 2] {
         &self.keys
-    }
-
-    #[inline(always)]
-    fn prefetch(&self) {
-        cpu::prefetch(&self.keys[0]);
-        cpu::prefetch(&self.life);
     }
 }
 
@@ -224,55 +207,28 @@ fn free<S: Entry>(next: u32) -> S {
     session
 }
 
-/// One cache line of the index.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
-struct Bucket {
-    tags: [u16; ENTRIES],
-    index: [u32; ENTRIES],
-    /// Entries that lie in later buckets because this one was full.
-    passed: u32,
-    spare: [u8; 12],
-}
-
 const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 64);
 const _: () = assert!(size_of::<Session6>() == 128 && align_of::<Session6>() == 64);
-const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
 
-/// Where a key's entry would be: its home bucket and tag.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Place {
-    bucket: u32,
-    /// 16 bits, in a word of 32 so that a burst of places has no holes.
-    tag: u32,
-}
+/// The sessions of a table.
+#[derive(Debug)]
+pub struct Sessions<'a, K: Key>(&'a mut [K::Session]);
 
-/// An entry whose tag matched: a session and a direction that the full key has to confirm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Candidate(u32);
-
-impl Candidate {
-    /// No entry has the tag.
-    pub const NONE: Self = Self(NONE);
-
-    /// The entry that the client's packets of the session in `slot` have.
-    #[must_use]
-    pub const fn from_client(slot: usize) -> Self {
-        Self(slot as u32)
+impl<K: Key> Sessions<'_, K> {
+    /// Asks for the session of a candidate that is next but a few.
+    #[inline(always)]
+    pub fn approach(&self, candidate: Candidate) {
+        // An address where nothing is would be looked for in the page tables each time.
+        if candidate.slot() < self.0.len() {
+            cpu::approach(self.0, candidate.slot());
+        }
     }
 
-    /// Slot of the session.
+    /// Stage three of a lookup: the session of a candidate, if the full key confirms it.
     #[inline(always)]
-    #[must_use]
-    pub const fn slot(self) -> usize {
-        (self.0 & !REPLY) as usize
-    }
-
-    /// 0 for a packet from the client, 1 for one from the backend.
-    #[inline(always)]
-    #[must_use]
-    pub const fn direction(self) -> usize {
-        (self.0 >> 31) as usize
+    pub fn confirm(&mut self, candidate: Candidate, key: &K) -> Option<&mut K::Session> {
+        let session = self.0.get_mut(candidate.slot())?;
+        (session.keys()[candidate.direction()] == *key).then_some(session)
     }
 }
 
@@ -343,7 +299,7 @@ impl<'m, K: Key> FlowTable<'m, K> {
         let (index, slots) = memory.split_at_mut(Self::bucket_count(flows) * size_of::<Bucket>());
         let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
         let sessions = <[K::Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
-        buckets.fill(Bucket { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] });
+        buckets.fill(Bucket::EMPTY);
         let last = flows - 1;
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
             *session = free(if slot == last { NONE } else { slot + 1 });
@@ -428,89 +384,23 @@ impl<'m, K: Key> FlowTable<'m, K> {
         &mut self.sessions[slot]
     }
 
-    /// Stage one of a lookup: where the key would be. Asks for the bucket's cache line.
+    /// What lookups need, to hold in hand for a burst.
     #[inline(always)]
     #[must_use]
-    pub fn place(&self, key: K) -> Place {
-        let place = self.locate(key);
-        cpu::prefetch(&self.buckets[place.bucket as usize]);
-        place
-    }
-
-    #[inline(always)]
-    fn locate(&self, key: K) -> Place {
-        let hash = self.secret.hash(key);
-        let bucket = scale(hash as u32, self.buckets.len() as u32);
-        let tag = (hash >> 48) as u32;
-        Place { bucket, tag: if tag == 0 { 1 } else { tag } }
-    }
-
-    /// Stage two: the first entry with this tag in the home bucket, or else in those that entries of it lie in. Asks for the session's cache
-    /// line.
-    #[inline(always)]
-    #[must_use]
-    pub fn candidate(&self, place: Place) -> Candidate {
-        let bucket = &self.buckets[place.bucket as usize];
-        let matches = bucket.matches(place.tag as u16);
-        if matches == 0 {
-            return if bucket.passed == 0 { Candidate::NONE } else { self.candidate_behind(place) };
-        }
-        let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
-        if let Some(session) = self.sessions.get(candidate.slot()) {
-            session.prefetch();
-        }
-        candidate
-    }
-
-    /// One entry of a hundred lies behind its home bucket, but one packet of a hundred that is not steady costs half of all bursts their way out
-    /// as a whole.
-    #[cold]
-    #[inline(never)]
-    fn candidate_behind(&self, place: Place) -> Candidate {
-        for bucket in self.walk(place).skip(1) {
-            let bucket = &self.buckets[bucket];
-            let matches = bucket.matches(place.tag as u16);
-            if matches != 0 {
-                let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
-                if let Some(session) = self.sessions.get(candidate.slot()) {
-                    session.prefetch();
-                }
-                return candidate;
-            }
-            if bucket.passed == 0 {
-                break;
-            }
-        }
-        Candidate::NONE
-    }
-
-    /// The session of a candidate, if the full key confirms it.
-    #[inline(always)]
-    pub fn confirm(&mut self, candidate: Candidate, key: K) -> Option<&mut K::Session> {
-        let session = self.sessions.get_mut(candidate.slot())?;
-        (session.keys()[candidate.direction()] == key).then_some(session)
+    pub const fn index(&self) -> Index<'_, K> {
+        Index { buckets: self.buckets, sessions: self.sessions, secret: self.secret }
     }
 
     /// The whole lookup at once, for what the stages left over.
     #[must_use]
     pub fn find(&self, key: K) -> Option<Candidate> {
-        let place = self.locate(key);
-        for bucket in self.walk(place) {
-            let bucket = &self.buckets[bucket];
-            let mut matches = bucket.matches(place.tag as u16);
-            while matches != 0 {
-                let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize]);
-                if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
-                {
-                    return Some(candidate);
-                }
-                matches &= matches - 1;
-            }
-            if bucket.passed == 0 {
-                return None;
-            }
-        }
-        None
+        self.index().find(key)
+    }
+
+    /// The sessions, to confirm candidates of a burst.
+    #[inline(always)]
+    pub const fn sessions_mut(&mut self) -> Sessions<'_, K> {
+        Sessions(self.sessions)
     }
 
     /// Adds a flow under both its keys, which must not be in the table, and returns its slot. One whose answers take another way has only its
@@ -593,21 +483,15 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.sessions.iter().enumerate().filter(|(_, s)| s.state() != State::Free)
     }
 
-    /// The buckets a key may lie in, home first.
-    fn walk(&self, place: Place) -> impl Iterator<Item = usize> + use<K> {
-        let buckets = self.buckets.len();
-        (0..BUCKET_PROBES_MAX).map(move |step| (place.bucket as usize + step) % buckets)
-    }
-
     fn link(&mut self, key: K, index: u32) -> Result<(), Full> {
-        let place = self.locate(key);
-        let Some(steps) = self.walk(place).position(|b| self.buckets[b].tags.contains(&0)) else {
+        let place = self.index().locate(key);
+        let Some(steps) = place.walk(self.buckets.len()).position(|b| self.buckets[b].tags.contains(&0)) else {
             return Err(Full);
         };
-        for bucket in self.walk(place).take(steps) {
+        for bucket in place.walk(self.buckets.len()).take(steps) {
             self.buckets[bucket].passed += 1;
         }
-        if let Some(bucket) = self.walk(place).nth(steps) {
+        if let Some(bucket) = place.walk(self.buckets.len()).nth(steps) {
             let bucket = &mut self.buckets[bucket];
             if let Some(entry) = bucket.tags.iter().position(|&t| t == 0) {
                 bucket.tags[entry] = place.tag as u16;
@@ -618,13 +502,13 @@ impl<'m, K: Key> FlowTable<'m, K> {
     }
 
     fn unlink(&mut self, key: K, index: u32) {
-        let place = self.locate(key);
+        let place = self.index().locate(key);
         let entry_of =
             |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
-        let Some(steps) = self.walk(place).position(|b| entry_of(&self.buckets[b]).is_some()) else {
+        let Some(steps) = place.walk(self.buckets.len()).position(|b| entry_of(&self.buckets[b]).is_some()) else {
             return;
         };
-        for (step, bucket) in self.walk(place).take(steps + 1).enumerate() {
+        for (step, bucket) in place.walk(self.buckets.len()).take(steps + 1).enumerate() {
             let bucket = &mut self.buckets[bucket];
             if step < steps {
                 bucket.passed = bucket.passed.saturating_sub(1);
@@ -633,14 +517,6 @@ impl<'m, K: Key> FlowTable<'m, K> {
                 bucket.index[entry] = 0;
             }
         }
-    }
-}
-
-impl Bucket {
-    /// One bit for each entry with this tag.
-    #[inline(always)]
-    fn matches(&self, tag: u16) -> u32 {
-        cpu::equal_words(self.tags, tag)
     }
 }
 

@@ -137,8 +137,7 @@ impl<F: Frame> Worker<'_, F> {
         if let Some(packet) = packet {
             self.clamp(&mut frame, key, packet, [port, out]);
         }
-        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !self.translated::<K>(&mut frame, packet, flow, addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }

@@ -5,7 +5,7 @@ use crate::flow_table::{Candidate, Entry};
 use crate::parse::Packet;
 use crate::path::Path;
 use crate::proxy_protocol::{self, backend_sends, carries, client_sends};
-use crate::rewrite::{Addressing, Deltas};
+use crate::rewrite::Deltas;
 use crate::verdict::{Tally, Verdict};
 use turnpike_packet::io::{Frame, PacketIo};
 use turnpike_packet::tcp::{self, flags};
@@ -64,8 +64,7 @@ impl<F: Frame> Worker<'_, F> {
         if carries && let Err(verdict) = put_in(&mut frame, packet.l4(), &proxy_protocol::header(client)) {
             return self.counters.count(verdict);
         }
-        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !K::translate(&session, direction, packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
