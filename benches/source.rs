@@ -141,7 +141,7 @@ impl Schedule {
         let (mut late_ns, mut interval_ns) = (0, 1.0);
         if let Pace::PerSecond(rate) = self.pace {
             interval_ns = 1e9 / rate;
-            let due_ns = self.origin_ns + (sent as f64 * interval_ns) as u64;
+            let due_ns = self.origin_ns + ((sent + 1) as f64 * interval_ns) as u64;
             late_ns = now_ns.saturating_sub(due_ns);
         }
         let frames = if late_ns > most_ns { (late_ns as f64 / interval_ns) as u64 } else { 0 };
@@ -313,17 +313,15 @@ mod tests {
     #[test]
     fn what_is_late_is_not_made_up_for() {
         let mut paced = Schedule { pace: Pace::PerSecond(1e6), origin_ns: 0 };
-        assert_eq!(
-            paced.catch_up(14_000, 10, 5_000).collect::<Vec<_>>(),
-            Vec::<u64>::new(),
-            "4 us are not late"
-        );
-        assert_eq!(paced.due(14_000, 10, 0), 4);
-        assert_eq!(
-            paced.catch_up(16_000, 10, 5_000).collect::<Vec<_>>(),
-            [6_000, 5_000, 4_000, 3_000, 2_000, 1_000]
-        );
-        assert_eq!((paced.due(16_000, 10, 0), paced.due(17_000, 10, 0)), (0, 1));
+        assert_eq!(paced.catch_up(16_000, 10, 5_000).count(), 0, "5 us are not late");
+        assert_eq!(paced.due(16_000, 10, 0), 6);
+        let waits: Vec<u64> = paced.catch_up(17_000, 10, 5_000).collect();
+        assert_eq!(waits, [6_000, 5_000, 4_000, 3_000, 2_000, 1_000]);
+        assert_eq!((paced.due(17_000, 10, 0), paced.due(18_000, 11, 0)), (1, 1));
+        // However slow: what is due now is not late.
+        let mut slow = Schedule { pace: Pace::PerSecond(1.0), origin_ns: 0 };
+        assert_eq!(slow.catch_up(1_000_000_500, 0, 1_000).count(), 0);
+        assert_eq!(slow.due(1_000_000_500, 0, 0), 1);
         let mut flood = Schedule { pace: Pace::Flood { away_max: 512 }, origin_ns: 0 };
         assert_eq!(flood.catch_up(1_000_000, 0, 5_000).count(), 0);
     }
