@@ -40,6 +40,8 @@ const P999_RATIO_MAX: f64 = 1.5;
 const AWAY_MAX: u64 = 512;
 /// Runs one after the other. What else goes on in a machine comes and goes within fractions of a second: few of short runs meet it.
 const RUNS_AT_ONCE: u32 = 5;
+/// Undisturbed runs from which on there is a verdict.
+const QUIET_MIN: usize = 3;
 /// A frame on a ring that is away for so long is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -323,7 +325,7 @@ pub struct LatencyFigures {
     pub p999_ratio_median: f64,
     /// What that may be at most.
     pub p999_ratio_at_most: f64,
-    /// Whether both medians are no more than they may be; none if the machine was never quiet enough to tell.
+    /// Whether both medians are no more than they may be; none if the machine was quiet in too few runs to tell.
     pub holds: Option<bool>,
     /// Half of the frames were away no longer, on the ring alone: the middle of all runs.
     pub ring_p50_ns_median: f64,
@@ -376,7 +378,7 @@ impl LatencyFigures {
             p999_ratio_min: ratio.min,
             p999_ratio_median: ratio.median,
             p999_ratio_at_most: P999_RATIO_MAX,
-            holds: (!undisturbed.is_empty())
+            holds: (undisturbed.len() >= QUIET_MIN)
                 .then_some(added.median <= ADDED_P50_NS_MAX && ratio.median <= P999_RATIO_MAX),
             ring_p50_ns_median: of(|run| run.ring.p50)?.median,
             ring_p999_ns_median: of(|run| run.ring.p999)?.median,
@@ -422,7 +424,7 @@ impl LatencyFigures {
             match self.holds {
                 Some(true) => "holds",
                 Some(false) => "does NOT hold",
-                None => "not judged, the machine was not quiet",
+                None => "not judged, the machine was quiet in too few runs",
             },
             self.runs,
             self.offered_mpps_median,
@@ -469,11 +471,13 @@ mod tests {
         assert_eq!((all.holds, all.runs, all.flows_aged), (Some(true), 3, 9));
         assert_eq!((all.capacity_mpps_median, all.offered_mpps_median, all.load_percent), (10.0, 8.0, 80.0));
         assert_eq!(figures(&[slow, slow, good]).holds, Some(false));
-        assert_eq!(figures(&[late]).holds, Some(false));
+        assert_eq!(figures(&[late; 3]).holds, Some(false));
         let disturbed = LatencyRun { is_disturbed: true, ..late };
-        let all = figures(&[disturbed, good, disturbed]);
-        assert_eq!((all.holds, all.runs, all.runs_disturbed), (Some(true), 1, 2));
+        let all = figures(&[disturbed, good, good, good, disturbed]);
+        assert_eq!((all.holds, all.runs, all.runs_disturbed), (Some(true), 3, 2));
         assert!(all.text().contains("2 more were disturbed"), "{}", all.text());
+        let few = figures(&[good, disturbed, good]);
+        assert_eq!((few.holds, few.runs, few.runs_disturbed), (None, 2, 1));
         let none = figures(&[disturbed]);
         assert_eq!((none.holds, none.runs, none.runs_disturbed), (None, 1, 1));
         assert!(none.text().contains("all of them disturbed"), "{}", none.text());

@@ -272,7 +272,7 @@ mod tests {
             compared_with: Some("2026-11-23-here".into()),
             scenarios: vec![figures],
             two_workers: Some(PairFigures::new(&[pair], 500_000).unwrap()),
-            latency: vec![LatencyFigures::new("latency/1M", &[timed], 1_000_000).unwrap()],
+            latency: vec![LatencyFigures::new("latency/1M", &[timed; 3], 1_000_000).unwrap()],
         }
     }
 
@@ -324,7 +324,7 @@ mod tests {
         for (key, want) in rows {
             assert_eq!(number(latency, key), want, "{key}");
         }
-        assert_eq!((&latency["holds"], &latency["runs"]), (&Value::from(true), &Value::from(1)));
+        assert_eq!((&latency["holds"], &latency["runs"]), (&Value::from(true), &Value::from(3)));
         assert_eq!(scenario["limit"]["limit"]["of"], "floor");
         assert_eq!(number(&scenario["limit"]["limit"], "at_most"), 1.8);
         assert_eq!(scenario["limit"]["holds"], false);
