@@ -40,7 +40,8 @@ impl Level for Third {
     #[inline(always)]
     fn are_equal(bytes: &[u8; 32], wanted: &[u8; 32], mask: &[u8; 32]) -> bool {
         use core::arch::x86_64::{
-            _mm256_and_si256, _mm256_cmpeq_epi64, _mm256_lddqu_si256, _mm256_loadu_si256, _mm256_movemask_epi8,
+            _mm256_and_si256, _mm256_cmpeq_epi64, _mm256_lddqu_si256, _mm256_loadu_si256,
+            _mm256_movemask_epi8,
         };
         // SAFETY: `Cpu::run` alone names this type, once the processor is known to have AVX2; each load reads the 32 bytes of an array.
         unsafe {
@@ -141,9 +142,7 @@ const LINE: usize = 64;
 pub fn equal_words(words: [u16; 8], word: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
-        use core::arch::x86_64::{
-            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi16,
-        };
+        use core::arch::x86_64::{_mm_cmpeq_epi16, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi16};
         let words: u128 = zerocopy::transmute!(words);
         // SAFETY: SSE2 is part of every x86-64 processor, and these instructions touch registers only.
         unsafe {
@@ -158,7 +157,7 @@ pub fn equal_words(words: [u16; 8], word: u16) -> u32 {
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
 fn equal_words_one_by_one(words: [u16; 8], word: u16) -> u32 {
-    words.iter().enumerate().fold(0, |bits, (lane, &w)| bits | u32::from(w == word) * 0b11 << (2 * lane))
+    words.iter().enumerate().fold(0, |bits, (lane, &w)| bits | (u32::from(w == word) * 0b11) << (2 * lane))
 }
 
 #[cfg(test)]

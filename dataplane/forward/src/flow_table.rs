@@ -215,6 +215,12 @@ const _: () = assert!(size_of::<Session6>() == 128 && align_of::<Session6>() == 
 pub struct Sessions<'a, K: Key>(&'a mut [K::Session]);
 
 impl<K: Key> Sessions<'_, K> {
+    /// Asks for the session of a candidate that is one.
+    #[inline(always)]
+    fn prefetch(&self, candidate: Candidate) {
+        cpu::prefetch(self.0, candidate.slot());
+    }
+
     /// Asks for the session of a candidate that is next but a few.
     #[inline(always)]
     pub fn approach(&self, candidate: Candidate) {
@@ -384,23 +390,37 @@ impl<'m, K: Key> FlowTable<'m, K> {
         &mut self.sessions[slot]
     }
 
-    /// What lookups need, to hold in hand for a burst.
+    /// What finds entries, to hold in hand for a burst.
     #[inline(always)]
     #[must_use]
-    pub const fn index(&self) -> Index<'_, K> {
-        Index { buckets: self.buckets, sessions: self.sessions, secret: self.secret }
+    pub const fn index(&self) -> Index<'_> {
+        Index { buckets: self.buckets, secret: self.secret }
+    }
+
+    /// The same, and the sessions that they name.
+    #[inline(always)]
+    #[must_use]
+    pub const fn split(&mut self) -> (Index<'_>, Sessions<'_, K>) {
+        (Index { buckets: self.buckets, secret: self.secret }, Sessions(self.sessions))
     }
 
     /// The whole lookup at once, for what the stages left over.
     #[must_use]
     pub fn find(&self, key: K) -> Option<Candidate> {
-        self.index().find(key)
-    }
-
-    /// The sessions, to confirm candidates of a burst.
-    #[inline(always)]
-    pub const fn sessions_mut(&mut self) -> Sessions<'_, K> {
-        Sessions(self.sessions)
+        let place = self.index().locate(key);
+        for bucket in place.walk(self.buckets.len()) {
+            let bucket = &self.buckets[bucket];
+            let has_key = |candidate: &Candidate| {
+                self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
+            };
+            if let Some(found) = bucket.all(place.tag as u16).find(has_key) {
+                return Some(found);
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+        }
+        None
     }
 
     /// Adds a flow under both its keys, which must not be in the table, and returns its slot. One whose answers take another way has only its
@@ -485,7 +505,8 @@ impl<'m, K: Key> FlowTable<'m, K> {
 
     fn link(&mut self, key: K, index: u32) -> Result<(), Full> {
         let place = self.index().locate(key);
-        let Some(steps) = place.walk(self.buckets.len()).position(|b| self.buckets[b].tags.contains(&0)) else {
+        let Some(steps) = place.walk(self.buckets.len()).position(|b| self.buckets[b].tags.contains(&0))
+        else {
             return Err(Full);
         };
         for bucket in place.walk(self.buckets.len()).take(steps) {
@@ -505,7 +526,8 @@ impl<'m, K: Key> FlowTable<'m, K> {
         let place = self.index().locate(key);
         let entry_of =
             |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
-        let Some(steps) = place.walk(self.buckets.len()).position(|b| entry_of(&self.buckets[b]).is_some()) else {
+        let Some(steps) = place.walk(self.buckets.len()).position(|b| entry_of(&self.buckets[b]).is_some())
+        else {
             return;
         };
         for (step, bucket) in place.walk(self.buckets.len()).take(steps + 1).enumerate() {

@@ -218,7 +218,11 @@ impl Start {
 #[inline(always)]
 #[must_use]
 pub fn start(mac: u64) -> Start {
-    Start::new(mac, ethernet::IPV4, [(ETHERNET, 0x45, 0xff), (ETHERNET + 6, 0, 0x3f), (ETHERNET + 7, 0, 0xff)])
+    Start::new(
+        mac,
+        ethernet::IPV4,
+        [(ETHERNET, 0x45, 0xff), (ETHERNET + 6, 0, 0x3f), (ETHERNET + 7, 0, 0xff)],
+    )
 }
 
 /// The common case, with one branch for each group of checks: TCP or UDP over IPv4 without options, all in order. None for anything else,

@@ -58,7 +58,9 @@ pub fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<
     let has_zeros = |at: usize| word(at) | word(at + 4) == 0;
     if !start.is_that_of::<L, _>(fixed)
         || L4 + payload_len > frame_len
-        || has_zeros(ADDRESSES) || has_zeros(ADDRESSES + 16) {
+        || has_zeros(ADDRESSES)
+        || has_zeros(ADDRESSES + 16)
+    {
         return None;
     }
     let tcp_flags = match fixed[NEXT_HEADER] {

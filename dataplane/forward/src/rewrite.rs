@@ -288,7 +288,10 @@ mod tests {
         let mac = [2, 0, 0, 0, 0, 7];
         let sources = Sources::new(std::iter::once(mac), 0x86dd);
         let mut frame = [0xff; 14];
-        set_link(&mut frame, Addressing::new(sources.of(0), 0xffff_0000_0000_0000 | mac_bits([0x52, 1, 2, 3, 4, 5])));
+        set_link(
+            &mut frame,
+            Addressing::new(sources.of(0), 0xffff_0000_0000_0000 | mac_bits([0x52, 1, 2, 3, 4, 5])),
+        );
         assert_eq!(frame, [0x52, 1, 2, 3, 4, 5, 2, 0, 0, 0, 0, 7, 0xff, 0xff]);
         set_link(&mut frame, Addressing::new(sources.of(255), 0));
         assert_eq!(frame, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);

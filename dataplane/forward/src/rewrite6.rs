@@ -24,12 +24,7 @@ impl Translation6 {
     #[inline(always)]
     #[must_use]
     pub fn new(back: &FlowKey6, is_tcp: bool, delta: u16) -> Self {
-        Self {
-            addresses: back.addresses_back(),
-            ports: back.ports_back(),
-            is_tcp,
-            delta,
-        }
+        Self { addresses: back.addresses_back(), ports: back.ports_back(), is_tcp, delta }
     }
 
     /// Translates a frame of TCP or UDP whose transport header starts at `l4`, and decrements its hop limit. `false`, and nothing is written,

@@ -42,7 +42,11 @@ impl<F: Frame> Worker<'_, F> {
             return self.encapsulate::<K, I>(port, frame, Packet::default(), &session, ios);
         }
         let sent = session.keys()[direction ^ 1];
-        let link = self.shared.neighbours.link(session.next_hop[direction]).addressing(&self.sources[K::FAMILY as usize]);
+        let link = self
+            .shared
+            .neighbours
+            .link(session.next_hop[direction])
+            .addressing(&self.sources[K::FAMILY as usize]);
         let prefaced = (session.is_prefaced() && direction == 1).then_some(*session);
         let onward = Onward { sent, link, prefaced };
         if !K::translate_error(frame.data_mut(), packet.l4(), onward) {
