@@ -391,6 +391,19 @@ impl<'m> Bed<'m> {
         if bad.is_empty() { "every packet was forwarded".into() } else { bad.join(", ") }
     }
 
+    /// The packets of the live flows over IPv4, for whoever sends them himself; they are put back by [`Bed::give_deck`].
+    pub fn take_deck(&mut self) -> Result<Deck<12>> {
+        match self.traffic.take() {
+            Some(Traffic::V4(deck)) => Ok(deck),
+            _ => bail!("there are no packets of IPv4"),
+        }
+    }
+
+    /// Takes the packets back.
+    pub fn give_deck(&mut self, deck: Deck<12>) {
+        self.traffic = Some(Traffic::V4(deck));
+    }
+
     /// Sends packets of the live flows.
     pub fn run_established(&mut self, line: &mut Line, effort: Effort) -> Result<Elapsed> {
         let mut traffic = self.traffic.take().context("the flows were not opened")?;

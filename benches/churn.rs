@@ -1,10 +1,10 @@
 //! Flows that come and go beside those that stay: new ones, and whole TCP connections.
 
-use crate::bed::{Bed, Effort, Elapsed, udp_headers};
+use crate::bed::{Bed, BedPlan, Effort, Elapsed, udp_headers};
 use crate::frames::{Deck, Ends4, Template};
 use crate::line::{CHUNK, Line};
 use crate::world::{SECRET, World, flight};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use turnpike_forward::hash::Random;
 use turnpike_forward::limits::{SWEEP_BUDGET, SWEEP_PERIOD_MS};
 use turnpike_forward::verdict::Tally;
@@ -89,6 +89,46 @@ pub fn run_new(bed: &mut Bed<'_>, line: &mut Line, effort: Effort, deck: &mut De
     Ok(elapsed)
 }
 
+/// A time passes after which flows that were opened and never established end, as the worker comes across them. It stands before the first.
+pub fn age_out(bed: &mut Bed<'_>, line: &mut Line) -> Result<()> {
+    bed.skip_ms(AGE_MS);
+    let (turns, step_ms) = sweep(&bed.plan);
+    let closed = |bed: &Bed<'_>| bed.worker.counters().tally(Tally::FlowsClosed);
+    let before = closed(bed);
+    for _ in 0..turns {
+        sweep_turn(bed, line, step_ms)?;
+        if closed(bed) > before {
+            return Ok(());
+        }
+    }
+    bail!("no flow ends by its age")
+}
+
+/// The worker ends what is left of such flows.
+pub fn end_aged(bed: &mut Bed<'_>, line: &mut Line) -> Result<()> {
+    let (turns, step_ms) = sweep(&bed.plan);
+    (0..turns).try_for_each(|_| sweep_turn(bed, line, step_ms))?;
+    ensure!(bed.live() == bed.plan.flows, "{} flows are live behind those that ended by age", bed.live());
+    Ok(())
+}
+
+/// In how many idle turns the worker sweeps its whole table, and how far the clock goes on for each.
+fn sweep(plan: &BedPlan) -> (u32, u32) {
+    let slots = plan.flows + plan.room;
+    let budget = SWEEP_BUDGET as u32 * 16;
+    let step_ms = (u64::from(SWEEP_PERIOD_MS) * u64::from(budget)).div_ceil(slots.into()) as u32;
+    (slots.div_ceil(budget), step_ms.clamp(1, SWEEP_PERIOD_MS))
+}
+
+fn sweep_turn(bed: &mut Bed<'_>, line: &mut Line, step_ms: u32) -> Result<()> {
+    bed.skip_ms(step_ms);
+    bed.know_router();
+    let now_ms = bed.now_ms();
+    let handled = bed.worker.turn(&mut line.queues, now_ms);
+    ensure!(handled == 0, "{handled} packets came from nowhere");
+    Ok(())
+}
+
 /// Lets flows that are not established end by their age.
 struct Ages {
     passed: u32,
@@ -108,17 +148,11 @@ impl Ages {
         }
         self.passed += 1;
         bed.skip_ms(AGE_MS);
-        let slots = bed.plan.flows + bed.plan.room;
-        let budget = SWEEP_BUDGET as u32 * 16;
-        let step_ms = (u64::from(SWEEP_PERIOD_MS) * u64::from(budget)).div_ceil(slots.into()) as u32;
+        let (turns, step_ms) = sweep(&bed.plan);
         let before = bed.worker.counters().tally(Tally::FlowsClosed);
         let leaving = bed.live() - bed.plan.flows;
-        for _ in 0..slots.div_ceil(budget) {
-            bed.skip_ms(step_ms.clamp(1, SWEEP_PERIOD_MS));
-            bed.know_router();
-            let now_ms = bed.now_ms();
-            let handled = bed.worker.turn(&mut line.queues, now_ms);
-            ensure!(handled == 0, "{handled} packets came from nowhere");
+        for _ in 0..turns {
+            sweep_turn(bed, line, step_ms)?;
         }
         let left = bed.worker.counters().tally(Tally::FlowsClosed) - before;
         ensure!(left == u64::from(leaving), "{left} of {leaving} flows ended by age");

@@ -14,6 +14,7 @@ use turnpike_benches::figures::{FloorFigures, Runs, ScenarioFigures};
 use turnpike_benches::floor::{FloorRun, Mode, Testpmd};
 use turnpike_benches::host::{self, Host};
 use turnpike_benches::instructions::{Counts, MORE_MAX_PERCENT};
+use turnpike_benches::latency::{self, Cores, Latency, LatencyFigures};
 use turnpike_benches::pair::{self, Pair, PairFigures};
 use turnpike_benches::past::Past;
 use turnpike_benches::report::Report;
@@ -110,7 +111,7 @@ fn count(file: &Path, write: bool) -> Result<bool> {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let scenarios = scenario::chosen(&arguments.only, &[pair::NAME])?;
+    let scenarios = scenario::chosen(&arguments.only, &[pair::NAME, latency::NAME, latency::NAME_CHANGES])?;
     let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 100 } else { 300 }));
     let effort = arguments.run_packets.map_or(Effort::Time(time), Effort::Packets);
     let cores = capsule::available_cores();
@@ -134,10 +135,23 @@ fn run(arguments: &Arguments) -> Result<()> {
     let eal = start_eal(huge)?;
     let place = Place { core, other_core: idle_core, huge, clock };
     let subject = Subject::start(eal, place, scenarios.clone())?;
-    let wants_pair = arguments.only.is_empty() || arguments.only.iter().any(|name| name == pair::NAME);
+    let wants =
+        |scenario: &str| arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario);
+    let wants_pair = wants(pair::NAME);
     let pair = match cores.len().checked_sub(2).and_then(|second| cores.get(second)) {
         Some(&second) if wants_pair => Some(Pair::start(eal, [core, second], huge, pair::FLOWS)?),
         _ => None,
+    };
+    let latencies = [(latency::NAME, false), (latency::NAME_CHANGES, true)];
+    let mut latencies: Vec<_> = latencies
+        .into_iter()
+        .filter(|(name, _)| wants(name))
+        .map(|(name, is)| (name, is, Vec::new()))
+        .collect();
+    let timed_on = Cores::of(&cores).filter(|cores| cores.source != cores.worker);
+    let latency = match timed_on.filter(|_| !latencies.is_empty() && arguments.run_packets.is_none()) {
+        Some(cores) => Some(Latency::start(eal, cores, huge, latency::FLOWS)?),
+        None => None,
     };
     let mut pair_runs = Vec::new();
     let mut measured: Vec<Runs> = vec![Runs::default(); scenarios.len()];
@@ -156,6 +170,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         if let Some(pair) = &pair {
             pair_runs.push(pair.run(effort)?);
+        }
+        if let Some(latency) = &latency {
+            for (_, is_changing, runs) in &mut latencies {
+                runs.extend(latency.run(time, *is_changing)?);
+            }
         }
         if let Some(testpmd) = &mut floors {
             mac_swap.push(testpmd.run(Mode::MacSwap, time)?);
@@ -182,8 +201,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         rows.push(row);
     }
     let two_workers = pair.map(|_| PairFigures::new(&pair_runs, pair::FLOWS)).transpose()?;
+    let latency = match latency {
+        Some(_) => {
+            latencies.iter().map(|(name, _, runs)| LatencyFigures::new(name, runs, latency::FLOWS)).collect()
+        }
+        None => Ok(Vec::new()),
+    };
+    let latency = latency?;
     let compared_with = past.map(|past| past.name);
-    let report = Report { host, floor, other_floors, compared_with, scenarios: rows, two_workers };
+    let report = Report { host, floor, other_floors, compared_with, scenarios: rows, two_workers, latency };
     print!("{}", report.text());
     std::io::stdout().flush()?;
     if let Some(file) = &arguments.json {

@@ -60,6 +60,17 @@ impl<const N: usize> Ends<N> {
     }
 }
 
+/// Bytes of the number that a frame can carry, at its end.
+const STAMP: usize = 6;
+
+/// The number in a frame of IPv4 to this Ethernet address; none if it is another frame.
+#[must_use]
+pub fn stamp_of(frame: &[u8], destination: [u8; 6]) -> Option<u64> {
+    let is_ours = frame.len() == SHORTEST && frame[..6] == destination && frame[12..14] == [8, 0];
+    let (_, stamp) = frame.split_last_chunk::<STAMP>().filter(|_| is_ours)?;
+    Some(stamp.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+}
+
 /// What the packets of one kind have in common.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -109,6 +120,19 @@ impl Template {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.frame.len()
+    }
+
+    /// Writes a number into the payload of a frame that [`Template::write`] has written: it passes a NAT unchanged. Only its lower 48 bits.
+    #[inline]
+    fn stamp(&self, number: u64, frame: &mut [u8]) {
+        let payload = frame.len() - STAMP;
+        let sum = |at: usize, len: usize| ones_complement_sum(&frame[at..at + len]);
+        let without = less(!sum(self.checksum, 2), sum(payload, STAMP));
+        let number = &number.to_be_bytes()[8 - STAMP..];
+        let segment = !more(without, ones_complement_sum(number));
+        let segment = if segment == 0 { u16::MAX } else { segment };
+        frame[self.checksum..self.checksum + 2].copy_from_slice(&segment.to_be_bytes());
+        frame[payload..].copy_from_slice(number);
     }
 
     /// Whether its frames are empty; none are.
@@ -208,12 +232,20 @@ impl<const N: usize> Deck<N> {
         self.next = if self.next + 1 == self.cards.len() { 0 } else { self.next + 1 };
         self.templates[usize::from(card.template)].write(&card.ends, frame);
     }
+
+    /// The same with a number that is found again by [`stamp_of`] wherever the frame comes out. For frames of IPv4, whose last six bytes are payload.
+    #[inline]
+    pub fn write_next_stamped(&mut self, number: u64, frame: &mut [u8]) {
+        let template = usize::from(self.cards[self.next].template);
+        self.write_next(frame);
+        self.templates[template].stamp(number, frame);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::{World, flight};
+    use crate::world::{MAC, ROUTER_MAC, World, flight};
     use std::collections::BTreeMap;
     use turnpike_forward::address::Family;
     use turnpike_forward::hash::Secret;
@@ -255,6 +287,27 @@ mod tests {
     fn what_a_template_writes_is_what_is_built_whole() {
         written_alike::<12>(Family::V4);
         written_alike::<36>(Family::V6);
+    }
+
+    #[test]
+    fn a_number_is_found_again_behind_right_checksums() {
+        let world = World { family: Family::V4, services: 1, udp: true };
+        let templates = templates(&flight(world.client(0), world.vip(0)));
+        for at in [1, 2] {
+            let ends = Ends4::new(world.client(5), world.vip(0)).unwrap();
+            let mut deck = Deck::new(templates[at..=at].to_vec(), [(ends, 0)], random()).unwrap();
+            let mut frame = vec![0; deck.frame_len()];
+            for number in [0, 1, 77_777, 0x1234_5678_9abc, 0xffff_ffff_ffff] {
+                deck.write_next_stamped(number, &mut frame);
+                assert_eq!((check(&frame), Ends4::of(&frame)), (Ok(()), Some(ends)));
+                assert_eq!(stamp_of(&frame, MAC), Some(number));
+                assert_eq!(stamp_of(&frame, ROUTER_MAC), None);
+                assert_eq!(stamp_of(&frame[..59], MAC), None);
+            }
+            deck.write_next_stamped(u64::MAX, &mut frame);
+            assert_eq!(stamp_of(&frame, MAC), Some(0xffff_ffff_ffff), "the lower 48 bits");
+        }
+        assert_eq!(stamp_of(&[], MAC), None);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use std::fs;
-use std::process::Command;
 
 /// The host and the software.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,7 +20,7 @@ pub struct Host {
     pub kernel: String,
     /// Release of DPDK, of subject and floor.
     pub dpdk: String,
-    /// Release of the compiler.
+    /// Release of the compiler that made this program.
     pub rustc: String,
     /// Whether packet memory and flow tables are on huge pages of 2 MiB.
     pub huge_pages: bool,
@@ -37,9 +36,6 @@ impl Host {
     pub fn look(bench_core: u16, huge_pages: bool) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-            .arg("--version")
-            .output();
         let cores = capsule::available_cores().len();
         Self {
             kind: kind(&cpuinfo, cores),
@@ -49,8 +45,7 @@ impl Host {
             tsc_mhz: tsc_mhz(&cpuinfo),
             kernel: kernel.trim().into(),
             dpdk: capsule::dpdk_version(),
-            rustc: rustc
-                .map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).trim().into()),
+            rustc: env!("RUSTC_RELEASE").into(),
             huge_pages,
             load_before: load(),
             load_after: None,

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// The name of a result in its folder.
-const FILE: &str = "result.json";
+pub const FILE: &str = "result.json";
 
 /// A past result, as far as it is compared.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 use crate::churn::{CONNECTIONS, NEW_FLOWS};
 use crate::figures::{FloorFigures, ScenarioFigures};
 use crate::host::Host;
+use crate::latency::LatencyFigures;
 use crate::line::CHUNK;
 use crate::pair::PairFigures;
 use crate::past::{Change, Verdict};
@@ -26,6 +27,8 @@ pub struct Report {
     pub scenarios: Vec<ScenarioFigures>,
     /// Two workers at the same time, if they were measured.
     pub two_workers: Option<PairFigures>,
+    /// What a worker adds to the time that packets are under way, as far as it was measured.
+    pub latency: Vec<LatencyFigures>,
 }
 
 /// Bytes a flow that there is room for may take, index included.
@@ -180,7 +183,7 @@ impl Report {
                 pair.together_ns_per_packet_median,
             );
         }
-        lines
+        lines + &self.latency.iter().map(LatencyFigures::text).collect::<String>()
     }
 }
 
@@ -218,6 +221,7 @@ mod tests {
     use crate::bed::{Prepared, SubjectRun};
     use crate::figures::Runs;
     use crate::floor::FloorRun;
+    use crate::latency::{LatencyRun, Tail};
     use crate::pair::PairRun;
     use crate::scenario::ALL;
     use serde_json::Value;
@@ -249,6 +253,17 @@ mod tests {
             verdict: Verdict::Slower,
         });
         let pair = PairRun { alone: [20.0; 2], together: [20.0; 2] };
+        let tail = |p50| Tail { p50, p99: 2_000.0, p999: 3_000.0 };
+        let timed = LatencyRun {
+            capacity: 40e6,
+            packets_per_turn: 64.0,
+            offered: 32e6,
+            ring: tail(400.0),
+            worker: tail(1_400.0),
+            changes_per_second: None,
+            aged: 0,
+            is_disturbed: false,
+        };
         let command = String::from("dpdk-testpmd -l 0,3");
         Report {
             host,
@@ -257,6 +272,7 @@ mod tests {
             compared_with: Some("2026-11-23-here".into()),
             scenarios: vec![figures],
             two_workers: Some(PairFigures::new(&[pair], 500_000).unwrap()),
+            latency: vec![LatencyFigures::new("latency/1M", &[timed; 3], 1_000_000).unwrap()],
         }
     }
 
@@ -290,6 +306,25 @@ mod tests {
         for (key, want) in rows {
             assert_eq!(number(scenario, key), want, "{key}");
         }
+        let latency = &json["latency"][0];
+        assert_eq!(latency["name"], "latency/1M");
+        let rows = [
+            ("load_percent", 80.0),
+            ("capacity_mpps_median", 40.0),
+            ("offered_mpps_median", 32.0),
+            ("added_p50_ns_min", 1_000.0),
+            ("added_p50_ns_median", 1_000.0),
+            ("added_p50_ns_at_most", 2_000.0),
+            ("p999_ratio_min", 1.0),
+            ("p999_ratio_median", 1.0),
+            ("p999_ratio_at_most", 1.5),
+            ("ring_p50_ns_median", 400.0),
+            ("worker_p999_ns_median", 3_000.0),
+        ];
+        for (key, want) in rows {
+            assert_eq!(number(latency, key), want, "{key}");
+        }
+        assert_eq!((&latency["holds"], &latency["runs"]), (&Value::from(true), &Value::from(3)));
         assert_eq!(scenario["limit"]["limit"]["of"], "floor");
         assert_eq!(number(&scenario["limit"]["limit"], "at_most"), 1.8);
         assert_eq!(scenario["limit"]["holds"], false);
@@ -306,6 +341,10 @@ mod tests {
         assert_eq!(words.join(" "), want, "{text}");
         assert!(text.contains("TSC 2500.0 MHz") && text.contains("load "), "{text}");
         assert!(text.contains("two-workers/1M: 2.000 × the packets of one"), "{text}");
+        assert!(
+            text.contains("latency/1M: half of the packets 1.00 us later than over the ring alone"),
+            "{text}"
+        );
         assert!(text.contains("Memory of established/1k: 96.0 bytes a flow"), "{text}");
     }
 }

@@ -196,6 +196,7 @@ mod tests {
     use crate::churn::First;
     use crate::clients::Clients;
     use crate::frames::Ends4;
+    use crate::latency::{Cores, Latency};
     use crate::line::CHUNK;
     use crate::pair::Pair;
     use crate::world::World;
@@ -270,6 +271,20 @@ mod tests {
         for _ in 0..3 {
             let run = pair.run(Effort::Time(Duration::from_millis(5))).unwrap();
             assert!(run.alone.iter().chain(&run.together).all(|&ns| ns > 0.0), "{run:?}");
+        }
+
+        // Frames are timed through the worker and beside it, and flows end meanwhile.
+        let Some(cores) = Cores::of(&cores).filter(|cores| cores.source != cores.worker) else { return };
+        let latency = Latency::start(eal, cores, false, 500).unwrap();
+        for is_changing in [false, true, false, true] {
+            let runs = latency.run(Duration::from_millis(100), is_changing).unwrap();
+            for run in &runs {
+                assert!(run.capacity > 0.0 && run.offered > 0.0 && run.offered < run.capacity, "{run:?}");
+                assert!(run.ring.p50 > 0.0 && run.worker.p50 > 0.0, "{run:?}");
+                assert!([run.ring, run.worker].iter().all(|t| t.p50 <= t.p99 && t.p99 <= t.p999), "{run:?}");
+                assert_eq!(run.changes_per_second.is_some(), is_changing);
+            }
+            assert_eq!(runs.iter().any(|run| run.aged > 0), is_changing);
         }
     }
 

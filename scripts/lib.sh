@@ -64,6 +64,7 @@ export BIN
 
 build_programs() {
     say "building Turnpike (the first time takes some minutes)"
-    (cd "$ROOT" && cargo build --quiet --locked -p turnpike-dataplane -p turnpike-controlplane -p turnpike -p turnpike-tests --bins) \
+    (cd "$ROOT" && cargo build --quiet --locked -p turnpike-dataplane -p turnpike-controlplane -p turnpike -p turnpike-tests --bins \
+        && cargo build --quiet --locked -p turnpike-benches --bin turnpike-bench) \
         || die "the build failed"
 }

@@ -3,6 +3,8 @@
 //! Exit status: 0 success, 1 failure, 2 usage. Errors go to standard error, name the thing and the mend.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod beside;
 mod describe;
 mod doctor;
 mod manifest;
@@ -123,6 +125,8 @@ enum Verb {
         #[arg(long, value_name = "DIR", default_value = "/")]
         root: PathBuf,
     },
+    /// Measure what a packet costs on this host: over software rings, or through two of its NICs that a cable joins.
+    Bench(bench::Arguments),
     /// Questions about the configuration file.
     Config {
         #[command(subcommand)]
@@ -313,6 +317,7 @@ fn run(arguments: Arguments) -> Result<()> {
             )?;
             Ok(())
         }
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;
             config.require_dataplane(&path)?;
