@@ -249,9 +249,12 @@ impl Run {
         self.bed.turn();
         let mut left = Left::new(self.bed.nic.take_sent(), self.bed.workers.len() == 1);
         self.nat.counts.clear();
-        // Within a burst a worker handles IPv4 first: which packet is the last that is answered depends on that.
-        let (v6, v4): (Vec<_>, Vec<_>) = arrivals.iter().partition(|came| is_v6(&came.frame));
-        for came in v4.into_iter().chain(v6) {
+        // Within a burst a worker handles the family of its first packet first: which is the last that is answered depends on that.
+        let of_v6 = |came: &&Arrival| is_v6(&came.frame);
+        let starts_with_v6 = arrivals.first().is_some_and(|first| of_v6(&first));
+        let (first, second): (Vec<_>, Vec<_>) =
+            arrivals.iter().partition(|came| of_v6(came) == starts_with_v6);
+        for came in first.into_iter().chain(second) {
             let ends = ends_of(&came.frame);
             let next = self.tells().then(|| left.first().map(told));
             let judged = self.nat.judge(came, &mut left);
