@@ -190,12 +190,7 @@ impl ScenarioFigures {
             table_bytes,
             table_bytes_per_flow: table_bytes as f64 / f64::from(scenario.bed.flows + scenario.bed.room),
             resident_bytes,
-            pages: match pages {
-                PageKind::Giant => "huge_1g",
-                PageKind::Huge => "huge_2m",
-                PageKind::Transparent => "transparent",
-                PageKind::Ordinary => "ordinary",
-            },
+            pages: key_of(pages),
         })
     }
 
@@ -207,6 +202,17 @@ impl ScenarioFigures {
             median: self.ratio_to_floor_median?,
             quartiles: self.ratio_to_floor_quartiles?,
         })
+    }
+}
+
+/// What pages are called in results.
+#[must_use]
+pub const fn key_of(pages: PageKind) -> &'static str {
+    match pages {
+        PageKind::Giant => "huge_1g",
+        PageKind::Huge => "huge_2m",
+        PageKind::Transparent => "transparent",
+        PageKind::Ordinary => "ordinary",
     }
 }
 

@@ -86,7 +86,7 @@ pub fn run(wanted: &Plan, say: impl Fn(&str) + Sync) -> Result<SelfReport> {
         Device::Pci(address) => Some(address.clone()),
         Device::Virtual { .. } => None,
     });
-    let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
+    let eal = Eal::start(&EalConfig { memory, pci: pci.collect(), nodes: Vec::new() })?;
     // A thread of its own: only it is pinned and known to DPDK.
     let mut report = std::thread::scope(|scope| {
         let measuring = scope.spawn(|| {

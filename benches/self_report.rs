@@ -1,5 +1,6 @@
 //! What [`crate::self_bench`] tells: a table with the exact configuration for people, JSON for programs.
 
+use crate::figures::key_of;
 use crate::host::Host;
 use crate::latency::{LOAD, LatencyRun, Tail};
 use crate::self_bench::NicRun;
@@ -134,7 +135,7 @@ impl RingRow {
             offered_mpps_median: offered.map(|offered| offered.median),
             latency: tails(|run| run.worker),
             ring_latency: tails(|run| run.ring),
-            pages: name_of(pages),
+            pages: key_of(pages),
         })
     }
 }
@@ -193,16 +194,8 @@ impl NicRow {
             latency: TailFigures::of(&runs.iter().filter_map(|run| run.times).collect::<Vec<_>>()),
             not_forwarded,
             runs: runs.len(),
-            pages: name_of(pages),
+            pages: key_of(pages),
         })
-    }
-}
-
-const fn name_of(pages: PageKind) -> &'static str {
-    match pages {
-        PageKind::Huge => "huge_2m",
-        PageKind::Transparent => "transparent",
-        PageKind::Ordinary => "ordinary",
     }
 }
 
