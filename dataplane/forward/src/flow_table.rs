@@ -345,13 +345,24 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.quota.admits(Subscriber::of(client))
     }
 
+    /// Asks for what is kept of a client, and for where a flow with this reply key would be and rest.
+    pub fn prefetch_for(&self, client: Address, reply: Option<K>) {
+        self.quota.prefetch(Subscriber::of(client));
+        if let Some(reply) = reply {
+            let _ = self.index().place(reply);
+            self.quarantine.prefetch(self.secret.hash(reply));
+        }
+    }
+
     /// Whether a new flow of a client may have this reply key.
     #[must_use]
     pub fn standing(&self, reply: K, client: Address, now_ms: u32) -> Standing {
+        let tuple = self.secret.hash(reply);
+        self.quarantine.prefetch(tuple);
         if self.find(reply).is_some() {
             return Standing::Taken;
         }
-        let rested_ms = self.quarantine.rested_ms(self.secret.hash(reply), self.client_hash(client), now_ms);
+        let rested_ms = self.quarantine.rested_ms(tuple, self.client_hash(client), now_ms);
         rested_ms.map_or(Standing::Free, Standing::Resting)
     }
 
@@ -438,6 +449,10 @@ impl<'m, K: Key> FlowTable<'m, K> {
         let place = &mut self.sessions[slot as usize];
         self.free = place.expected[0];
         *place = session;
+        if self.free != NONE {
+            // The next flow's, by then.
+            cpu::prefetch(self.sessions, self.free as usize);
+        }
         self.live += 1;
         self.quota.opened(Subscriber::of(session.keys()[0].source_address()));
         Ok(slot as usize)

@@ -323,6 +323,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             tx.extend(burst.drain(..));
             return bytes;
         }
+        self.foresee(&findings);
         for (at, (frame, out)) in burst.drain(..).zip(findings.outs).enumerate() {
             match findings.read.get(at) {
                 Some(&(key, packet)) if out == SLOW => self.slow(port, frame, key, packet, ios, origin),
@@ -330,6 +331,17 @@ impl<'m, F: Frame> Worker<'m, F> {
             }
         }
         bytes
+    }
+
+    /// Asks for the memory that the new flows of a burst will need, so that it is not waited for one by one.
+    fn foresee<K: Path>(&self, findings: &Findings<K>) {
+        let (chooser, table, mut foresight) = (self.chooser(), K::flows(&self.flows), self.pool.foresight());
+        for ((key, packet), &out) in findings.read.iter().zip(&findings.outs) {
+            if out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP) {
+                let reply = chooser.foresee(*key, &self.pool, &mut foresight);
+                table.prefetch_for(key.source_address(), reply);
+            }
+        }
     }
 
     /// Everything that is not a steady packet of a live flow.
