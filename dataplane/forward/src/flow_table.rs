@@ -424,7 +424,7 @@ impl<'m, K: Key> FlowTable<'m, K> {
             let has_key = |candidate: &Candidate| {
                 self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
             };
-            if let Some(found) = bucket.all(place.tag as u16).find(has_key) {
+            if let Some(found) = bucket.all(place).find(has_key) {
                 return Some(found);
             }
             if bucket.passed == 0 {
@@ -520,38 +520,26 @@ impl<'m, K: Key> FlowTable<'m, K> {
 
     fn link(&mut self, key: K, index: u32) -> Result<(), Full> {
         let place = self.index().locate(key);
-        let Some(steps) = place.walk(self.buckets.len()).position(|b| self.buckets[b].tags.contains(&0))
-        else {
-            return Err(Full);
-        };
-        for bucket in place.walk(self.buckets.len()).take(steps) {
-            self.buckets[bucket].passed += 1;
-        }
-        if let Some(bucket) = place.walk(self.buckets.len()).nth(steps) {
-            let bucket = &mut self.buckets[bucket];
-            if let Some(entry) = bucket.tags.iter().position(|&t| t == 0) {
-                bucket.tags[entry] = place.tag as u16;
-                bucket.index[entry] = index;
+        let buckets = self.buckets.len();
+        for (passed, bucket) in place.walk(buckets).enumerate() {
+            if self.buckets[bucket].put(place, index) {
+                place.walk(buckets).take(passed).for_each(|bucket| self.buckets[bucket].passed += 1);
+                return Ok(());
             }
         }
-        Ok(())
+        Err(Full)
     }
 
     fn unlink(&mut self, key: K, index: u32) {
         let place = self.index().locate(key);
-        let entry_of =
-            |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
-        let Some(steps) = place.walk(self.buckets.len()).position(|b| entry_of(&self.buckets[b]).is_some())
-        else {
-            return;
-        };
-        for (step, bucket) in place.walk(self.buckets.len()).take(steps + 1).enumerate() {
-            let bucket = &mut self.buckets[bucket];
-            if step < steps {
-                bucket.passed = bucket.passed.saturating_sub(1);
-            } else if let Some(entry) = entry_of(bucket) {
-                bucket.tags[entry] = 0;
-                bucket.index[entry] = 0;
+        let buckets = self.buckets.len();
+        for (passed, bucket) in place.walk(buckets).enumerate() {
+            if self.buckets[bucket].take(place, index) {
+                for bucket in place.walk(buckets).take(passed) {
+                    let passed = &mut self.buckets[bucket].passed;
+                    *passed = passed.saturating_sub(1);
+                }
+                return;
             }
         }
     }

@@ -177,6 +177,9 @@ impl Neighbours {
     /// Index of a next hop, which gets one if it has none; none when the table is full around it, or for an address that no host has.
     #[must_use]
     pub fn index(&self, hop: NextHop) -> Option<u16> {
+        if let Some(known) = self.find(hop) {
+            return Some(known);
+        }
         let key = key_of(hop)?;
         probes(hop).find(|&index| self.take(index, hop, key))
     }

@@ -32,18 +32,55 @@ impl Bucket {
     pub(super) const EMPTY: Self =
         Self { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] };
 
-    /// The first entry with this tag.
+    /// The first entry with the tag of a place.
     #[inline(always)]
-    fn first(&self, tag: u16) -> Option<Candidate> {
-        let matches = cpu::equal_words(self.tags, tag);
-        let entry = matches.trailing_zeros() as usize / 2;
-        if matches == 0 { None } else { Some(Candidate(self.index[entry & (ENTRIES - 1)])) }
+    fn first(&self, place: Place) -> Option<Candidate> {
+        Entries::of(self.tags, place.tag as u16).next().map(|entry| Candidate(self.index[entry]))
     }
 
-    /// Every entry with this tag.
-    pub(super) fn all(&self, tag: u16) -> impl Iterator<Item = Candidate> {
-        let entries = self.tags.iter().zip(&self.index);
-        entries.filter(move |entry| *entry.0 == tag).map(|entry| Candidate(*entry.1))
+    /// Every entry with the tag of a place.
+    #[inline(always)]
+    pub(super) fn all(&self, place: Place) -> impl Iterator<Item = Candidate> {
+        Entries::of(self.tags, place.tag as u16).map(|entry| Candidate(self.index[entry]))
+    }
+
+    /// Makes an entry; false if there is no room for it.
+    pub(super) fn put(&mut self, place: Place, index: u32) -> bool {
+        let Some(entry) = Entries::of(self.tags, 0).next() else { return false };
+        (self.tags[entry], self.index[entry]) = (place.tag as u16, index);
+        true
+    }
+
+    /// Takes an entry out; false if it is not here.
+    pub(super) fn take(&mut self, place: Place, index: u32) -> bool {
+        let mut entries = Entries::of(self.tags, place.tag as u16);
+        let Some(entry) = entries.find(|&entry| self.index[entry] == index) else { return false };
+        (self.tags[entry], self.index[entry]) = (0, 0);
+        true
+    }
+}
+
+/// Numbers of the entries that have some tag, in ascending order.
+struct Entries(u32);
+
+impl Entries {
+    #[inline(always)]
+    fn of(tags: [u16; ENTRIES], tag: u16) -> Self {
+        Self(cpu::equal_words(tags, tag))
+    }
+}
+
+impl Iterator for Entries {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let entry = (self.0.trailing_zeros() as usize / 2) & (ENTRIES - 1);
+        self.0 &= !(0b11 << (2 * entry));
+        Some(entry)
     }
 }
 
@@ -57,8 +94,11 @@ pub struct Place {
 
 impl Place {
     /// The buckets of so many that a key may lie in, home first.
+    #[inline]
     pub(super) fn walk(self, buckets: usize) -> impl Iterator<Item = usize> {
-        (0..BUCKET_PROBES_MAX).map(move |step| (self.bucket as usize + step) % buckets)
+        let home = self.bucket as usize;
+        (home..home + BUCKET_PROBES_MAX)
+            .map(move |bucket| if bucket < buckets { bucket } else { bucket - buckets })
     }
 }
 
@@ -127,7 +167,7 @@ impl Index<'_> {
     #[must_use]
     pub fn candidate<K: Key>(&self, place: Place, sessions: &Sessions<'_, K>) -> Candidate {
         let bucket = &self.buckets[place.bucket as usize];
-        match bucket.first(place.tag as u16) {
+        match bucket.first(place) {
             Some(candidate) => {
                 sessions.prefetch(candidate);
                 candidate
@@ -144,7 +184,7 @@ impl Index<'_> {
     fn candidate_behind<K: Key>(&self, place: Place, sessions: &Sessions<'_, K>) -> Candidate {
         for bucket in place.walk(self.buckets.len()).skip(1) {
             let bucket = &self.buckets[bucket];
-            if let Some(candidate) = bucket.first(place.tag as u16) {
+            if let Some(candidate) = bucket.first(place) {
                 sessions.prefetch(candidate);
                 return candidate;
             }
