@@ -267,8 +267,9 @@ impl Neighbours {
         }
         let link = self.links[index as usize].load(Relaxed);
         let tries = (slot.asked.load(Relaxed) >> 32) as u8;
-        let stale =
-            link & RESOLVED != 0 && now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)) >= ARP_REFRESH_MS;
+        // Another worker's clock may be a little ahead of this one's.
+        let age_ms = now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)).cast_signed().max(0).cast_unsigned();
+        let stale = link & RESOLVED != 0 && age_ms >= ARP_REFRESH_MS;
         if link & WANTED == 0 && !stale {
             return false;
         }
@@ -360,6 +361,7 @@ mod tests {
         assert!(table.learn(HOP, MAC, 30));
         let link = table.link(index);
         assert_eq!((link.is_resolved(), link.port(), link.mac()), (true, 1, MAC));
+        assert!(!table.keep(index, 29), "learned by the clock of a worker that is ahead");
         assert!(!table.keep(index, 1_000));
         let mut now = 30 + ARP_REFRESH_MS;
         assert_eq!(table.may_be_stale(index), None);
