@@ -274,7 +274,7 @@ pub struct FlowTable<'m, K: Key = FlowKey> {
 }
 
 impl<'m, K: Key> FlowTable<'m, K> {
-    /// A table that holds nothing and must not be asked for a [`FlowTable::place`].
+    /// A table that holds nothing and must not be asked for a place ([`Index::place`]).
     #[must_use]
     pub fn none(secret: Secret) -> Self {
         Self::made(&mut [], &mut [], secret, NONE)
@@ -415,16 +415,20 @@ impl<'m, K: Key> FlowTable<'m, K> {
         (Index { buckets: self.buckets, secret: self.secret }, Sessions(self.sessions))
     }
 
+    /// Whether a candidate is the entry of this key.
+    #[inline]
+    #[must_use]
+    pub fn is_of(&self, candidate: Candidate, key: K) -> bool {
+        self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
+    }
+
     /// The whole lookup at once, for what the stages left over.
     #[must_use]
     pub fn find(&self, key: K) -> Option<Candidate> {
         let place = self.index().locate(key);
         for bucket in place.walk(self.buckets.len()) {
             let bucket = &self.buckets[bucket];
-            let has_key = |candidate: &Candidate| {
-                self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
-            };
-            if let Some(found) = bucket.all(place).find(has_key) {
+            if let Some(found) = bucket.all(place).find(|&candidate| self.is_of(candidate, key)) {
                 return Some(found);
             }
             if bucket.passed == 0 {

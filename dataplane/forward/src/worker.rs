@@ -43,7 +43,7 @@ use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use steady::{Findings, SLOW, Steady, Summary};
+use steady::{Findings, SLOW, Seen, Steady, Summary};
 pub use trunking::Traffic;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp_segment::Segment;
@@ -325,8 +325,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         self.foresee(&findings);
         for (at, (frame, out)) in burst.drain(..).zip(findings.outs).enumerate() {
-            match findings.read.get(at) {
-                Some(&(key, packet)) if out == SLOW => self.slow(port, frame, key, packet, ios, origin),
+            match findings.seen.get(at) {
+                Some(&seen) if out == SLOW => self.slow(port, frame, seen, ios, origin),
                 _ => self.send(usize::from(out), frame, ios),
             }
         }
@@ -336,9 +336,9 @@ impl<'m, F: Frame> Worker<'m, F> {
     /// Asks for the memory that the new flows of a burst will need, so that it is not waited for one by one.
     fn foresee<K: Path>(&self, findings: &Findings<K>) {
         let (chooser, table, mut foresight) = (self.chooser(), K::flows(&self.flows), self.pool.foresight());
-        for ((key, packet), &out) in findings.read.iter().zip(&findings.outs) {
+        for (&Seen { key, packet, .. }, &out) in findings.seen.iter().zip(&findings.outs) {
             if out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP) {
-                let reply = chooser.foresee(*key, &self.pool, &mut foresight);
+                let reply = chooser.foresee(key, &self.pool, &mut foresight);
                 table.prefetch_for(key.source_address(), reply);
             }
         }
@@ -351,11 +351,11 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) {
+        let Seen { key, packet, .. } = seen;
         match packet.kind() {
             Kind::Bad(Verdict::OtherVlan) => self.tagged(port, frame, ios, origin),
             Kind::Bad(Verdict::Fragment) => self.fragment::<K, I>(port, frame, ios, origin),
@@ -366,7 +366,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
             Kind::TunnelError => self.tunnel_error(port, frame, key, packet, ios, origin),
-            Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
+            Kind::Flow => self.flow(port, frame, seen, ios, origin),
         }
     }
 
@@ -385,11 +385,11 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) {
+        let Seen { key, packet, .. } = seen;
         // NICs hash packets with options or extension headers, and all of SCTP, each in its own way.
         let is_hashed = packet.l4() == K::L4 && packet.chunk().is_none();
         if origin == Origin::Nic && (!is_hashed || self.ports[port].owned[K::FAMILY as usize]) {
@@ -398,7 +398,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                 return self.hand_over(owner, port, frame, None);
             }
         }
-        if let Some((frame, flow)) = self.admit(port, frame, key, packet, ios, origin) {
+        if let Some((frame, flow)) = self.admit(port, frame, seen, ios, origin) {
             self.forward(port, frame, key, packet, flow, ios);
         }
     }
@@ -408,12 +408,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) -> Option<(F, Candidate)> {
-        let found = K::flows(&self.flows).find(key);
+        let Seen { key, packet, candidate } = seen;
+        let table = K::flows(&self.flows);
+        let found = if table.is_of(candidate, key) { Some(candidate) } else { table.find(key) };
         let found = found.filter(|&found| !(packet.asks() && self.reopens::<K>(found)));
         let flow = match found {
             Some(found) => found,

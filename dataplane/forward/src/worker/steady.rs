@@ -24,10 +24,26 @@ const NEAR: usize = 6;
 /// Something of each packet of a burst, and something of none behind the last.
 type Ahead<T> = [T; BURST + NEAR];
 
+/// What was found out about one packet.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<K> {
+    pub key: K,
+    pub packet: Packet,
+    /// Where its flow may be, if anything is known of that.
+    pub candidate: Candidate,
+}
+
+impl<K> Seen<K> {
+    /// A packet of whose flow nothing is known.
+    pub const fn new(key: K, packet: Packet) -> Self {
+        Self { key, packet, candidate: Candidate::NONE }
+    }
+}
+
 /// What was found out about each packet of a burst.
 pub(super) struct Findings<K> {
-    /// Five-tuples and all else that was read; nothing if no packet is slow.
-    pub read: ArrayVec<(K, Packet), BURST>,
+    /// Five-tuples and all else; nothing if no packet is slow.
+    pub seen: ArrayVec<Seen<K>, BURST>,
     /// The port that each packet leaves through, translated as it is by now; or [`SLOW`], and nothing was done to it.
     pub outs: [u8; BURST],
 }
@@ -44,7 +60,7 @@ impl<K> Findings<K> {
     /// Of no burst yet.
     #[inline(always)]
     pub fn new() -> Self {
-        Self { read: ArrayVec::new(), outs: [SLOW; BURST] }
+        Self { seen: ArrayVec::new(), outs: [SLOW; BURST] }
     }
 }
 
@@ -89,7 +105,9 @@ impl<K: Path, F: Frame> Work for Steady<'_, '_, K, F> {
         let mixed = outs.iter().take(received).fold(0, |mixed, out| mixed | (out ^ first));
         let out = (mixed == 0 && first != SLOW).then_some(first);
         if out.is_none() {
-            findings.read.extend(looks.iter().map(|look| (look.key, look.packet)));
+            let seen = looks.iter().zip(candidates);
+            let seen = seen.map(|(look, candidate)| Seen { key: look.key, packet: look.packet, candidate });
+            findings.seen.extend(seen);
         }
         Summary { out, bytes }
     }

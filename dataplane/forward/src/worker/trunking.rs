@@ -1,5 +1,6 @@
 //! Frames with VLAN tags: sorted by port as they come in, tagged again as they leave. Workers see none in between.
 
+use super::steady::Seen;
 use super::{Origin, Port, Worker};
 use crate::parse::parse;
 use crate::trunk::Line;
@@ -71,7 +72,7 @@ impl<F: Frame> Worker<'_, F> {
     ) {
         if vlan::read(frame.data()) == Tagged::Once(0) && vlan::take_off(&mut frame) {
             let (key, packet) = parse(frame.data(), frame.frame_len(), self.ports[port].mac_bits);
-            return self.slow(port, frame, key, packet, ios, origin);
+            return self.slow(port, frame, Seen::new(key, packet), ios, origin);
         }
         self.except(port, frame, Verdict::OtherVlan);
     }
