@@ -57,7 +57,7 @@ enum Ipv6 {
 }
 
 /// A flow table in memory that was full of rubbish.
-fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
+pub fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
     let bytes = FlowTable::<K>::memory_bytes(flows);
     let memory: &'static mut [u8] = Box::leak(vec![0xa5; bytes + 64].into_boxed_slice());
     let start = memory.as_ptr().align_offset(64);
