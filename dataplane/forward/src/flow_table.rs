@@ -345,13 +345,24 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.quota.admits(Subscriber::of(client))
     }
 
-    /// Asks for what is kept of a client, and for where a flow with this reply key would be and rest.
-    pub fn prefetch_for(&self, client: Address, reply: Option<K>) {
+    /// Asks for what is kept of a client.
+    #[inline]
+    pub fn prefetch_client(&self, client: Address) {
         self.quota.prefetch(Subscriber::of(client));
-        if let Some(reply) = reply {
-            let _ = self.index().place(reply);
-            self.quarantine.prefetch(self.secret.hash(reply));
-        }
+    }
+
+    /// Asks for where a flow with this reply key would be and rest.
+    #[inline]
+    pub fn prefetch_reply(&self, reply: K) {
+        let _ = self.index().place(reply);
+        self.quarantine.prefetch(self.secret.hash(reply));
+    }
+
+    /// Whether a new flow can probably have this reply key, without asking for more memory than [`FlowTable::prefetch_reply`] did.
+    #[inline]
+    #[must_use]
+    pub fn seems_free(&self, reply: K) -> bool {
+        self.index().seems_free(reply) && !self.quarantine.has_seen(self.secret.hash(reply))
     }
 
     /// Whether a new flow of a client may have this reply key.

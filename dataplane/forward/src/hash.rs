@@ -100,13 +100,6 @@ impl Random {
         Self { state: secret.words(stream, 0x7261_6e64), key: secret.0[3] ^ stream }
     }
 
-    /// A generator of its own that begins here; this one goes on behind it, however much is taken from the other.
-    #[must_use]
-    pub const fn fork(&mut self) -> Self {
-        let state = (self.next() as u64) << 32 | self.next() as u64;
-        Self { state, key: self.key }
-    }
-
     /// The next 32 bits.
     #[inline]
     pub const fn next(&mut self) -> u32 {
