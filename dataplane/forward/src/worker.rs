@@ -601,8 +601,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         flow: Candidate,
         ios: &mut [I],
     ) {
-        let session = *K::flows(&self.flows).session(flow.slot());
+        let session = K::flows(&self.flows).session(flow.slot());
         if session.state().is_one_way() {
+            let session = *session;
             return self.encapsulate::<K, I>(port, frame, packet, &session, ios);
         }
         if session.is_prefaced() {
@@ -610,7 +611,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
-        let out = usize::from(self.shared.neighbours.hop(next_hop).port);
+        let out = link.port();
         let narrow = self.exceeds::<K>(&frame, out);
         if let Some(mtu) = narrow
             && K::stays_whole(frame.data())
@@ -619,7 +620,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         self.clamp(&mut frame, key, packet, [port, out]);
         let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
-        if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
+        let session = K::flows(&self.flows).session(flow.slot());
+        if !K::translate(session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
         match narrow {
