@@ -157,17 +157,6 @@ mod tests {
     const GOLDEN: u64 = 13_185_819_309_701_429_408;
 
     #[test]
-    fn a_fork_goes_its_own_way() {
-        let mut random = Random::new(&Secret::new([1, 2, 3, 4]), 0);
-        let mut same = random.clone();
-        let (mut fork, mut other) = (random.fork(), same.fork());
-        let taken: Vec<u32> = (0..8).map(|_| fork.next()).collect();
-        assert_eq!(other.next(), taken[0]);
-        assert_eq!(random.next(), same.next(), "whatever was taken from the forks");
-        assert!(!taken.contains(&random.next()));
-    }
-
-    #[test]
     fn random_streams_differ() {
         let secret = Secret::new([1, 2, 3, 4]);
         let (mut a, mut b) = (Random::new(&secret, 0), Random::new(&secret, 1));

@@ -312,6 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_tried_first_is_what_may_be_chosen() {
+        let steering = Steering::of(&rss(3), 3);
+        let (snat, backend) = ([v4(0x0a01_0001), v4(0x0a01_0002)], (v4(0x0af4_0001), 80));
+        let mut pool = pool(2, 3);
+        pool.leave_to_kernel(Box::new([snat[0]]), std::iter::once((40_000, u16::MAX)));
+        let mut tried = HashSet::new();
+        for _ in 0..2_000 {
+            let reply: FlowKey = pool.first(&snat, backend, 6, &steering).unwrap();
+            let port = reply.destination_port();
+            assert_eq!((reply.source(), reply.source_port(), reply.protocol()), (0x0af4_0001, 80, 6));
+            assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
+            assert!(reply.destination() == 0x0a01_0002 || port < 40_000, "{port} is the kernel's");
+            assert!(steering.port_test(reply, 2, 3)(port), "{port} leads to another worker");
+            tried.insert(reply.bits());
+        }
+        assert!(tried.len() > 1_800, "{}", tried.len());
+        assert_eq!(pool.first::<FlowKey>(&[], backend, 6, &steering), None);
+    }
+
+    #[test]
     fn a_client_keeps_its_port_where_that_will_do() {
         let mut pool = pool(0, 1);
         let (client, backend) = ((v4(0xc633_6407), 443), (v4(0x0af4_0001), 80));

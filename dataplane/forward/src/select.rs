@@ -204,7 +204,8 @@ impl Chooser<'_> {
                     None => {
                         let chosen =
                             pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, standing);
-                        counters.add(Tally::SnatRestsBroken, u64::from(chosen.is_some_and(|c| c.breaks_rest)));
+                        counters
+                            .add(Tally::SnatRestsBroken, u64::from(chosen.is_some_and(|c| c.breaks_rest)));
                         chosen.map(|chosen| chosen.reply)
                     }
                 }

@@ -573,8 +573,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Some(foreseen) => (foreseen.prospect?, foreseen.first),
             None => (chooser.foresee(key, packet)?, None),
         };
-        let mut session =
-            chooser.select(key, &prospect, first, table, &mut self.pool, &mut self.counters)?;
+        let mut session = chooser.select(key, &prospect, first, table, &mut self.pool, &mut self.counters)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
             match session.state().is_one_way() {
