@@ -29,7 +29,7 @@ const WORDS: usize = 20;
 const CHECK: usize = WORDS;
 /// Stored last when a table has been made: before, there is nothing to adopt.
 const READY: usize = WORDS + 1;
-const IS_READY: u64 = 0x7265_6164_79;
+const IS_READY: u64 = 0x0072_6561_6479;
 
 const RIGHTS: &str = "run turnpike-dataplane as the user it ran as before, or as root";
 
@@ -196,8 +196,7 @@ impl FlowFile {
         let bytes =
             FLOW_HEADER_BYTES.saturating_add(usize::try_from(layout.table_bytes).unwrap_or(usize::MAX));
         let made = flow_pages::create(folder, &name, bytes, pages, node)?;
-        let mut file =
-            Self { file: made.file, mapping: made.mapping, layout, path: path.clone(), is_locked: false };
+        let mut file = Self { file: made.file, mapping: made.mapping, layout, path, is_locked: false };
         // Nobody else can hold a lock on what nobody has seen yet.
         file.lock()?;
         let words = layout.words();

@@ -47,6 +47,8 @@ mod flow_pages;
 #[cfg(not(loom))]
 mod memory;
 #[cfg(not(loom))]
+mod next_hops;
+#[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
 mod region;
@@ -71,5 +73,7 @@ pub use error::ShmError;
 pub use flow_file::{FLOW_FILE_VERSION, FLOW_HEADER_BYTES, FlowFile, FlowLayout, FlowView, flow_file_name};
 #[cfg(not(loom))]
 pub use memory::{GIANT_PAGE_BYTES, HUGE_PAGE_BYTES, HugeMemory, PageKind, Pages};
+#[cfg(not(loom))]
+pub use next_hops::{KnownHop, NextHopFile};
 #[cfg(not(loom))]
 pub use region::RegionWords;
