@@ -15,8 +15,8 @@ use turnpike_forward::mailbox::Shared;
 use turnpike_forward::neighbour::{Link, NextHop};
 use turnpike_forward::rewrite::Sums;
 use turnpike_shm::{
-    FlowFile, FlowLayout, HugeMemory, KnownHop, NextHopFile, PageKind, Pages, ShmError, flow_file_name,
-    monotonic_ms,
+    FlowFile, FlowLayout, HUGE_PAGE_BYTES, HugeMemory, KnownHop, NextHopFile, PageKind, Pages, ShmError,
+    flow_file_name, monotonic_ms,
 };
 use turnpike_wire::limits::WORKERS_MAX;
 use turnpike_wire::pages::STARTS;
@@ -273,6 +273,14 @@ impl TableMemory {
         match self {
             Self::Lasting(file, _) => file.pages(),
             Self::Passing(memory) => memory.pages(),
+        }
+    }
+
+    /// Whether its pages are surely, or may be, no huge ones. Those of a file say so when they were joined.
+    pub(crate) fn is_slow(&self) -> bool {
+        match self {
+            Self::Lasting(file, _) => file.pages() == PageKind::Ordinary,
+            Self::Passing(memory) => memory.pages().page_bytes() < HUGE_PAGE_BYTES,
         }
     }
 

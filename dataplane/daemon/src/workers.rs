@@ -22,7 +22,7 @@ use turnpike_forward::mailbox::Shared;
 use turnpike_forward::worker::Worker;
 use turnpike_packet::faults::{Faults, Rates};
 use turnpike_packet::io::PacketIo;
-use turnpike_shm::{FlowFile, HUGE_PAGE_BYTES, ShmError};
+use turnpike_shm::{FlowFile, ShmError};
 use turnpike_wire::config::{self, Hugepages, Idle};
 use turnpike_wire::topology::node_of_core;
 
@@ -165,11 +165,11 @@ fn work(
         flow_node = placed.flow_node,
         "flow table"
     );
-    if placed.page_bytes < HUGE_PAGE_BYTES && common.hugepages == Hugepages::Auto {
+    if memory.is_slow() && common.hugepages == Hugepages::Auto {
         tracing::warn!(
             worker = id,
             bytes = FlowTable::<FlowKey>::memory_bytes(flows),
-            "too few huge pages are free: the flow table is in ordinary pages, which is slower"
+            "the flow table is in ordinary pages, which is slower; mount hugetlbfs and reserve huge pages for it"
         );
     }
     let (shared, secret) = (&common.shared, common.making.secret);

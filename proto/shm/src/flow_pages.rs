@@ -38,7 +38,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps a file and makes every page present that is there already.
     pub(crate) fn of(file: &File, bytes: usize, writable: bool) -> Result<Self, Errno> {
-        let mapping = Self::bare(file, bytes, writable)?;
+        let mut mapping = Self::bare(file, bytes, writable)?;
         mapping.join();
         let advice = if writable { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
         match mapping.advise(advice) {
@@ -73,11 +73,15 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Asks the kernel to join ordinary pages to huge ones, now. Kernels before 6.1 do not know the advice, and some may not: it works all the same.
-    fn join(&self) {
+    /// Has the kernel join ordinary pages to huge ones, now. Kernels before 6.1 do not know the advice, and some may not: it works all the same.
+    fn join(&mut self) {
         if self.kind == PageKind::Ordinary {
             // SAFETY: the range is this value's own mapping; joining its pages changes no byte.
-            let _ = unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_COLLAPSE) };
+            let status =
+                unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_COLLAPSE) };
+            if status == 0 {
+                self.kind = PageKind::Transparent;
+            }
         }
     }
 
@@ -202,7 +206,6 @@ fn made(place: PathBuf, bytes: usize, wanted: Option<u32>, join: bool) -> Result
     }
     if join {
         mapping.join();
-        mapping.kind = if mapping.kind == PageKind::Ordinary { PageKind::Transparent } else { mapping.kind };
     }
     // What is not there yet is taken now: a full file system is an error here instead of a SIGBUS on the first write.
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
