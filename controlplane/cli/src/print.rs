@@ -133,6 +133,9 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
     )?;
     dns(&mut out, &status.dns)?;
     others(&mut out, status)?;
+    if let Some(start) = &dataplane.start {
+        writeln!(out, "flows      {start}")?;
+    }
     if let Some(complaint) = &dataplane.last_complaint {
         writeln!(out, "complaint  {complaint} ({} transactions refused)", dataplane.refused)?;
     }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use turnpike_desired::manifest::to_json;
 use turnpike_desired::object::{Object, ObjectKey};
-use turnpike_shm::{CounterReader, KIND_PORT, KIND_WORKER, PageView};
+use turnpike_shm::{CounterReader, KIND_GATEWAY, KIND_PORT, KIND_WORKER, PageView};
 use turnpike_wire::admin::{ObjectsStatus, PortStatus, Resource, Skipped, Status, WorkerStatus};
+use turnpike_wire::admin_start::StartStatus;
 use turnpike_wire::config::ClusterMode;
 use turnpike_wire::pages::{PORT_COUNTERS, PortLabel, node_of};
 
@@ -88,6 +89,8 @@ pub fn status(state: &State) -> Status {
     let mut dataplane = state.dataplane(|d| d.clone());
     dataplane.workers = pages.iter().filter_map(worker).collect();
     dataplane.ports = pages.iter().filter_map(port).collect();
+    let gateway = pages.iter().find(|page| page.kind == KIND_GATEWAY);
+    dataplane.start = gateway.and_then(|page| StartStatus::of(&page.counters));
     let etcd = state.etcd_status();
     let fill = state.fill.status(&state.config, &dataplane.workers);
     let core = state.core();

@@ -4,6 +4,7 @@
 //! a state, not as a queue: a control plane that does not listen costs no memory.
 
 use crate::conversation::{Conversation, Heard};
+use crate::lasting::{NextHops, Start};
 use crate::outbox::Outbox;
 use crate::pages::{GatewayCounters, GatewayPage, PortPage};
 use crate::workers::Workers;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use turnpike_forward::census::Census;
+use turnpike_forward::flow_table::Adoption;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::service_table::Tables;
 use turnpike_shm::{DataplaneSide, Popped, monotonic_ms};
@@ -49,7 +51,8 @@ pub(crate) struct Control {
     /// Devices, each with the pages of its ports.
     devices: Vec<(Port, Vec<PortPage>)>,
     page: GatewayPage,
-    started: Instant,
+    next_hops: NextHops,
+    beginning: Beginning,
     control_alive: bool,
     /// Devices whose link was up at the last look.
     links_up: usize,
@@ -57,10 +60,18 @@ pub(crate) struct Control {
     astray_told: bool,
 }
 
+/// How it all began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beginning {
+    pub(crate) start: Start,
+    pub(crate) adoption: Adoption,
+    pub(crate) started: Instant,
+}
+
 /// A worker ended by itself: the dataplane cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "worker {worker} ended unexpectedly; what is above says why. A restart adopts the same Services within a second"
+    "worker {worker} ended unexpectedly; what is above says why. A restart adopts the same Services and flows within a second"
 )]
 pub(crate) struct WorkerEnded {
     worker: usize,
@@ -72,7 +83,8 @@ impl Control {
         shared: Arc<Shared>,
         devices: Vec<(Port, Vec<PortPage>)>,
         page: GatewayPage,
-        started: Instant,
+        next_hops: NextHops,
+        beginning: Beginning,
     ) -> Self {
         let links_up = devices.len();
         Self {
@@ -88,7 +100,8 @@ impl Control {
             record: Vec::new(),
             devices,
             page,
-            started,
+            next_hops,
+            beginning,
             control_alive: false,
             links_up,
             astray_told: false,
@@ -251,6 +264,7 @@ impl Control {
         for (hop, link) in self.shared.neighbours.iter() {
             counters.next_hops += 1;
             counters.next_hops_resolved += u64::from(link.is_resolved());
+            self.next_hops.put(&self.shared, hop, link);
             self.outbox.neighbour(hop.address.ip(), link.is_resolved().then(|| link.mac()));
         }
         self.page.show(&counters);
@@ -279,7 +293,9 @@ impl Control {
             conversation: *self.conversation.tally(),
             next_hops: 0,
             next_hops_resolved: 0,
-            uptime_ms: self.started.elapsed().as_millis() as u64,
+            uptime_ms: self.beginning.started.elapsed().as_millis() as u64,
+            start: self.beginning.start as u64,
+            adoption: self.beginning.adoption,
         }
     }
 }

@@ -8,10 +8,11 @@
 //! - [`exception`] with [`tap`]: the exception thread, between the workers and the host's kernel
 //! - [`workers`] with [`idle`] and [`bell`]: the worker threads, around `forward`'s worker
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
+//! - [`lasting`]: flow tables that outlive this process
 //! - [`pages`]: the counter pages
 //!
 //! SIGTERM and SIGINT stop it in order: workers first, then ports, then the shared memory says that nobody is here; a second one ends it at
-//! once. The files of the shared memory stay, so that counters can be read afterwards; the next start makes them anew. Nothing else
+//! once. The files of the shared memory stay: counters can be read afterwards, and flow tables and next hops are the next start's. Nothing else
 //! outlives the process, also not after SIGKILL: locks end with it, packet memory belongs to no file, sockets and taps close.
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod control;
 mod conversation;
 mod exception;
 mod idle;
+mod lasting;
 mod numa;
 mod open_io;
 mod outbox;
@@ -31,9 +33,10 @@ use anyhow::{Result, anyhow};
 use bell::Bell;
 use capsule::{Device, Mbuf, Port};
 use clap::Parser;
-use control::Control;
+use control::{Beginning, Control};
 use exception::{ExceptionThread, Taps};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lasting::{Found, Lasting, NextHops, Wanted};
 use open_io::Io;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -48,8 +51,8 @@ use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::steering::Steering;
 use turnpike_forward::trunk::Attachment;
-use turnpike_shm::DataplaneSide;
-use turnpike_wire::config::{self, Config};
+use turnpike_shm::{DataplaneSide, Pages};
+use turnpike_wire::config::{self, Config, Hugepages};
 use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
 use workers::{Common, Own, Workers};
 
@@ -98,19 +101,21 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     let mut io = open_io::open(&config.dataplane)?;
     let gateway = gateway(&config, &io)?;
     let pages = pages::create(&folder, &config.dataplane, &io, &gateway)?;
-    let speaks_ipv6 = gateway.speaks_ipv6();
+    let wanted = wanted(&config, &gateway);
+    let words = random_words().map_err(|why| anyhow!("cannot read /dev/urandom for secrets: {why}"))?;
+    let fresh = random_words().map_err(|why| anyhow!("cannot read /dev/urandom for secrets: {why}"))?;
+    let lasting = Lasting::take(wanted.clone(), Found::look(&wanted), words);
+    let start = lasting.start();
     let shared = Shared::new(gateway);
+    lasting.remember(&shared);
+    let (making, found) = lasting.into_parts();
     let common = Common {
         eal: io.eal,
         shared: Arc::clone(&shared),
-        secret: secret()
-            .map_err(|why| anyhow!("cannot read /dev/urandom for the flow tables' secret: {why}"))?,
-        flows: config.dataplane.flows_per_worker,
-        ipv6_flows: speaks_ipv6
-            .then(|| config.dataplane.ipv6_flows_per_worker.unwrap_or(config.dataplane.flows_per_worker)),
+        making,
+        fresh: Secret::new(fresh),
         hugepages: config.dataplane.hugepages,
         idle: config.dataplane.idle,
-        started,
         bells: bells(config.dataplane.workers.len())
             .map_err(|why| anyhow!("cannot make the workers' eventfds: {why}"))?,
         faults: config.dataplane.faults,
@@ -127,8 +132,9 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     let mut ends = ends.into_iter();
     let cores = config.dataplane.workers.iter().copied();
     let queues = std::mem::take(&mut io.queues).into_iter();
-    let own = cores.zip(queues).zip(pages.workers);
-    let own = own.map(|((core, queues), page)| Own { core, queues, page, exception: ends.next() });
+    let own = cores.zip(queues).zip(pages.workers).zip(found);
+    let own =
+        own.map(|(((core, queues), page), found)| Own { core, queues, page, exception: ends.next(), found });
     let workers = Workers::start(&common, own.collect())?;
     tracing::info!(
         gateway = config.gateway_name(),
@@ -137,6 +143,9 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
         ports = config.dataplane.ports.len(),
         devices = io.devices.len(),
         huge_pages = io.huge,
+        flows = workers.adoption().kept,
+        torn = workers.adoption().torn,
+        astray = workers.adoption().astray,
         took_ms = started.elapsed().as_millis() as u64,
         "forwarding; waiting for the control plane"
     );
@@ -145,7 +154,9 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     for (device, page) in io.device_of.into_iter().zip(pages_of_ports) {
         devices[device].1.push(page);
     }
-    let mut control = Control::new(side, shared, devices, pages.gateway, started);
+    let next_hops = NextHops::create(&folder, &shared)?;
+    let beginning = Beginning { start, adoption: workers.adoption(), started };
+    let mut control = Control::new(side, shared, devices, pages.gateway, next_hops, beginning);
     let outcome = control.run(&workers, &stop);
     drop(workers);
     drop(exception);
@@ -235,7 +246,7 @@ fn exception_path(
     let (range, workers) = (config.cluster.node_port_range, &config.dataplane.workers);
     let plan = taps.plan((range.first, range.last), config.listening_ports());
     let Some(plan) = plan else { return Ok((Vec::new(), None)) };
-    let (ends, kernel) = turnpike_forward::exception::rings(plan, workers.len(), common.secret);
+    let (ends, kernel) = turnpike_forward::exception::rings(plan, workers.len(), common.making.secret);
     let thread =
         ExceptionThread::start(taps, kernel, (io.eal, io.pool), (workers, Arc::clone(&common.bells)))
             .map_err(|why| anyhow!("cannot make the exception thread: {why}"))?;
@@ -247,14 +258,31 @@ fn bells(workers: usize) -> std::io::Result<Arc<[Bell]>> {
     (0..workers).map(|_| Bell::new()).collect()
 }
 
-/// Nobody outside can guess it, so nobody can choose packets that collide.
-fn secret() -> std::io::Result<Secret> {
+/// Words for a secret. Nobody outside can guess it, so nobody can choose packets that collide.
+fn random_words() -> std::io::Result<[u64; 4]> {
     let mut bytes = [[0u8; 8]; 4];
     let mut source = std::fs::File::open("/dev/urandom")?;
     for word in &mut bytes {
         source.read_exact(word)?;
     }
-    Ok(Secret::new(bytes.map(u64::from_le_bytes)))
+    Ok(bytes.map(u64::from_le_bytes))
+}
+
+/// What the configuration wants flow tables to be like.
+fn wanted(config: &Config, gateway: &Gateway) -> Wanted {
+    let config::Dataplane { flows_per_worker, ipv6_flows_per_worker, hugepages, .. } = &config.dataplane;
+    Wanted {
+        folder: config.shm_folder(),
+        workers: config.dataplane.workers.len(),
+        flows: *flows_per_worker,
+        ipv6_flows: gateway.speaks_ipv6().then(|| ipv6_flows_per_worker.unwrap_or(*flows_per_worker)),
+        gateway: lasting::fingerprint(gateway),
+        pages: match hugepages {
+            Hugepages::Auto => Pages::Auto,
+            Hugepages::Require => Pages::Require,
+            Hugepages::Never => Pages::Never,
+        },
+    }
 }
 
 fn static_route(route: &turnpike_wire::config::StaticRoute) -> StaticRoute {

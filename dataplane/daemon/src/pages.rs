@@ -7,6 +7,7 @@ use capsule::{HashCheck, Stats};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use turnpike_forward::flow_table::Adoption;
 use turnpike_forward::gateway::Gateway;
 use turnpike_forward::verdict::Counters;
 use turnpike_forward::worker::{Traffic, Worker};
@@ -66,6 +67,8 @@ pub(crate) struct GatewayCounters {
     pub(crate) next_hops: u64,
     pub(crate) next_hops_resolved: u64,
     pub(crate) uptime_ms: u64,
+    pub(crate) start: u64,
+    pub(crate) adoption: Adoption,
 }
 
 /// Makes the file in `folder`.
@@ -234,6 +237,10 @@ impl GatewayCounters {
             self.next_hops,
             self.next_hops_resolved,
             self.uptime_ms,
+            self.start,
+            self.adoption.kept as u64,
+            self.adoption.torn as u64,
+            self.adoption.astray as u64,
         ]
     }
 }

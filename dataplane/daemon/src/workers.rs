@@ -2,6 +2,7 @@
 
 use crate::bell::Bell;
 use crate::idle::{BackOff, Rest};
+use crate::lasting::{Clock, Making};
 use crate::pages::{FlowMemory, WorkerPage};
 use capsule::{Eal, Mbuf, Queue};
 use rustix::thread::set_current_timer_slack;
@@ -12,17 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use turnpike_forward::exception::Exception;
 use turnpike_forward::flow_key::{FlowKey, FlowKey6};
-use turnpike_forward::flow_table::FlowTable;
+use turnpike_forward::flow_table::{Adoption, FlowTable};
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::worker::Worker;
 use turnpike_packet::faults::{Faults, Rates};
 use turnpike_packet::io::PacketIo;
-use turnpike_shm::{HUGE_PAGE_BYTES, HugeMemory, Pages, ShmError};
+use turnpike_shm::{FlowFile, ShmError};
 use turnpike_wire::config::{self, Hugepages, Idle};
 use turnpike_wire::topology::node_of_core;
 
@@ -38,13 +38,12 @@ const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::new(1_000).unwrap();
 pub(crate) struct Common {
     pub(crate) eal: Eal,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) secret: Secret,
-    pub(crate) flows: u32,
-    /// The same over IPv6, if the gateway speaks it.
-    pub(crate) ipv6_flows: Option<u32>,
+    /// How flow tables are had, what they hash with, and what their times mean.
+    pub(crate) making: Making,
+    /// New at each start, for what nobody shall foresee from what was before.
+    pub(crate) fresh: Secret,
     pub(crate) hugepages: Hugepages,
     pub(crate) idle: Idle,
-    pub(crate) started: Instant,
     /// Of each worker.
     pub(crate) bells: Arc<[Bell]>,
     /// For tests alone.
@@ -57,6 +56,8 @@ pub(crate) struct Own {
     pub(crate) queues: Vec<Queue>,
     pub(crate) page: WorkerPage,
     pub(crate) exception: Option<Exception<Mbuf>>,
+    /// Its flow tables by family, if there are any to adopt.
+    pub(crate) found: [Option<FlowFile>; 2],
 }
 
 /// Why a worker does not run.
@@ -78,12 +79,17 @@ pub(crate) enum WorkerError {
 pub(crate) struct Workers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    adoption: Adoption,
 }
 
 impl Workers {
     /// Starts one worker for each of `own`, and waits until all are ready to forward. If one cannot start, none is left running.
     pub(crate) fn start(common: &Common, own: Vec<Own>) -> Result<Self, WorkerError> {
-        let mut workers = Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        let mut workers = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+            adoption: Adoption::default(),
+        };
         let mut ready = Vec::new();
         for (id, (own, handoff)) in
             own.into_iter().zip(Handoff::mesh(common.shared.gateway.workers())).enumerate()
@@ -102,9 +108,15 @@ impl Workers {
             ready.push(told);
         }
         for (worker, told) in ready.into_iter().enumerate() {
-            told.recv().unwrap_or(Err(WorkerError::Ended { worker }))?;
+            let adoption = told.recv().unwrap_or(Err(WorkerError::Ended { worker }))?;
+            workers.adoption = workers.adoption + adoption;
         }
         Ok(workers)
+    }
+
+    /// What became of the flows that were there before.
+    pub(crate) const fn adoption(&self) -> Adoption {
+        self.adoption
     }
 
     /// A worker that has ended although nobody told it to.
@@ -129,32 +141,20 @@ fn work(
     own: Own,
     handoff: Handoff<Mbuf>,
     stop: &AtomicBool,
-    ready: &Sender<Result<(), WorkerError>>,
+    ready: &Sender<Result<Adoption, WorkerError>>,
 ) -> Result<(), WorkerError> {
-    let Own { core, mut queues, mut page, exception } = own;
+    let Own { core, mut queues, mut page, exception, found } = own;
     let thread_error = |source| WorkerError::Thread { worker: id, source };
     capsule::pin_to_core(core).map_err(thread_error)?;
     let _registered = capsule::register_thread(common.eal).map_err(thread_error)?;
     // Without it naps last longer; nothing else depends on it.
     let _ = set_current_timer_slack(Some(TIMER_SLACK_NS));
 
-    let pages = match common.hugepages {
-        Hugepages::Auto => Pages::Auto,
-        Hugepages::Require => Pages::Require,
-        Hugepages::Never => Pages::Never,
-    };
     let node = node_of_core(Path::new("/sys"), u32::from(core));
     // Made by its own worker, so that the tables of all workers are made at the same time.
-    let memory_for = |flows: u32, bytes: usize| {
-        HugeMemory::near(bytes, pages, node).map_err(|source| WorkerError::FlowMemory {
-            worker: id,
-            flows,
-            source,
-        })
-    };
-    let table_error = |source| WorkerError::FlowTable { worker: id, source };
-    let flows = common.flows;
-    let mut memory = memory_for(flows, FlowTable::<FlowKey>::memory_bytes(flows))?;
+    let Making { wanted, .. } = &common.making;
+    let (flows, [found, found6]) = (wanted.flows, found);
+    let mut memory = common.making.memory(id, 4, found, node)?;
     let placed = FlowMemory { node, page_bytes: memory.pages().page_bytes(), flow_node: memory.node() };
     tracing::info!(
         worker = id,
@@ -165,26 +165,29 @@ fn work(
         flow_node = placed.flow_node,
         "flow table"
     );
-    if placed.page_bytes < HUGE_PAGE_BYTES && common.hugepages == Hugepages::Auto {
+    if memory.is_slow() && common.hugepages == Hugepages::Auto {
         tracing::warn!(
             worker = id,
-            bytes = memory.bytes().len(),
-            "too few huge pages are free: the flow table is in ordinary pages, which is slower"
+            bytes = FlowTable::<FlowKey>::memory_bytes(flows),
+            "the flow table is in ordinary pages, which is slower; mount hugetlbfs and reserve huge pages for it"
         );
     }
-    let table = FlowTable::new(memory.bytes_mut(), flows, common.secret).map_err(table_error)?;
-    let mut worker = Worker::new(id, Arc::clone(&common.shared), table, handoff, common.secret);
+    let (shared, secret) = (&common.shared, common.making.secret);
+    let (table, mut adoption) = memory.table::<FlowKey>(id, flows, &common.making, shared)?;
+    let mut worker =
+        Worker::new(id, Arc::clone(shared), table, handoff, secret).with_randomness(common.fresh);
     let mut memory6;
-    if let Some(flows) = common.ipv6_flows {
-        memory6 = memory_for(flows, FlowTable::<FlowKey6>::memory_bytes(flows))?;
-        let table = FlowTable::new(memory6.bytes_mut(), flows, common.secret).map_err(table_error)?;
+    if let Some(flows) = wanted.ipv6_flows {
+        memory6 = common.making.memory(id, 6, found6, node)?;
+        let (table, adopted) = memory6.table::<FlowKey6>(id, flows, &common.making, shared)?;
+        adoption = adoption + adopted;
         worker = worker.with_ipv6(table);
     }
     if let Some(exception) = exception {
         worker = worker.with_exception(exception);
     }
     page.placed(placed);
-    let _ = ready.send(Ok(()));
+    let _ = ready.send(Ok(adoption));
     match common.faults {
         None => {
             // Frames wake it if every queue has something to wait for.
@@ -193,7 +196,7 @@ fn work(
         }
         // What is under way wakes nobody.
         Some(faults) => {
-            let mut queues = faulty(queues, id, faults, common.started);
+            let mut queues = faulty(queues, id, faults, common.making.clock);
             run(&mut worker, &mut queues, &mut page, (common, None), stop);
         }
     }
@@ -206,12 +209,12 @@ fn faulty(
     queues: Vec<Queue>,
     worker: usize,
     faults: config::Faults,
-    started: Instant,
+    clock: Clock,
 ) -> Vec<impl PacketIo<Frame = Mbuf>> {
     let config::Faults { seed, loss, duplicate, reorder, delay_ms } = faults;
     let rates = Rates { loss, duplicate, reorder, delay: delay_ms };
     let seeds = (0..).map(|port: u64| seed.wrapping_add((worker as u64) << 32 | port << 1));
-    let wrap = |(queue, seed)| Faults::new(queue, rates, seed, move || clock_ms(started));
+    let wrap = |(queue, seed)| Faults::new(queue, rates, seed, move || clock.now_ms());
     queues.into_iter().zip(seeds).map(wrap).collect()
 }
 
@@ -225,7 +228,7 @@ fn run<I: PacketIo<Frame = Mbuf>>(
     let mut back_off = BackOff::new(common.idle, wakes.is_some());
     let (wakes, own_bell) = (wakes.unwrap_or_default(), &common.bells[worker.id()]);
     let mut turns_to_clock = 0;
-    let mut now_ms = clock_ms(common.started);
+    let mut now_ms = common.making.clock.now_ms();
     let mut shown_ms = now_ms;
     while !stop.load(Ordering::Relaxed) {
         let handled = worker.turn(queues, now_ms);
@@ -244,7 +247,7 @@ fn run<I: PacketIo<Frame = Mbuf>>(
         let rested = rest.take();
         if rested || turns_to_clock == 0 {
             turns_to_clock = TURNS_PER_CLOCK;
-            now_ms = clock_ms(common.started);
+            now_ms = common.making.clock.now_ms();
             if now_ms.wrapping_sub(shown_ms) >= SHOW_COUNTERS_MS {
                 shown_ms = now_ms;
                 page.show(worker);
@@ -264,10 +267,4 @@ fn ring(worker: &mut Worker<'_, Mbuf>, bells: &[Bell]) {
             bell.ring();
         }
     }
-}
-
-/// Milliseconds since `started`, modulo 2³².
-fn clock_ms(started: Instant) -> u32 {
-    let elapsed: Duration = started.elapsed();
-    elapsed.as_millis() as u32
 }

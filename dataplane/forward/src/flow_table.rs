@@ -10,6 +10,7 @@
 //! Every flow begins in [`FlowTable::insert`] and ends in [`FlowTable::remove`], whatever ends it. So what is kept by flows is kept here: how
 //! many each client has ([`crate::quota`]), and which ports rest after one ([`crate::quarantine`]).
 
+mod adopt;
 mod index;
 
 use crate::address::Address;
@@ -23,6 +24,7 @@ use crate::port_pool::Standing;
 use crate::quarantine::Quarantine;
 use crate::quota::{Quota, Subscriber};
 use crate::track::{LEAST_TRACKING, State};
+pub use adopt::Adoption;
 use arrayvec::ArrayVec;
 use index::{Bucket, ENTRIES, NONE, REPLY};
 pub use index::{Candidate, Index, Place};
@@ -293,19 +295,15 @@ impl<'m, K: Key> FlowTable<'m, K> {
         if buckets < BUCKET_PROBES_MAX { BUCKET_PROBES_MAX } else { buckets }
     }
 
+    /// Where the sessions of a table begin in its memory, in bytes.
+    #[must_use]
+    pub const fn sessions_at(flows: u32) -> usize {
+        Self::bucket_count(flows) * size_of::<Bucket>()
+    }
+
     /// An empty table in `memory`, which must be [`FlowTable::memory_bytes`] long and lie on a cache line.
     pub fn new(memory: &'m mut [u8], flows: u32, secret: Secret) -> Result<Self, TableError> {
-        if flows == 0 || flows >= REPLY {
-            return Err(TableError::Flows(flows));
-        }
-        let got = memory.len();
-        let refused = TableError::Memory { flows, needed: Self::memory_bytes(flows), got };
-        if got != Self::memory_bytes(flows) {
-            return Err(refused);
-        }
-        let (index, slots) = memory.split_at_mut(Self::bucket_count(flows) * size_of::<Bucket>());
-        let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
-        let sessions = <[K::Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
+        let (buckets, sessions) = Self::parts(memory, flows)?;
         buckets.fill(Bucket::EMPTY);
         let last = flows - 1;
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
@@ -314,17 +312,39 @@ impl<'m, K: Key> FlowTable<'m, K> {
         Ok(Self::made(buckets, sessions, secret, 0))
     }
 
+    fn parts(
+        memory: &'m mut [u8],
+        flows: u32,
+    ) -> Result<(&'m mut [Bucket], &'m mut [K::Session]), TableError> {
+        if flows == 0 || flows >= REPLY {
+            return Err(TableError::Flows(flows));
+        }
+        let got = memory.len();
+        let refused = TableError::Memory { flows, needed: Self::memory_bytes(flows), got };
+        if got != Self::memory_bytes(flows) {
+            return Err(refused);
+        }
+        let (index, slots) = memory.split_at_mut(Self::sessions_at(flows));
+        let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
+        let sessions = <[K::Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
+        Ok((buckets, sessions))
+    }
+
     fn made(buckets: &'m mut [Bucket], sessions: &'m mut [K::Session], secret: Secret, free: u32) -> Self {
         let (quota, quarantine) = (Quota::unlimited(), Quarantine::none());
         Self { buckets, sessions, secret, free, live: 0, cursor: 0, quota, quarantine }
     }
 
-    /// The same table, still empty, under these rules; before, there is no quota and no port rests.
+    /// The same table under these rules, new or just adopted; before, there is no quota and no port rests.
     #[must_use]
     pub fn under(mut self, rules: &FlowRules) -> Self {
         let ports = if self.sessions.is_empty() { 0 } else { rules.resting_ports_max };
         self.quarantine = Quarantine::new(rules.rest_ms, ports);
         self.quota = Quota::new(rules.client_flows_max, self.capacity(), self.secret);
+        if self.live > 0 {
+            let live = self.sessions.iter().filter(|session| session.state() != State::Free);
+            live.for_each(|s| self.quota.opened(Subscriber::of(s.keys()[0].source_address())));
+        }
         self
     }
 

@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod address;
+pub mod adoption;
 pub mod affinity;
 pub mod announce;
 pub mod association;

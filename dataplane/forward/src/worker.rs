@@ -188,6 +188,17 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
     }
 
+    /// The same worker with other random numbers than those that its secret leads to: what it chooses is not what a worker before it has chosen under the same one.
+    /// All workers of a dataplane get the same.
+    #[must_use]
+    pub fn with_randomness(mut self, fresh: Secret) -> Self {
+        let (workers, rules) = (self.shared.gateway.workers(), self.shared.gateway.flow_rules());
+        let random = Random::new(&fresh, self.id as u64);
+        self.pool = PortPool::new(random, self.id, workers, &rules.excluded_ports);
+        self.fragments = Fragments::new(fresh, self.id, workers);
+        self
+    }
+
     /// Its number.
     #[must_use]
     pub const fn id(&self) -> usize {

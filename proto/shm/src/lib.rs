@@ -2,6 +2,7 @@
 //!
 //! - `control`: heartbeats, what is adopted, and two rings between dataplane ([`DataplaneSide`]) and control plane ([`ControlSide`]).
 //! - `counters`: pages the dataplane writes ([`CounterFile`]) and any process reads ([`CounterReader`]).
+//! - `flows-WORKER-FAMILY`: flow tables that the dataplane writes ([`FlowFile`]) and its successor adopts; any process may read them ([`FlowView`]).
 //! - [`HugeMemory`]: large zeroed memory for one process.
 //!
 //! # Claims
@@ -40,7 +41,13 @@ mod counters;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
+mod flow_file;
+#[cfg(not(loom))]
+mod flow_pages;
+#[cfg(not(loom))]
 mod memory;
+#[cfg(not(loom))]
+mod next_hops;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
@@ -63,6 +70,10 @@ pub use counters::{
 #[cfg(not(loom))]
 pub use error::ShmError;
 #[cfg(not(loom))]
+pub use flow_file::{FLOW_FILE_VERSION, FLOW_HEADER_BYTES, FlowFile, FlowLayout, FlowView, flow_file_name};
+#[cfg(not(loom))]
 pub use memory::{GIANT_PAGE_BYTES, HUGE_PAGE_BYTES, HugeMemory, PageKind, Pages};
+#[cfg(not(loom))]
+pub use next_hops::{KnownHop, NextHopFile};
 #[cfg(not(loom))]
 pub use region::RegionWords;

@@ -204,7 +204,7 @@ impl Drop for HugeMemory {
 }
 
 /// Kinds of huge pages to try for `bytes`, and how much to map of each: those that the node has enough of first. 1 GiB pages only where at least half of what they hold is used.
-fn sizes(bytes: usize, node: Option<u32>, sys: &Path) -> Vec<(PageKind, usize)> {
+pub(crate) fn sizes(bytes: usize, node: Option<u32>, sys: &Path) -> Vec<(PageKind, usize)> {
     let mut own = Vec::new();
     let mut others = Vec::new();
     for kind in [PageKind::Giant, PageKind::Huge] {

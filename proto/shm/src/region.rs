@@ -239,6 +239,6 @@ fn unreadable(path: &Path, source: std::io::Error) -> ShmError {
     ShmError::System { what: "find a random name for", path: path.to_owned(), source, mend }
 }
 
-fn system(what: &'static str, path: &Path, errno: Errno, mend: &'static str) -> ShmError {
+pub(crate) fn system(what: &'static str, path: &Path, errno: Errno, mend: &'static str) -> ShmError {
     ShmError::System { what, path: path.to_owned(), source: errno.into(), mend }
 }

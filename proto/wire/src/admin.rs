@@ -489,6 +489,9 @@ pub struct DataplaneStatus {
     pub refused: u64,
     /// Last complaint of the dataplane.
     pub last_complaint: Option<String>,
+    /// How it began.
+    #[serde(default)]
+    pub start: Option<crate::admin_start::StartStatus>,
     /// Workers, by their counter pages.
     pub workers: Vec<WorkerStatus>,
     /// NICs.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod admin_start;
 pub mod codec;
 pub mod config;
 mod config_devices;

@@ -87,8 +87,8 @@ pub const PORT_COUNTERS: [&str; 14] = [
     "nic_hash_astray",
 ];
 
-/// Counters of the gateway's page. `control_alive` is 0 or 1.
-pub const GATEWAY_COUNTERS: [&str; 11] = [
+/// Counters of the gateway's page. `control_alive` is 0 or 1; `start` is a place in [`STARTS`], and behind it is what became of the flows that were found.
+pub const GATEWAY_COUNTERS: [&str; 15] = [
     "control_alive",
     "control_planes",
     "records",
@@ -100,6 +100,21 @@ pub const GATEWAY_COUNTERS: [&str; 11] = [
     "next_hops",
     "next_hops_resolved",
     "uptime_ms",
+    "start",
+    "flows_adopted",
+    "flows_torn",
+    "flows_astray",
+];
+
+/// How a dataplane began, by the counter `start` of the gateway's page: with the flows of the one before it, or why without any.
+pub const STARTS: [&str; 7] = [
+    "adopted",
+    "empty: there were no flow tables",
+    "empty: the flow tables have another layout version",
+    "empty: dataplane.flows_per_worker or ipv6_flows_per_worker is another",
+    "empty: the number of workers is another",
+    "empty: SNAT addresses, or how a port's packets find their worker, are others",
+    "empty: the flow tables were damaged",
 ];
 
 /// The label of a port's page: eight words with a tab between, since a device string holds commas and equals signs.

@@ -10,14 +10,14 @@ fn with_table<T>(flows: u32, body: impl FnOnce(&mut FlowTable<'_>) -> T) -> T {
     body(&mut FlowTable::<FlowKey>::new(aligned.bytes(), flows, Secret::new([9, 8, 7, 6])).unwrap())
 }
 
-struct Aligned(Vec<u8>, usize, usize);
+pub(super) struct Aligned(Vec<u8>, usize, usize);
 impl Aligned {
-    fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         let room = vec![0xa5; bytes + 64];
         let start = room.as_ptr().align_offset(64);
         Self(room, start, bytes)
     }
-    fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.0[self.1..self.1 + self.2]
     }
 }

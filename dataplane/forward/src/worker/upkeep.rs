@@ -147,6 +147,10 @@ impl<F: Frame> Worker<'_, F> {
 
     /// Ends flows that were idle for too long.
     fn sweep<K: Path>(&mut self, elapsed_ms: u32) {
+        if self.tables.serial == 0 {
+            // Flows that were adopted, and nobody has said yet how long they may be idle.
+            return;
+        }
         let table = K::flows_mut(&mut self.flows);
         let share = u64::from(table.capacity()) * u64::from(elapsed_ms) / u64::from(SWEEP_PERIOD_MS);
         let budget = SWEEP_BUDGET.max((share as usize).min(SWEEP_BUDGET * 16));
