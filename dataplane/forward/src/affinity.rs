@@ -133,6 +133,24 @@ impl Affinities {
         (choose(None), Kept::Not)
     }
 
+    /// The backend that a client was given last, if that is not older than `timeout_s`, and how long ago in milliseconds.
+    #[must_use]
+    pub fn remembered(
+        &self,
+        client: Client,
+        timeout_s: u32,
+        now_ms: u32,
+        secret: &Secret,
+    ) -> Option<(Place, u32)> {
+        let word = client.word(secret);
+        let bucket = &self.buckets[home(word, secret)];
+        let way = bucket.clients.iter().position(|c| c.load(Acquire) == word)?;
+        let given = bucket.given[way].load(Acquire);
+        let age_ms = bucket.age_ms(way, given, now_ms);
+        let is_his = bucket.clients[way].load(Acquire) == word;
+        (is_his && given != 0 && age_ms < timeout_s.saturating_mul(1_000)).then(|| (place(given), age_ms))
+    }
+
     /// Forgets what has ended in the next `budget` buckets from `cursor` on, so that no clock ever comes round to it.
     pub fn sweep(&self, cursor: &mut usize, budget: usize, now_ms: u32) {
         for _ in 0..budget {

@@ -494,6 +494,17 @@ impl<'m, K: Key> FlowTable<'m, K> {
         Ok(slot as usize)
     }
 
+    /// Whether [`FlowTable::insert`] would take a flow.
+    #[must_use]
+    pub fn has_room_for(&self, session: &K::Session) -> bool {
+        let keys = &session.keys()[..if session.state().is_one_way() { 1 } else { 2 }];
+        let has_room = |key: &K| {
+            let mut walk = self.index().locate(*key).walk(self.buckets.len());
+            walk.any(|bucket| self.buckets[bucket].has_room())
+        };
+        !self.is_full() && keys.iter().all(has_room)
+    }
+
     /// Removes the flow in a slot at `now_ms`; a free slot stays as it is.
     pub fn remove(&mut self, slot: usize, now_ms: u32) {
         let session = self.sessions[slot];

@@ -31,6 +31,7 @@ pub mod connection;
 #[allow(unsafe_code)]
 pub mod cpu;
 pub mod exception;
+pub mod explain;
 pub mod flow_key;
 pub mod flow_table;
 pub mod fragments;

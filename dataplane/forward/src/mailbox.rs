@@ -7,6 +7,7 @@ use crate::address::{Address, Family};
 use crate::affinity::Affinities;
 use crate::announce::Announcements;
 use crate::census::Census;
+use crate::explain::Errand;
 use crate::gateway::Gateway;
 use crate::memberships::Memberships;
 use crate::neighbour::{Neighbours, NextHop};
@@ -36,6 +37,7 @@ pub struct Shared {
     /// Addresses whose groups are to be reported.
     pub memberships: Memberships,
     census: ArcSwapOption<Census>,
+    errand: ArcSwapOption<Errand>,
     tables: Arc<ArcSwap<Tables>>,
     adopted: Vec<Adopted>,
 }
@@ -61,6 +63,7 @@ impl Shared {
             announcements: Announcements::new(announces),
             memberships: Memberships::new(),
             census: ArcSwapOption::empty(),
+            errand: ArcSwapOption::empty(),
             tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
             adopted,
         })
@@ -140,6 +143,17 @@ impl Shared {
     /// The census that is open.
     pub(crate) fn census(&self) -> arc_swap::Guard<Option<Arc<Census>>> {
         self.census.load()
+    }
+
+    /// Leaves an errand for a worker in place of one that is there, or takes it away. Workers look once a millisecond. The caller keeps it until
+    /// nobody else holds it.
+    pub fn leave(&self, errand: Option<Arc<Errand>>) {
+        self.errand.store(errand);
+    }
+
+    /// The errand that is left.
+    pub(crate) fn errand(&self) -> arc_swap::Guard<Option<Arc<Errand>>> {
+        self.errand.load()
     }
 
     pub(crate) const fn swap(&self) -> &Arc<ArcSwap<Tables>> {

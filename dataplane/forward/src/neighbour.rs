@@ -204,6 +204,22 @@ impl Neighbours {
         if self.count.load(Relaxed) < CLIENT_NEXT_HOPS_MAX { self.index(hop) } else { self.find(hop) }
     }
 
+    /// Whether [`Neighbours::index`] would have an index for a next hop.
+    #[must_use]
+    pub fn has_room_for(&self, hop: NextHop) -> bool {
+        let is_free = |index: u16| self.slots[index as usize].key[0].load(Relaxed) == 0;
+        self.find(hop).is_some() || (key_of(hop).is_some() && probes(home(hop)).any(is_free))
+    }
+
+    /// Whether [`Neighbours::index_of_client`] would.
+    #[must_use]
+    pub fn has_room_for_client(&self, hop: NextHop) -> bool {
+        match self.count.load(Relaxed) < CLIENT_NEXT_HOPS_MAX {
+            true => self.has_room_for(hop),
+            false => self.find(hop).is_some(),
+        }
+    }
+
     /// Takes a place for a next hop, if it is free or its own already.
     fn take(&self, index: u16, hop: NextHop, key: [u64; 3]) -> bool {
         let slot = &self.slots[index as usize];

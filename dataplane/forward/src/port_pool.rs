@@ -76,6 +76,17 @@ impl PortPool {
         }
     }
 
+    /// Where its random numbers stand.
+    #[must_use]
+    pub const fn random(&self) -> &Random {
+        &self.random
+    }
+
+    /// Lets them go on from there.
+    pub const fn set_random(&mut self, random: Random) {
+        self.random = random;
+    }
+
     /// Leaves out the NodePort range, first and last port, and on the kernel's addresses these health check ports.
     pub fn reserve(&mut self, node_ports: (u16, u16), health_checks: &[u16]) {
         if (self.node_ports, &*self.health_checks) != (node_ports, health_checks) {

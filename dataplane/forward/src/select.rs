@@ -34,6 +34,8 @@ pub struct Chooser<'a> {
     pub worker: usize,
     /// The worker's clock, in milliseconds modulo 2³².
     pub now_ms: u32,
+    /// Whether [`Chooser::select`] only tells what it would choose: then it begins no affinity, gives no index to a next hop, and asks for none.
+    pub is_trial: bool,
 }
 
 /// A new flow as far as it is known before anything is changed for it.
@@ -171,10 +173,13 @@ impl Chooser<'_> {
         let is_hairpin = at.0 == key.source_address();
         if mode == Mode::DsrIpip && !is_hairpin && at.1 == key.destination_port() {
             let hash = self.secret.hash(key).rotate_left(32);
-            let to_backend = neighbours.hop(next_hop[0]);
+            let to_backend = match self.is_trial {
+                true => self.shared.route(at.0).ok_or(Verdict::NoRoute)?,
+                false => neighbours.hop(next_hop[0]),
+            };
             let source = gateway.tunnel_source(to_backend, K::FAMILY, hash).ok_or(Verdict::NoRoute)?;
             let back = K::of(key.protocol(), at.0, source, at.1, key.source_port());
-            next_hop.into_iter().for_each(|index| neighbours.want(index));
+            self.want(next_hop);
             let mut session = K::Session::new(key, back.ok_or(Verdict::NoRoute)?);
             session.set_one_way(OneWay::opening(key.protocol()));
             session.next_hop = next_hop;
@@ -213,7 +218,7 @@ impl Chooser<'_> {
         };
         let reply = reply.ok_or(Verdict::SnatExhausted)?;
 
-        next_hop.into_iter().for_each(|index| neighbours.want(index));
+        self.want(next_hop);
         let mut session = K::Session::new(key, reply);
         session.next_hop = next_hop;
         if is_prefaced {
@@ -233,10 +238,22 @@ impl Chooser<'_> {
         let neighbours = &self.shared.neighbours;
         let to_backend = self.shared.route(backend).ok_or(Verdict::NoRoute)?;
         let to_client = self.shared.route(client).ok_or(Verdict::NoRoute)?;
+        if self.is_trial {
+            let has_room = neighbours.has_room_for(to_backend) && neighbours.has_room_for_client(to_client);
+            return if has_room { Ok([0; 2]) } else { Err(Verdict::NextHopsFull) };
+        }
         Ok([
             neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
             neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,
         ])
+    }
+
+    /// Asks for the next hops of a flow, if they are not known.
+    #[inline]
+    fn want(&self, next_hop: [u16; 2]) {
+        if !self.is_trial {
+            next_hop.into_iter().for_each(|index| self.shared.neighbours.want(index));
+        }
     }
 
     /// Whether a reply key is also what clients may send to a frontend: a NodePort on an own address that SNAT uses too, outside of the range of
@@ -256,7 +273,8 @@ impl Chooser<'_> {
     }
 
     /// What a frontend has for a client: pods of the cluster are inside, all others outside.
-    fn treatment<K: Key>(&self, frontend: FrontendEntry, key: K) -> Treatment {
+    #[must_use]
+    pub fn treatment<K: Key>(&self, frontend: FrontendEntry, key: K) -> Treatment {
         let equal = frontend.inside == frontend.outside;
         if equal || !self.tables.networks.pods.contains(key.source_address()) {
             frontend.outside
@@ -277,17 +295,20 @@ impl Chooser<'_> {
         let fresh = || service.choose(set, key, &self.tables.maglev_key);
         let client = Client { service: service.id, address: key.source_address() };
         let mut chosen = None;
-        let (_, kept) = self.shared.affinities.stick(
-            client,
-            service.affinity_timeout_s,
-            self.now_ms,
-            self.secret,
-            |remembered| {
-                let remembered = remembered.and_then(|(handle, port)| service.backend_called(handle, port));
-                chosen = remembered.filter(|b| b.takes_new(set)).or_else(fresh);
-                chosen.map(|b| (b.handle, b.port))
-            },
-        );
+        let mut give = |remembered: Option<(u32, u16)>| {
+            let remembered = remembered.and_then(|(handle, port)| service.backend_called(handle, port));
+            chosen = remembered.filter(|b| b.takes_new(set)).or_else(fresh);
+            chosen.map(|b| (b.handle, b.port))
+        };
+        let affinities = &self.shared.affinities;
+        if self.is_trial {
+            let remembered =
+                affinities.remembered(client, service.affinity_timeout_s, self.now_ms, self.secret);
+            give(remembered.map(|(place, _)| place));
+            return chosen;
+        }
+        let (_, kept) =
+            affinities.stick(client, service.affinity_timeout_s, self.now_ms, self.secret, give);
         counters.add(Tally::AffinitiesEvicted, u64::from(kept == Kept::Evicted));
         chosen
     }

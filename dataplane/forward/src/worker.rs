@@ -8,7 +8,9 @@ mod answers;
 mod cutting;
 mod egress;
 mod exceptional;
+mod explaining;
 mod fragment;
+mod handing;
 mod icmp;
 mod preface;
 mod steady;
@@ -23,7 +25,7 @@ use crate::cpu::Cpu;
 use crate::exception::Exception;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::flow_table::{Candidate, Entry, FlowTable};
-use crate::fragments::{Fragments, Onward};
+use crate::fragments::Fragments;
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
 use crate::limits::{ANSWERS_PER_SECOND, HELD_FRAMES_MAX, SHORTAGES_PER_SECOND};
@@ -363,7 +365,7 @@ impl<'m, F: Frame> Worker<'m, F> {
     fn foresee<K: Path>(&mut self, findings: &Findings<K>, into: &mut ArrayVec<Option<Foreseen<K>>, BURST>) {
         let Self { tables, shared, secret, id, now_ms, flows, pool, .. } = self;
         let table = K::flows(flows);
-        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
+        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms, is_trial: false };
         for (&Seen { key, packet, candidate }, &out) in findings.seen.iter().zip(&findings.outs) {
             let may_be_new =
                 out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP);
@@ -544,29 +546,53 @@ impl<'m, F: Frame> Worker<'m, F> {
             secret: &self.secret,
             worker: self.id,
             now_ms: self.now_ms,
+            is_trial: false,
         }
     }
 
-    /// Whether a SYN or INIT from the client starts anew on an old flow: it was closed or reset, was never known to be open, or its backend is
-    /// gone while it opened or after the client had closed its side. Such a flow is removed, so that the choice is made anew.
+    /// Whether a SYN or INIT from the client starts anew on an old flow. Such a flow is removed, so that the choice is made anew.
     fn reopens<K: Path>(&mut self, found: Candidate) -> bool {
-        if found.direction() != 0 {
-            return false;
-        }
-        let session = K::flows(&self.flows).session(found.slot());
-        let [key, backend] = *session.keys();
-        let reopens = match session.state() {
-            State::Closed | State::Reset | State::Adopted | State::OneWayClosed => true,
-            State::Opening | State::Answered | State::ClientClosed | State::OneWayOpening => {
-                self.chooser().is_lost(key, (backend.source_address(), backend.source_port()))
-            }
-            _ => false,
-        };
+        let reopens = self.is_reopened_by_asking::<K>(found);
         if reopens {
             K::flows_mut(&mut self.flows).remove(found.slot(), self.now_ms);
             self.counters.add(Tally::FlowsClosed, 1);
         }
         reopens
+    }
+
+    /// Whether a flow gives way to a SYN or INIT from its client: it was closed or reset, was never known to be open, or its backend is gone while it
+    /// opened or after the client had closed its side.
+    fn is_reopened_by_asking<K: Path>(&self, found: Candidate) -> bool {
+        if found.direction() != 0 {
+            return false;
+        }
+        let session = K::flows(&self.flows).session(found.slot());
+        let [key, backend] = *session.keys();
+        match session.state() {
+            State::Closed | State::Reset | State::Adopted | State::OneWayClosed => true,
+            State::Opening | State::Answered | State::ClientClosed | State::OneWayOpening => {
+                self.chooser().is_lost(key, (backend.source_address(), backend.source_port()))
+            }
+            _ => false,
+        }
+    }
+
+    /// What the flow of a packet that has none will be. As a trial nothing is changed beyond random numbers and counters.
+    #[inline]
+    fn choose<K: Path>(
+        &mut self,
+        key: K,
+        packet: Packet,
+        foreseen: Option<&Foreseen<K>>,
+        is_trial: bool,
+    ) -> Result<K::Session, Verdict> {
+        let Self { tables, shared, secret, id, now_ms, flows, .. } = self;
+        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms, is_trial };
+        let (prospect, first) = match foreseen {
+            Some(foreseen) => (foreseen.prospect?, foreseen.first),
+            None => (chooser.foresee(key, packet)?, None),
+        };
+        chooser.select(key, &prospect, first, K::flows(flows), &mut self.pool, &mut self.counters)
     }
 
     /// Makes the flow of a packet that has none.
@@ -577,14 +603,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         foreseen: Option<&Foreseen<K>>,
         frame: &F,
     ) -> Result<usize, Verdict> {
-        let Self { tables, shared, secret, id, now_ms, flows, .. } = self;
-        let table = K::flows_mut(flows);
-        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
-        let (prospect, first) = match foreseen {
-            Some(foreseen) => (foreseen.prospect?, foreseen.first),
-            None => (chooser.foresee(key, packet)?, None),
-        };
-        let mut session = chooser.select(key, &prospect, first, table, &mut self.pool, &mut self.counters)?;
+        let mut session = self.choose(key, packet, foreseen, false)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
             match session.state().is_one_way() {
@@ -592,7 +611,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                 false => connection::adopt(&mut session, &segment),
             }
         }
-        let slot = table.insert(session).map_err(|_| Verdict::FlowTableFull)?;
+        let slot = K::flows_mut(&mut self.flows).insert(session).map_err(|_| Verdict::FlowTableFull)?;
         self.counters.add(Tally::FlowsAdopted, u64::from(is_midstream));
         self.counters.add(Tally::FlowsOpened, 1);
         self.counters.set(Tally::FlowsLive, self.flows.live());
@@ -661,42 +680,5 @@ impl<'m, F: Frame> Worker<'m, F> {
     fn send<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
         let verdict = if self.queue(port, frame, ios) { Verdict::Forwarded } else { Verdict::TxFull };
         self.counters.count(verdict);
-    }
-
-    fn hand_over(&mut self, owner: usize, port: usize, frame: F, onward: Option<Onward>) {
-        let verdict = match self.handoff.send(owner, port as u8, frame, onward) {
-            Ok(()) => {
-                self.handed_to |= 1 << owner;
-                Verdict::HandedOff
-            }
-            Err(_) => Verdict::HandoffFull,
-        };
-        self.counters.count(verdict);
-    }
-
-    /// Handles up to a burst of frames that other workers handed over.
-    fn take_handed_over<I: PacketIo<Frame = F>>(&mut self, ios: &mut [I]) -> usize {
-        let mut taken = 0;
-        let mut burst: Burst<F> = Burst::new();
-        let mut port = 0;
-        while taken < BURST
-            && let Some((handed, onward)) = self.handoff.receive()
-        {
-            taken += 1;
-            let from = usize::from(handed.port).min(self.ports.len() - 1);
-            if let Some(onward) = onward {
-                self.fragment_of_flow(from, handed.frame, onward, ios);
-                continue;
-            }
-            if from != port && !burst.is_empty() {
-                self.burst(port, &mut burst, ios, Origin::Worker);
-            }
-            port = from;
-            burst.push(handed.frame);
-        }
-        if !burst.is_empty() {
-            self.burst(port, &mut burst, ios, Origin::Worker);
-        }
-        taken
     }
 }

@@ -115,7 +115,7 @@ fn is_sound<K: Sums>(session: &K::Session) -> bool {
     if is_prefaced || state.is_one_way() {
         return !(is_prefaced && state.is_one_way());
     }
-    let deltas = [Deltas::between(forward, reply.reversed()), Deltas::between(reply, forward.reversed())];
+    let deltas = Deltas::both_ways(forward, reply);
     session.l3_delta == deltas.map(|delta| delta.l3)
         && (protocol == ipv4::SCTP || session.l4_delta == deltas.map(|delta| delta.l4))
 }

@@ -51,6 +51,11 @@ impl Bucket {
         true
     }
 
+    /// Whether there is room for an entry.
+    pub(super) fn has_room(&self) -> bool {
+        Entries::of(self.tags, 0).next().is_some()
+    }
+
     /// Takes an entry out; false if it is not here.
     pub(super) fn take(&mut self, place: Place, index: u32) -> bool {
         let mut entries = Entries::of(self.tags, place.tag as u16);

@@ -57,6 +57,15 @@ impl<F: Frame> Worker<'_, F> {
         self.counters.count(verdict);
     }
 
+    /// The verdict that [`Worker::except`] would give, limits and full rings left aside.
+    pub(super) fn foresee_exception(&self, port: usize, frame: &[u8], verdict: Verdict) -> Verdict {
+        let Some(exception) = &self.exception else { return verdict };
+        match passenger(frame, port, verdict, exception.plan(), &self.tables, &self.shared) {
+            Ok(_) => Verdict::ToKernel,
+            Err(verdict) => verdict,
+        }
+    }
+
     /// Whether echo requests to an address are the kernel's to answer.
     pub(super) fn is_kernels(&self, port: usize, address: Address) -> bool {
         let plan = self.exception.as_ref().map(Exception::plan);

@@ -134,6 +134,7 @@ impl<F: Frame> Worker<'_, F> {
             self.fragments.sweep(self.now_ms, FRAGMENT_SWEEP_BUDGET, &mut self.counters);
             self.counters.set(Tally::FragmentsHeld, self.fragments.held() as u64);
             self.look_for_questions();
+            self.run_errand();
             if self.id == 0 {
                 self.keep_neighbours(ios);
                 self.keep_routers(ios);

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod errors;
+pub mod foretold;
 pub mod fragmented;
 pub mod services;
 pub mod talk;
