@@ -5,8 +5,10 @@
 
 mod bench;
 mod beside;
+mod dataplane;
 mod describe;
 mod doctor;
+mod explain;
 mod manifest;
 mod plan;
 mod print;
@@ -111,6 +113,8 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// What would become of a packet: rule, flow, backend, address and port, next hop, or why it ends. Asks the dataplane; nothing is sent.
+    Explain(explain::Arguments),
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
     /// Whether this host is fit for the configuration: cores, NUMA, huge pages, devices, MTU, clock, ports, etcd. Exit status 0 if it is, 1 if not.
@@ -317,6 +321,7 @@ fn run(arguments: Arguments) -> Result<()> {
             )?;
             Ok(())
         }
+        Verb::Explain(arguments) => explain::run(&path, arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;

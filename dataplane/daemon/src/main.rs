@@ -10,6 +10,7 @@
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
 //! - [`lasting`]: flow tables that outlive this process
 //! - [`pages`]: the counter pages
+//! - [`query`]: the dataplane's own socket, for `turnpike explain` and its like
 //!
 //! SIGTERM and SIGINT stop it in order: workers first, then ports, then the shared memory says that nobody is here; a second one ends it at
 //! once. The files of the shared memory stay: counters can be read afterwards, and flow tables and next hops are the next start's. Nothing else
@@ -26,6 +27,7 @@ mod numa;
 mod open_io;
 mod outbox;
 mod pages;
+mod query;
 mod tap;
 mod workers;
 
@@ -38,6 +40,7 @@ use exception::{ExceptionThread, Taps};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lasting::{Found, Lasting, NextHops, Wanted};
 use open_io::Io;
+use query::{QueryThread, Sources};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -156,8 +159,10 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     }
     let next_hops = NextHops::create(&folder, &shared)?;
     let beginning = Beginning { start, adoption: workers.adoption(), started };
+    let queries = queries(&config, &common);
     let mut control = Control::new(side, shared, devices, pages.gateway, next_hops, beginning);
     let outcome = control.run(&workers, &stop);
+    drop(queries);
     drop(workers);
     drop(exception);
     drop(control);
@@ -251,6 +256,25 @@ fn exception_path(
         ExceptionThread::start(taps, kernel, (io.eal, io.pool), (workers, Arc::clone(&common.bells)))
             .map_err(|why| anyhow!("cannot make the exception thread: {why}"))?;
     Ok((ends, Some(thread)))
+}
+
+/// The dataplane's own socket. It forwards without one, too.
+fn queries(config: &Config, common: &Common) -> Option<QueryThread> {
+    let path = config.query_socket();
+    let sources = Sources {
+        shared: Arc::clone(&common.shared),
+        secret: common.making.secret,
+        ports: config.dataplane.ports.iter().map(|port| port.name.clone()).collect(),
+        cores: config.dataplane.workers.clone(),
+    };
+    match QueryThread::start(&path, sources) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%error, "cannot open {path}, so that explain, trace, capture and flows do not work; set gateway.run_dir to a folder that can be written");
+            None
+        }
+    }
 }
 
 /// A bell for each worker.

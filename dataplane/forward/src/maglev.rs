@@ -79,7 +79,14 @@ impl Maglev {
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> Option<u16> {
-        self.slots.get(scale((hash >> 32) as u32, self.slots.len() as u32) as usize).copied()
+        self.slots.get(self.slot(hash) as usize).copied()
+    }
+
+    /// The slot for a packet's hash; 0 of an empty table.
+    #[inline]
+    #[must_use]
+    pub fn slot(&self, hash: u64) -> u32 {
+        scale((hash >> 32) as u32, self.slots.len() as u32)
     }
 
     /// The member of each slot.

@@ -358,6 +358,20 @@ impl ServiceTable {
         self.backends.get(usize::from(choice.pick(maglev_key.hash(client_key))?))
     }
 
+    /// Which slot of how many [`ServiceTable::choose`] looks at, and whose it is.
+    #[must_use]
+    pub fn slot<K: Key>(
+        &self,
+        set: BackendSet,
+        client_key: K,
+        maglev_key: &Secret,
+    ) -> Option<(u32, u32, &BackendEntry)> {
+        let choice = self.choices[set_index(set)].as_ref()?;
+        let slot = choice.slot(maglev_key.hash(client_key));
+        let backend = self.backends.get(usize::from(*choice.slots().get(slot as usize)?))?;
+        Some((slot, choice.slots().len() as u32, backend))
+    }
+
     /// The backend with this address and port.
     #[must_use]
     pub fn backend(&self, address: Address, port: u16) -> Option<&BackendEntry> {

@@ -512,6 +512,12 @@ impl Config {
         self.gateway.run_dir.join("controlplane.sock")
     }
 
+    /// The dataplane's own Unix socket.
+    #[must_use]
+    pub fn query_socket(&self) -> PathBuf {
+        self.gateway.run_dir.join("dataplane.sock")
+    }
+
     /// Every address of every port.
     #[must_use]
     pub fn own_addresses(&self) -> Vec<IpAddr> {

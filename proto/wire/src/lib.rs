@@ -5,6 +5,7 @@
 //! - [`codec`]: how either becomes the bytes of one ring record, and how hostile bytes are refused.
 //! - [`config`]: the one TOML file, parsed and validated.
 //! - [`admin`]: requests and answers of the control plane's Unix socket.
+//! - [`dataplane`]: the same of the dataplane's own; [`filter`]: which packets and flows are meant.
 //! - [`pages`]: what the dataplane's counter pages are called.
 //! - [`topology`]: which NUMA node cores and devices of this host are on.
 //! - [`limits`]: every limit that more than one program must agree on.
@@ -23,7 +24,9 @@ mod config_mss;
 mod config_rules;
 mod config_snat;
 mod config_spelling;
+pub mod dataplane;
 pub mod event;
+pub mod filter;
 pub mod limits;
 pub mod pages;
 pub mod topology;
