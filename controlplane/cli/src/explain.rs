@@ -27,7 +27,8 @@ pub struct Arguments {
 /// Asks and prints.
 pub fn run(config: &Path, arguments: Arguments) -> Result<()> {
     let Arguments { packet, port, output } = arguments;
-    let Reply::Explained(explained) = Dataplane::connect(config)?.ask(&Request::Explain { packet, port })? else {
+    let Reply::Explained(explained) = Dataplane::connect(config)?.ask(&Request::Explain { packet, port })?
+    else {
         bail!("the dataplane gave another answer than asked for")
     };
     match output {
@@ -38,7 +39,8 @@ pub fn run(config: &Path, arguments: Arguments) -> Result<()> {
 
 /// The answer for people.
 fn text(explained: &Explained) -> Result<String> {
-    let Explained { packet, port, worker, steering, frontend, flow, verdict, meaning, mend, course, .. } = explained;
+    let Explained { packet, port, worker, steering, frontend, flow, verdict, meaning, mend, course, .. } =
+        explained;
     let mut out = String::new();
     writeln!(out, "packet    {packet}, in on {port}")?;
     writeln!(out, "worker    {worker} ({steering})")?;
@@ -114,7 +116,10 @@ fn about_course(out: &mut String, course: &Course) -> Result<()> {
     let (hop, port) = (course.next_hop.clone().unwrap_or_else(none), course.out.clone().unwrap_or_else(none));
     match &course.mac {
         Some(mac) => writeln!(out, "next hop  {hop} ({mac}) out of {port}")?,
-        None => writeln!(out, "next hop  {hop} out of {port}, whose Ethernet address is not known: packets wait for it")?,
+        None => writeln!(
+            out,
+            "next hop  {hop} out of {port}, whose Ethernet address is not known: packets wait for it"
+        )?,
     }
     Ok(())
 }

@@ -66,4 +66,5 @@ pub mod track;
 pub mod trunk;
 pub mod tunnel;
 pub mod verdict;
+pub mod watch;
 pub mod worker;

@@ -117,3 +117,12 @@ pub const FRAGMENT_PIECES_MAX: usize = 128;
 pub const FRAGMENT_TIMEOUT_MS: u32 = 15_000;
 /// Most datagrams that are given up in one turn because their time is over.
 pub const FRAGMENT_SWEEP_BUDGET: usize = 64;
+
+/// Notes that one worker can have under way to who watches.
+pub const WATCH_NOTES_MAX: usize = 4_096;
+/// Memory of all notes of a watch, in bytes.
+pub const WATCH_BYTES_MAX: usize = 64 << 20;
+/// Frames that leave for one packet and are kept: itself, or answers to it. Those beyond are counted.
+pub const WATCH_LEFT_MAX: usize = 2;
+/// Verdicts that are noted of one packet: its own, and of fragments that were held for it.
+pub const WATCH_VERDICTS_MAX: usize = 8;

@@ -14,6 +14,7 @@ use crate::neighbour::{Neighbours, NextHop};
 use crate::routers::Routers;
 use crate::service_table::Tables;
 use crate::tunnel::PathMtus;
+use crate::watch::Watch;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +39,7 @@ pub struct Shared {
     pub memberships: Memberships,
     census: ArcSwapOption<Census>,
     errand: ArcSwapOption<Errand>,
+    watch: ArcSwapOption<Watch>,
     tables: Arc<ArcSwap<Tables>>,
     adopted: Vec<Adopted>,
 }
@@ -64,6 +66,7 @@ impl Shared {
             memberships: Memberships::new(),
             census: ArcSwapOption::empty(),
             errand: ArcSwapOption::empty(),
+            watch: ArcSwapOption::empty(),
             tables: Arc::new(ArcSwap::from_pointee(Tables::empty())),
             adopted,
         })
@@ -154,6 +157,16 @@ impl Shared {
     /// The errand that is left.
     pub(crate) fn errand(&self) -> arc_swap::Guard<Option<Arc<Errand>>> {
         self.errand.load()
+    }
+
+    /// Opens a watch, in place of one that is open, or ends it. The caller keeps it until nobody else holds it.
+    pub fn open_watch(&self, watch: Option<Arc<Watch>>) {
+        self.watch.store(watch);
+    }
+
+    /// The watch that is open.
+    pub(crate) fn watch(&self) -> arc_swap::Guard<Option<Arc<Watch>>> {
+        self.watch.load()
     }
 
     pub(crate) const fn swap(&self) -> &Arc<ArcSwap<Tables>> {

@@ -307,8 +307,7 @@ impl Chooser<'_> {
             give(remembered.map(|(place, _)| place));
             return chosen;
         }
-        let (_, kept) =
-            affinities.stick(client, service.affinity_timeout_s, self.now_ms, self.secret, give);
+        let (_, kept) = affinities.stick(client, service.affinity_timeout_s, self.now_ms, self.secret, give);
         counters.add(Tally::AffinitiesEvicted, u64::from(kept == Kept::Evicted));
         chosen
     }

@@ -12,6 +12,7 @@ mod explaining;
 mod fragment;
 mod handing;
 mod icmp;
+mod observing;
 mod preface;
 mod steady;
 mod trunking;
@@ -44,6 +45,7 @@ use crate::verdict::{Counters, Tally, Verdict};
 use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
+use observing::Observer;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use steady::{Findings, SLOW, Seen, Steady, Summary};
@@ -86,6 +88,8 @@ pub struct Worker<'m, F: Frame> {
     longest: usize,
     /// Workers that frames were handed to since somebody asked, a bit each.
     handed_to: u64,
+    /// Somebody watches packets.
+    observer: Option<Observer>,
 }
 
 const _: () = assert!(WORKERS_MAX <= u64::BITS as usize);
@@ -185,6 +189,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             now_ms: 0,
             upkeep: Upkeep::new(id == 0, id == 0 && shared.announcements.are_wanted()),
             handed_to: 0,
+            observer: None,
             longest: ethernet::HEADER + usize::from(shared.gateway.least_mtu()),
             shared,
         }
@@ -279,8 +284,23 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
     }
 
-    /// A burst from one port. It takes the way of its first frame's family; frames of the other family take theirs behind it.
+    /// A burst from one port, watched or not.
+    #[inline]
     fn burst<I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        burst: &mut Burst<F>,
+        ios: &mut [I],
+        origin: Origin,
+    ) {
+        match self.observer {
+            None => self.walk(port, burst, ios, origin),
+            Some(_) => self.observe(port, burst, ios, origin),
+        }
+    }
+
+    /// A burst from one port. It takes the way of its first frame's family; frames of the other family take theirs behind it.
+    fn walk<I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         burst: &mut Burst<F>,
@@ -657,28 +677,5 @@ impl<'m, F: Frame> Worker<'m, F> {
             Some(mtu) => self.send_in_pieces(frame, next_hop, mtu, ios),
             None => self.send_or_hold(frame, next_hop, ios),
         }
-    }
-
-    /// Sends a finished frame, or holds it until its next hop is known.
-    fn send_or_hold<I: PacketIo<Frame = F>>(&mut self, frame: F, next_hop: u16, ios: &mut [I]) {
-        let link = self.shared.neighbours.link(next_hop);
-        if link.is_resolved() {
-            return self.send(link.port(), frame, ios);
-        }
-        self.shared.neighbours.want(next_hop);
-        if self.shared.neighbours.may_ask(next_hop, self.now_ms) {
-            self.ask(next_hop, ios);
-        }
-        if self.held.len() >= HELD_FRAMES_MAX {
-            return self.counters.count(Verdict::NextHopUnresolved);
-        }
-        self.held.push_back(Held { frame, next_hop, since_ms: self.now_ms });
-    }
-
-    /// Puts a finished frame on the way out.
-    #[inline]
-    fn send<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
-        let verdict = if self.queue(port, frame, ios) { Verdict::Forwarded } else { Verdict::TxFull };
-        self.counters.count(verdict);
     }
 }

@@ -36,7 +36,10 @@ pub(super) fn explain(
         None => {
             let source = Address::from(asked.source.ip());
             let hop = sources.shared.route(source).ok_or_else(|| {
-                format!("no port leads to {}; say on which one the packet comes in with --port", asked.source.ip())
+                format!(
+                    "no port leads to {}; say on which one the packet comes in with --port",
+                    asked.source.ip()
+                )
             })?;
             usize::from(hop.port)
         }
@@ -47,12 +50,11 @@ pub(super) fn explain(
     let tuple = tuple(&asked);
     let (worker, steering) = owner(sources, port, &tuple);
     let question = Question { port, frame: frame(&asked, mac) };
-    let explanation = errands.run(&sources.shared, worker, Task::Explain(question), |errand| {
-        match errand.answer() {
+    let explanation =
+        errands.run(&sources.shared, worker, Task::Explain(question), |errand| match errand.answer() {
             Some(Answer::Explained(explanation)) => Some(explanation.clone()),
             _ => None,
-        }
-    })?;
+        })?;
     Ok(told(sources, &asked, &tuple, (port, worker, steering), &explanation))
 }
 
@@ -105,7 +107,9 @@ fn told(
 ) -> Explained {
     let Explanation { tables, now_ms, outcome, .. } = explanation;
     let (course, verdict, client) = match outcome {
-        Outcome::Live { course, .. } | Outcome::New { course, .. } => (Some(course), Verdict::Forwarded, course.client),
+        Outcome::Live { course, .. } | Outcome::New { course, .. } => {
+            (Some(course), Verdict::Forwarded, course.client)
+        }
         Outcome::Ends(verdict) => (None, *verdict, *tuple),
     };
     let chooser = Chooser {
@@ -216,7 +220,11 @@ pub(super) fn end((address, port): (Address, u16)) -> String {
 
 /// A tuple in words.
 pub(super) fn ends(tuple: &Tuple) -> Ends {
-    Ends { protocol: protocol_name(tuple.protocol), source: end(tuple.source), destination: end(tuple.destination) }
+    Ends {
+        protocol: protocol_name(tuple.protocol),
+        source: end(tuple.source),
+        destination: end(tuple.destination),
+    }
 }
 
 /// An IP protocol in words.

@@ -15,11 +15,15 @@ pub(super) const fn mend(verdict: Verdict) -> Option<&'static str> {
             "the traffic policy of the Service is Local and no endpoint is on this node: add one, or set the policy to Cluster"
         }
         Verdict::SourceRange => "add the client's network to spec.loadBalancerSourceRanges of the Service",
-        Verdict::UnallocatedClusterIp => "no Service has this ClusterIP: turnpike get services lists those that are there",
+        Verdict::UnallocatedClusterIp => {
+            "no Service has this ClusterIP: turnpike get services lists those that are there"
+        }
         Verdict::NoFrontend => {
             "the address is answered, this port and protocol are not: turnpike get frontends lists what is"
         }
-        Verdict::SnatNoFlow => "no live flow has this SNAT port towards this peer: turnpike flows lists those that are live",
+        Verdict::SnatNoFlow => {
+            "no live flow has this SNAT port towards this peer: turnpike flows lists those that are live"
+        }
         Verdict::OwnAddress => {
             "packets for the gateway itself go to its kernel through a tap: set exception on this port in the configuration"
         }
@@ -27,9 +31,15 @@ pub(super) const fn mend(verdict: Verdict) -> Option<&'static str> {
             "no Service has this address and the gateway routes nothing else: check the address, or the route that sends it here"
         }
         Verdict::BadSource => "the source is an address of the gateway, of a Service, or of no host",
-        Verdict::FlowTableFull => "raise dataplane.flows_per_worker, or see with turnpike flows --count who has so many",
-        Verdict::ClientQuota => "raise dataplane.client_flows_max, or see with turnpike flows --client what the client has",
-        Verdict::SnatExhausted => "add addresses to dataplane.snat.addresses, or take ranges off dataplane.snat.excluded_ports",
+        Verdict::FlowTableFull => {
+            "raise dataplane.flows_per_worker, or see with turnpike flows --count who has so many"
+        }
+        Verdict::ClientQuota => {
+            "raise dataplane.client_flows_max, or see with turnpike flows --client what the client has"
+        }
+        Verdict::SnatExhausted => {
+            "add addresses to dataplane.snat.addresses, or take ranges off dataplane.snat.excluded_ports"
+        }
         Verdict::NoRoute => "add a route or a gateway to a port of the configuration",
         Verdict::NextHopsFull | Verdict::NextHopUnresolved => {
             "the next hop does not answer ARP or neighbour discovery: check the route and the link"
@@ -37,7 +47,9 @@ pub(super) const fn mend(verdict: Verdict) -> Option<&'static str> {
         Verdict::OtherEthertype | Verdict::OtherMac => {
             "the gateway speaks this IP family only where a port has an address of it: add one to dataplane.ports"
         }
-        Verdict::BadIpv6 => "an IPv4-mapped address is no address of an IPv6 packet: ask with the IPv4 address",
+        Verdict::BadIpv6 => {
+            "an IPv4-mapped address is no address of an IPv6 packet: ask with the IPv4 address"
+        }
         _ => return None,
     })
 }

@@ -162,7 +162,8 @@ fn converse(stream: &UnixStream, desk: &Desk, is_too_many: bool) -> io::Result<(
     stream.set_write_timeout(Some(WRITE_LIMIT))?;
     let mut client = Client { stream, desk };
     if is_too_many {
-        return client.refuse(format!("{CONVERSATIONS_MAX} programs ask this dataplane already; end one of them"));
+        return client
+            .refuse(format!("{CONVERSATIONS_MAX} programs ask this dataplane already; end one of them"));
     }
     let mut reader = BufReader::new(stream);
     loop {

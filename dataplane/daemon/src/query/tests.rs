@@ -46,7 +46,13 @@ fn the_socket_is_its_owners_and_goes_with_the_thread() {
 fn garbage_is_answered_and_the_next_request_too() {
     let (_folder, _thread, path) = thread();
     let stream = UnixStream::connect(&path).unwrap();
-    for garbage in [&b"\n"[..], b"{}\n", b"\xff\xfe\x00\n", b"[1,2\n", b"{\"verb\":\"explain\",\"packet\":\"x\",\"port\":null}\n"] {
+    for garbage in [
+        &b"\n"[..],
+        b"{}\n",
+        b"\xff\xfe\x00\n",
+        b"[1,2\n",
+        b"{\"verb\":\"explain\",\"packet\":\"x\",\"port\":null}\n",
+    ] {
         let answer = ask(&stream, garbage);
         assert!(answer.contains("this is no request"), "{answer}");
     }

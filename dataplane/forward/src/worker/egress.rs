@@ -1,7 +1,8 @@
 //! The way out of a worker: frames queued on ports, and given to NICs.
 
-use super::{Port, Worker};
-use crate::verdict::Tally;
+use super::{Held, Port, Worker};
+use crate::limits::HELD_FRAMES_MAX;
+use crate::verdict::{Tally, Verdict};
 use turnpike_packet::io::{Frame, PacketIo};
 
 impl<F: Frame> Worker<'_, F> {
@@ -32,5 +33,28 @@ impl<F: Frame> Worker<'_, F> {
             self.counters.add(Tally::TxPackets, sent);
             self.counters.add(Tally::TxBytes, bytes);
         }
+    }
+
+    /// Sends a finished frame, or holds it until its next hop is known.
+    pub(super) fn send_or_hold<I: PacketIo<Frame = F>>(&mut self, frame: F, next_hop: u16, ios: &mut [I]) {
+        let link = self.shared.neighbours.link(next_hop);
+        if link.is_resolved() {
+            return self.send(link.port(), frame, ios);
+        }
+        self.shared.neighbours.want(next_hop);
+        if self.shared.neighbours.may_ask(next_hop, self.now_ms) {
+            self.ask(next_hop, ios);
+        }
+        if self.held.len() >= HELD_FRAMES_MAX {
+            return self.counters.count(Verdict::NextHopUnresolved);
+        }
+        self.held.push_back(Held { frame, next_hop, since_ms: self.now_ms });
+    }
+
+    /// Puts a finished frame on the way out.
+    #[inline]
+    pub(super) fn send<I: PacketIo<Frame = F>>(&mut self, port: usize, frame: F, ios: &mut [I]) {
+        let verdict = if self.queue(port, frame, ios) { Verdict::Forwarded } else { Verdict::TxFull };
+        self.counters.count(verdict);
     }
 }

@@ -1,7 +1,7 @@
 //! Errands between two turns: what would become of a packet, and flows that are to end.
 
-use super::steady::{Findings, Seen};
 use super::Worker;
+use super::steady::{Findings, Seen};
 use crate::explain::{Answer, Course, Doomed, Explanation, Outcome, Question, Task, Tuple};
 use crate::flow_key::{FlowKey, FlowKey6};
 use crate::flow_table::{Candidate, Entry};
@@ -23,7 +23,9 @@ impl<F: Frame> Worker<'_, F> {
         let Some(task) = open.task_of(self.id) else { return };
         let answer = match task {
             Task::Explain(question) => Answer::Explained(self.explain(question)),
-            Task::End(doomed) => Answer::Ended(doomed.iter().filter(|doomed| self.end(doomed)).count() as u64),
+            Task::End(doomed) => {
+                Answer::Ended(doomed.iter().filter(|doomed| self.end(doomed)).count() as u64)
+            }
         };
         open.done(answer);
     }
@@ -52,9 +54,9 @@ impl<F: Frame> Worker<'_, F> {
             _ => Outcome::Ends(Verdict::OtherEthertype),
         };
         let outcome = match outcome {
-            Outcome::Ends(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow | Verdict::OtherEthertype)) => {
-                Outcome::Ends(self.foresee_exception(*port, frame, verdict))
-            }
+            Outcome::Ends(
+                verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow | Verdict::OtherEthertype),
+            ) => Outcome::Ends(self.foresee_exception(*port, frame, verdict)),
             outcome => outcome,
         };
         (packet.kind(), outcome)
@@ -81,7 +83,12 @@ impl<F: Frame> Worker<'_, F> {
             let timeout_ms = state.timeout_ms(key.protocol(), &self.tables.tracking(session.keys()[0]));
             let idle_ms = self.now_ms.wrapping_sub(session.last_seen);
             let direction = Direction::from_bit(found.direction());
-            return Outcome::Live { course: self.course::<K>(session, direction), state, idle_ms, timeout_ms };
+            return Outcome::Live {
+                course: self.course::<K>(session, direction),
+                state,
+                idle_ms,
+                timeout_ms,
+            };
         }
         // What a choice moves on beside the flow itself is put back.
         let (random, counters) = (self.pool.random().clone(), self.counters.clone());

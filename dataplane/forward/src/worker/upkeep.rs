@@ -135,6 +135,7 @@ impl<F: Frame> Worker<'_, F> {
             self.counters.set(Tally::FragmentsHeld, self.fragments.held() as u64);
             self.look_for_questions();
             self.run_errand();
+            self.look_for_watch();
             if self.id == 0 {
                 self.keep_neighbours(ios);
                 self.keep_routers(ios);
@@ -344,8 +345,10 @@ impl<F: Frame> Worker<'_, F> {
             let link = self.shared.neighbours.link(next_hop);
             if link.is_resolved() {
                 set_link(frame.data_mut(), link.addressing(&self.sources[0]));
+                self.observe_held(Some(link.port()), &frame, Verdict::Forwarded);
                 self.send(link.port(), frame, ios);
             } else if self.now_ms.wrapping_sub(since_ms) >= HELD_MS {
+                self.observe_held(None, &frame, Verdict::NextHopUnresolved);
                 self.counters.count(Verdict::NextHopUnresolved);
             } else {
                 self.held.push_back(Held { frame, next_hop, since_ms });

@@ -101,7 +101,8 @@ fn check_leaving(course: &Course, sent: &[Vec<u8>]) {
         return;
     }
     let leaves = course.leaves_as();
-    let end = |(address, port): (turnpike_forward::address::Address, u16)| SocketAddr::new(address.ip(), port);
+    let end =
+        |(address, port): (turnpike_forward::address::Address, u16)| SocketAddr::new(address.ip(), port);
     assert_eq!(ends(&sent[0]), (end(leaves.source), end(leaves.destination)), "{course:?}");
     assert_eq!(Some(&sent[0][..6]), course.mac.as_ref().map(|mac| &mac[..]));
 }
