@@ -5,15 +5,19 @@
 
 mod bench;
 mod beside;
+mod capture;
 mod dataplane;
 mod describe;
 mod doctor;
 mod explain;
 mod manifest;
+mod pcapng;
 mod plan;
 mod print;
 mod socket;
+mod trace;
 mod up;
+mod watching;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -115,6 +119,10 @@ enum Verb {
     },
     /// What would become of a packet: rule, flow, backend, address and port, next hop, or why it ends. Asks the dataplane; nothing is sent.
     Explain(explain::Arguments),
+    /// Follow real packets through the stages of the path, with verdicts and rewrites, until Ctrl-C.
+    Trace(trace::Arguments),
+    /// Write packets into a pcapng file, before and after translation, with verdicts as comments, until Ctrl-C.
+    Capture(capture::Arguments),
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
     /// Whether this host is fit for the configuration: cores, NUMA, huge pages, devices, MTU, clock, ports, etcd. Exit status 0 if it is, 1 if not.
@@ -322,6 +330,8 @@ fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Verb::Explain(arguments) => explain::run(&path, arguments),
+        Verb::Trace(arguments) => trace::run(&path, arguments),
+        Verb::Capture(arguments) => capture::run(&path, arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;

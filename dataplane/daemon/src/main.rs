@@ -260,12 +260,13 @@ fn exception_path(
 
 /// The dataplane's own socket. It forwards without one, too.
 fn queries(config: &Config, common: &Common) -> Option<QueryThread> {
-    let path = config.query_socket();
+    let (path, clock) = (config.query_socket(), common.making.clock);
     let sources = Sources {
         shared: Arc::clone(&common.shared),
         secret: common.making.secret,
         ports: config.dataplane.ports.iter().map(|port| port.name.clone()).collect(),
         cores: config.dataplane.workers.clone(),
+        now_ms: Box::new(move || clock.now_ms()),
     };
     match QueryThread::start(&path, sources) {
         Ok(thread) => Some(thread),

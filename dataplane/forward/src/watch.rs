@@ -206,14 +206,7 @@ fn keep(room: &mut Vec<u8>, data: &[u8]) {
 #[must_use]
 pub fn tuple_of(frame: &[u8]) -> Option<Tuple> {
     let [source, destination] = Address::ends_of(frame)?;
-    let (protocol, l4) = match ethertype(frame) {
-        ethernet::IPV4 => {
-            let (first, fragment) = (*frame.get(14)?, [*frame.get(20)?, *frame.get(21)?]);
-            let is_first = u16::from_be_bytes(fragment) & 0x1fff == 0;
-            (*frame.get(23)?, is_first.then_some(14 + usize::from(first & 15) * 4))
-        }
-        _ => transport_of_ipv6(frame)?,
-    };
+    let (protocol, l4) = transport_of(frame)?;
     let ports = match protocol {
         ipv4::TCP | ipv4::UDP | ipv4::SCTP => l4.and_then(|l4| frame.get(l4..l4 + 4)),
         _ => None,
@@ -221,6 +214,20 @@ pub fn tuple_of(frame: &[u8]) -> Option<Tuple> {
     let [a, b, c, d] = ports.and_then(|ports| ports.try_into().ok()).unwrap_or_default();
     let ports = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
     Some(Tuple { protocol, source: (source, ports[0]), destination: (destination, ports[1]) })
+}
+
+/// Protocol and place of the transport header of the IP packet in a frame; no place in a later fragment.
+#[must_use]
+pub fn transport_of(frame: &[u8]) -> Option<(u8, Option<usize>)> {
+    match ethertype(frame) {
+        ethernet::IPV4 => {
+            let (first, fragment) = (*frame.get(14)?, [*frame.get(20)?, *frame.get(21)?]);
+            let is_first = u16::from_be_bytes(fragment) & 0x1fff == 0;
+            Some((*frame.get(23)?, is_first.then_some(14 + usize::from(first & 15) * 4)))
+        }
+        ethernet::IPV6 => transport_of_ipv6(frame),
+        _ => None,
+    }
 }
 
 /// Protocol and place of the transport header behind a few extension headers.

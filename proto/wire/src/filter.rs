@@ -102,6 +102,16 @@ impl Filter {
         self.0.as_ref().is_some_and(|term| term.has(&|test| matches!(test, Test::Service(_))))
     }
 
+    /// The names of verdicts that it asks for, as they were written.
+    #[must_use]
+    pub fn verdicts(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        if let Some(term) = &self.0 {
+            term.collect_verdicts(&mut names);
+        }
+        names
+    }
+
     /// Whether it lets a packet through; none while that depends on what is not known yet.
     #[must_use]
     pub fn admits(&self, facts: &Facts<'_>) -> Option<bool> {
@@ -115,6 +125,15 @@ impl Term {
             Self::All(terms) | Self::Any(terms) => terms.iter().any(|term| term.has(what)),
             Self::Not(term) => term.has(what),
             Self::Test(test) => what(test),
+        }
+    }
+
+    fn collect_verdicts<'a>(&'a self, names: &mut Vec<&'a str>) {
+        match self {
+            Self::All(terms) | Self::Any(terms) => terms.iter().for_each(|term| term.collect_verdicts(names)),
+            Self::Not(term) => term.collect_verdicts(names),
+            Self::Test(Test::Verdict(name)) => names.push(name),
+            Self::Test(_) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod explain;
 mod mends;
+mod watch;
 
 use capsule::leave_cores;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use turnpike_forward::explain::{Errand, Task};
 use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
+use turnpike_forward::watch::Watch as Watching;
 use turnpike_wire::dataplane::{REQUEST_BYTES_MAX, Reply, Request};
 
 /// Conversations at the same time; who comes then is told so.
@@ -44,6 +46,8 @@ pub(crate) struct Sources {
     pub(crate) ports: Vec<String>,
     /// Cores of the workers, which these threads leave alone.
     pub(crate) cores: Vec<u16>,
+    /// The workers' clock.
+    pub(crate) now_ms: Box<dyn Fn() -> u32 + Send + Sync>,
 }
 
 /// Everything that conversations share.
@@ -52,6 +56,10 @@ struct Desk {
     errands: Errands,
     stop: AtomicBool,
     conversations: AtomicUsize,
+    /// Somebody watches packets: one at a time.
+    is_watched: AtomicBool,
+    /// Watches that have ended, kept until no worker holds them.
+    watches: Mutex<Vec<Arc<Watching>>>,
 }
 
 /// The one way to the workers: one errand at a time.
@@ -79,6 +87,8 @@ impl QueryThread {
             errands: Errands::default(),
             stop: AtomicBool::new(false),
             conversations: AtomicUsize::new(0),
+            is_watched: AtomicBool::new(false),
+            watches: Mutex::default(),
         });
         let serving = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("query".into()).spawn(move || {
@@ -215,7 +225,8 @@ impl Client<'_> {
                     Err(message) => self.refuse(message),
                 }
             }
-            Request::Watch(_) | Request::Flows(_) => self.refuse("not known".into()),
+            Request::Watch(asked) => self.watch(&asked),
+            Request::Flows(_) => self.refuse("not known".into()),
         }
     }
 

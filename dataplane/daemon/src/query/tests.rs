@@ -16,8 +16,9 @@ fn thread() -> (tempfile::TempDir, QueryThread, PathBuf) {
         mtu: 1500,
     };
     let shared = Shared::new(Gateway::new(vec![port], &[[192, 0, 2, 9].into()], 1).unwrap());
+    let secret = Secret::new([1, 2, 3, 4]);
     let sources =
-        Sources { shared, secret: Secret::new([1, 2, 3, 4]), ports: vec!["wan".into()], cores: vec![] };
+        Sources { shared, secret, ports: vec!["wan".into()], cores: vec![], now_ms: Box::new(|| 7) };
     let path = folder.path().join("run/dataplane.sock");
     let thread = QueryThread::start(&path, sources).unwrap();
     (folder, thread, path)
@@ -96,4 +97,51 @@ fn only_so_many_ask_at_once_and_places_are_given_back() {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("no place was given back");
+}
+
+fn watch(filter: &str, sample: u32, snap_bytes: u32) -> Vec<u8> {
+    let watch = turnpike_wire::dataplane::Watch {
+        filter: filter.into(),
+        count: None,
+        duration_ms: Some(20),
+        sample,
+        snap_bytes,
+    };
+    let mut line = serde_json::to_vec(&Request::Watch(watch)).unwrap();
+    line.push(b'\n');
+    line
+}
+
+#[test]
+fn what_cannot_be_watched_is_said_and_only_one_watches() {
+    let (_folder, thread, path) = thread();
+    let stream = UnixStream::connect(&path).unwrap();
+    let rows = [
+        (watch("hostt 1.2.3.4", 1, 128), "filter, word 1"),
+        (watch("verdict lost_somewhere", 1, 128), "there is no verdict lost_somewhere"),
+        (watch("tcp", 0, 128), "not every 0th"),
+        (watch("tcp", 1, 100_000), "at most 9216 bytes"),
+        (watch("tcp", 1, 128), r#""why":"time""#),
+    ];
+    for (line, wanted) in rows {
+        let answer = ask(&stream, &line);
+        assert!(answer.contains(wanted), "{answer}");
+    }
+    assert!(!thread.desk.is_watched.load(Ordering::Acquire), "given back");
+    thread.desk.is_watched.store(true, Ordering::Release);
+    assert!(ask(&stream, &watch("tcp", 1, 128)).contains("traces or captures already"));
+    thread.desk.is_watched.store(false, Ordering::Release);
+    // Who hangs up in the middle ends its watch.
+    let endless =
+        br#"{"verb":"watch","filter":"","count":null,"duration_ms":null,"sample":1,"snap_bytes":128}"#;
+    (&stream).write_all(&[&endless[..], b"\n"].concat()).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !thread.desk.is_watched.load(Ordering::Acquire) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(stream);
+    while thread.desk.is_watched.load(Ordering::Acquire) {
+        assert!(Instant::now() < until, "the watch goes on for nobody");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
