@@ -13,7 +13,7 @@ need_root() {
 
 # Debian packages to build, and to run the lab.
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev libclang-dev protobuf-compiler libprotobuf-dev)
-LAB_PACKAGES=(bind9-dnsutils bird2 bsdextrautils dpdk etcd-server etcd-client nginx-light curl iproute2 ethtool iperf3 iputils-ping openssh-client openssh-server socat tcpdump procps util-linux)
+LAB_PACKAGES=(bind9-dnsutils bird2 bsdextrautils dpdk etcd-server etcd-client nginx-light curl iproute2 ethtool iperf3 iputils-ping openssh-client openssh-server socat tcpdump tshark procps util-linux)
 
 # And to count instructions.
 COUNT_PACKAGES=(valgrind)

@@ -10,6 +10,7 @@ mod dataplane;
 mod describe;
 mod doctor;
 mod explain;
+mod flows;
 mod manifest;
 mod pcapng;
 mod plan;
@@ -123,6 +124,8 @@ enum Verb {
     Trace(trace::Arguments),
     /// Write packets into a pcapng file, before and after translation, with verdicts as comments, until Ctrl-C.
     Capture(capture::Arguments),
+    /// List, count and end live flows; reading them disturbs no worker.
+    Flows(flows::Arguments),
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
     /// Whether this host is fit for the configuration: cores, NUMA, huge pages, devices, MTU, clock, ports, etcd. Exit status 0 if it is, 1 if not.
@@ -332,6 +335,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Explain(arguments) => explain::run(&path, arguments),
         Verb::Trace(arguments) => trace::run(&path, arguments),
         Verb::Capture(arguments) => capture::run(&path, arguments),
+        Verb::Flows(arguments) => flows::run(&path, arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;

@@ -266,6 +266,7 @@ fn queries(config: &Config, common: &Common) -> Option<QueryThread> {
         secret: common.making.secret,
         ports: config.dataplane.ports.iter().map(|port| port.name.clone()).collect(),
         cores: config.dataplane.workers.clone(),
+        folder: config.shm_folder(),
         now_ms: Box::new(move || clock.now_ms()),
     };
     match QueryThread::start(&path, sources) {

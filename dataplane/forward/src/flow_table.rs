@@ -12,6 +12,7 @@
 
 mod adopt;
 mod index;
+mod seen;
 
 use crate::address::Address;
 use crate::cpu;
@@ -28,6 +29,7 @@ pub use adopt::Adoption;
 use arrayvec::ArrayVec;
 use index::{Bucket, ENTRIES, NONE, REPLY};
 pub use index::{Candidate, Index, Place};
+pub use seen::{Look, SeenFlow, look};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use turnpike_packet::ipv4;

@@ -39,7 +39,10 @@ impl Mapping {
     /// Maps a file and makes every page present that is there already.
     pub(crate) fn of(file: &File, bytes: usize, writable: bool) -> Result<Self, Errno> {
         let mut mapping = Self::bare(file, bytes, writable)?;
-        mapping.join();
+        // Who only reads leaves the owner's pages as they are.
+        if writable {
+            mapping.join();
+        }
         let advice = if writable { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
         match mapping.advise(advice) {
             Ok(()) | Err(Errno::INVAL) => Ok(mapping),

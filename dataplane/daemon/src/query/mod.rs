@@ -5,6 +5,7 @@
 //! through bounded rings; flows are read from the shared memory that they lie in. No worker waits for anybody here.
 
 mod explain;
+mod flows;
 mod mends;
 mod watch;
 
@@ -46,6 +47,8 @@ pub(crate) struct Sources {
     pub(crate) ports: Vec<String>,
     /// Cores of the workers, which these threads leave alone.
     pub(crate) cores: Vec<u16>,
+    /// Where the flow tables lie.
+    pub(crate) folder: PathBuf,
     /// The workers' clock.
     pub(crate) now_ms: Box<dyn Fn() -> u32 + Send + Sync>,
 }
@@ -226,7 +229,7 @@ impl Client<'_> {
                 }
             }
             Request::Watch(asked) => self.watch(&asked),
-            Request::Flows(_) => self.refuse("not known".into()),
+            Request::Flows(query) => self.flows(query),
         }
     }
 

@@ -17,8 +17,8 @@ fn thread() -> (tempfile::TempDir, QueryThread, PathBuf) {
     };
     let shared = Shared::new(Gateway::new(vec![port], &[[192, 0, 2, 9].into()], 1).unwrap());
     let secret = Secret::new([1, 2, 3, 4]);
-    let sources =
-        Sources { shared, secret, ports: vec!["wan".into()], cores: vec![], now_ms: Box::new(|| 7) };
+    let (ports, cores, now_ms) = (vec!["wan".into()], vec![], Box::new(|| 7));
+    let sources = Sources { shared, secret, ports, cores, folder: folder.path().into(), now_ms };
     let path = folder.path().join("run/dataplane.sock");
     let thread = QueryThread::start(&path, sources).unwrap();
     (folder, thread, path)
@@ -144,4 +144,18 @@ fn what_cannot_be_watched_is_said_and_only_one_watches() {
         assert!(Instant::now() < until, "the watch goes on for nobody");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn flows_that_cannot_be_listed_are_said() {
+    let (_folder, _thread, path) = thread();
+    let stream = UnixStream::connect(&path).unwrap();
+    let asked = |state: &str| {
+        let query = turnpike_wire::dataplane::FlowQuery { state: Some(state.into()), ..Default::default() };
+        let mut line = serde_json::to_vec(&Request::Flows(query)).unwrap();
+        line.push(b'\n');
+        line
+    };
+    assert!(ask(&stream, &asked("asleep")).contains("there is no state asleep; there are udp, opening, "));
+    assert!(ask(&stream, &asked("established")).contains("the flow table of worker 0 is not in"));
 }
