@@ -21,7 +21,7 @@ fn keys(n: u32) -> (FlowKey, FlowKey) {
 /// A whole session, as `select` makes it.
 fn session(n: u32) -> Session {
     let (forward, reply) = keys(n);
-    let deltas = [Deltas::between(forward, reply.reversed()), Deltas::between(reply, forward.reversed())];
+    let deltas = Deltas::both_ways(forward, reply);
     let mut session = Session::new(forward, reply);
     session.l3_delta = deltas.map(|delta| delta.l3);
     session.l4_delta = deltas.map(|delta| delta.l4);

@@ -140,7 +140,8 @@ impl<F: Frame> Worker<'_, F> {
 
     fn end_as<K: Path>(&mut self, key: K, slot: usize) -> bool {
         let table = K::flows_mut(&mut self.flows);
-        if !table.is_of(Candidate::from_client(slot), key) || table.session(slot).state() == State::Free {
+        let is_there = slot < table.capacity() as usize && table.is_of(Candidate::from_client(slot), key);
+        if !is_there || table.session(slot).state() == State::Free {
             return false;
         }
         table.remove(slot, self.now_ms);
