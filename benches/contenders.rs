@@ -1,12 +1,14 @@
 //! What might be the flow table: Turnpike's own, hashbrown in two shapes, and DPDK's `rte_hash`.
 //!
-//! Each finds the session of a five-tuple, whichever direction it is of, for a batch of [`BATCH`] keys at a time, and reads a word of that session:
-//! a packet needs more of a flow than that there is one. Those that keep sessions elsewhere keep them in one [`Slab`], where a flow's slot is
+//! Each finds the session of a five-tuple, whichever direction it is of, one key behind the other or a batch of [`BATCH`] keys at a time, and reads a
+//! word of that session: a packet needs more of a flow than that there is one. Those that keep sessions elsewhere keep them in one [`Slab`], where a flow's slot is
 //! its number; they never have to find or free a slot, which Turnpike's own table does.
 
 use anyhow::{Context, Result, ensure};
 use capsule::{Eal, HASH_BULK, Hash};
 use hashbrown::HashTable;
+use std::hint::black_box;
+use std::time::Instant;
 use turnpike_forward::cpu;
 use turnpike_forward::flow_key::FlowKey;
 use turnpike_forward::flow_table::{Candidate, Entry, FlowTable, Place, Session};
@@ -14,7 +16,7 @@ use turnpike_forward::hash::Secret;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Keys that are looked up together, as the packets of a burst are.
-pub const BATCH: usize = 64;
+pub const BATCH: usize = 32;
 
 /// How many keys ahead Turnpike's table asks for lines that are near already, as the packet path does.
 const NEAR: usize = 6;
@@ -76,8 +78,11 @@ pub trait Contender {
     /// Adds the flow of this number, which is not in it.
     fn insert(&mut self, flow: u32) -> Result<()>;
 
-    /// Looks all of the keys up, a batch at a time.
+    /// Looks all of the keys up, a batch at a time, asking ahead for what it can.
     fn look_up(&mut self, keys: &[FlowKey]) -> Found;
+
+    /// The same, each key on its own.
+    fn look_up_singly(&self, keys: &[FlowKey]) -> Found;
 }
 
 /// Turnpike's own: [`FlowTable`], in the three stages of the packet path.
@@ -86,6 +91,41 @@ pub struct Own<'m> {
     table: FlowTable<'m>,
     /// Keys of a run whose tag was another one's.
     left: Vec<FlowKey>,
+}
+
+impl Own<'_> {
+    /// How long each insert of `flows` took, in nanoseconds; those that had room are taken back, so that the table is as it was.
+    pub fn timed_inserts(&mut self, flows: std::ops::Range<u32>) -> Vec<u32> {
+        let mut slots = Vec::with_capacity(flows.len());
+        let mut times = Vec::with_capacity(flows.len());
+        for flow in flows {
+            let session = session_of(flow);
+            let start = Instant::now();
+            let inserted = self.table.insert(black_box(session));
+            let taken = start.elapsed();
+            times.push(u32::try_from(taken.as_nanos()).unwrap_or(u32::MAX));
+            slots.extend(inserted);
+        }
+        // Last in, first out, so that the next ones get the same slots.
+        slots.into_iter().rev().for_each(|slot| self.table.remove(slot, 0));
+        times
+    }
+}
+
+impl Own<'_> {
+    /// Inserts flows that are not there, takes them back, and says how many had room.
+    pub fn insert_and_remove(&mut self, flows: std::ops::Range<u32>) -> usize {
+        let mut slots = [0; 256];
+        let mut taken = 0;
+        for (slot, flow) in slots.iter_mut().zip(flows) {
+            if let Ok(place) = self.table.insert(session_of(flow)) {
+                *slot = place;
+                taken += 1;
+            }
+        }
+        slots[..taken].iter().rev().for_each(|&slot| self.table.remove(slot, 0));
+        taken
+    }
 }
 
 impl<'m> Own<'m> {
@@ -142,6 +182,16 @@ impl Contender for Own<'_> {
         for key in left.drain(..) {
             if let Some(candidate) = table.find(key) {
                 found.add(table.session(candidate.slot()).last_seen);
+            }
+        }
+        found
+    }
+
+    fn look_up_singly(&self, keys: &[FlowKey]) -> Found {
+        let mut found = Found::default();
+        for &key in keys {
+            if let Some(candidate) = self.table.find(key) {
+                found.add(self.table.session(candidate.slot()).last_seen);
             }
         }
         found
@@ -254,6 +304,17 @@ impl Contender for KeysInTable<'_> {
         }
         found
     }
+
+    fn look_up_singly(&self, keys: &[FlowKey]) -> Found {
+        let mut found = Found::default();
+        for &key in keys {
+            let wanted = words(key);
+            if let Some(&(_, entry)) = self.table.find(self.secret.hash(key), |(key, _)| *key == wanted) {
+                found.add(self.slab.of(entry).last_seen);
+            }
+        }
+        found
+    }
 }
 
 /// hashbrown with entries of four bytes, whose keys are those of the sessions that they name.
@@ -294,9 +355,14 @@ impl Contender for KeysInSessions<'_> {
     }
 
     fn look_up(&mut self, keys: &[FlowKey]) -> Found {
+        // Nothing outside says which lines a key will need, so there is nothing to ask for.
+        self.look_up_singly(keys)
+    }
+
+    fn look_up_singly(&self, keys: &[FlowKey]) -> Found {
         let mut found = Found::default();
+        let slab = self.slab;
         for &key in keys {
-            let slab = self.slab;
             if let Some(&entry) = self.table.find(self.secret.hash(key), |&entry| slab.key_of(entry) == key) {
                 found.add(slab.of(entry).last_seen);
             }
@@ -365,6 +431,16 @@ impl Contender for Dpdk<'_> {
         }
         found
     }
+
+    fn look_up_singly(&self, keys: &[FlowKey]) -> Found {
+        let mut found = Found::default();
+        for &key in keys {
+            if let Some(entry) = self.hash.get(&key.bits().to_le_bytes()) {
+                found.add(self.slab.of(entry as u32).last_seen);
+            }
+        }
+        found
+    }
 }
 
 #[cfg(test)]
@@ -403,9 +479,11 @@ mod tests {
         for contender in &mut contenders {
             let name = contender.name();
             assert_eq!(contender.look_up(&keys), Found::default(), "{name}");
+            assert_eq!(contender.look_up_singly(&keys), Found::default(), "{name}");
             (0..filled).for_each(|flow| contender.insert(flow).unwrap());
             let found = contender.look_up(&keys);
             assert_eq!(found, Found { hits: 2 * u64::from(filled), sum: 2 * sum }, "{name}");
+            assert_eq!(contender.look_up_singly(&keys), found, "{name}");
             // Batches that are not whole.
             assert_eq!(contender.look_up(&keys[..101]).hits, 101, "{name}");
             let (bytes, places) = (contender.bytes() / FLOWS as usize, contender.places());

@@ -31,7 +31,7 @@ const ALLOWED_FUNCTIONS: &[&str] = &[
     "rte_ring_create",
     "rte_ring_free",
     // hash tables, for the benchmark of flow tables alone: programs that do not use them are not linked to their library
-    "rte_hash_(create|free|add_key_data|lookup_bulk_data)",
+    "rte_hash_(create|free|add_key_data|lookup_data|lookup_bulk_data)",
     "rte_malloc_get_socket_stats",
     // ports
     "rte_dev_remove",

@@ -79,6 +79,15 @@ impl<const KEY: usize> Hash<KEY> {
         if status < 0 { Err(HashError::NotTaken { reason: error_text(status) }) } else { Ok(()) }
     }
 
+    /// The value of one key.
+    #[must_use]
+    pub fn get(&self, key: &[u8; KEY]) -> Option<usize> {
+        let mut value = ptr::null_mut::<c_void>();
+        // SAFETY: the key has the table's length; there is room for one value, which is not followed; nobody changes the table while it is borrowed.
+        let at = unsafe { sys::rte_hash_lookup_data(self.raw.as_ptr(), key.as_ptr().cast(), &raw mut value) };
+        (at >= 0).then(|| value.addr())
+    }
+
     /// Looks up to [`HASH_BULK`] keys up at once; those behind are left out. Bit *n* of the answer says whether key *n* was found, and then
     /// `values` holds its value at *n*.
     pub fn lookup(&self, keys: &[[u8; KEY]], values: &mut [usize; HASH_BULK]) -> u64 {

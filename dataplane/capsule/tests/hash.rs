@@ -29,6 +29,7 @@ fn keys_are_found_with_their_values_and_others_are_not() {
     assert!((0..64).step_by(2).all(|n| values[n] == n + 7), "{values:?}");
     assert_eq!(hash.lookup(&[key(5)], &mut values), 1);
     assert_eq!(values[0], 1, "another value");
+    assert_eq!((hash.get(&key(5)), hash.get(&key(6)), hash.get(&key(10_000))), (Some(1), Some(13), None));
     assert_eq!(hash.lookup(&[], &mut values), 0);
 }
 

@@ -30,15 +30,21 @@ pub struct Maglev {
 }
 
 impl Maglev {
-    /// Builds the table; empty when no member has a weight.
+    /// Builds the table, of the size for so many members; empty when no member has a weight.
     #[must_use]
     pub fn build(members: &[Member], key: &Secret) -> Self {
+        let placed = members.iter().filter(|m| m.weight > 0).count();
+        Self::build_of(Self::size_for(placed), members, key)
+    }
+
+    /// Builds a table of so many slots, which have to be a prime of 3 at least; empty when no member has a weight.
+    #[must_use]
+    pub fn build_of(size: u32, members: &[Member], key: &Secret) -> Self {
         let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0).collect();
         members.sort_by_key(|m| m.identity);
         let Some(heaviest) = members.iter().map(|m| u32::from(m.weight)).max() else {
             return Self { slots: Box::default() };
         };
-        let size = Self::size_for(members.len());
         let mut permutations: Vec<Permutation> =
             members.iter().map(|m| Permutation::new(m, key, size)).collect();
         const FREE: u16 = u16::MAX;

@@ -151,7 +151,11 @@ fn keys_of_one_bucket_are_refused_when_its_probes_are_full() {
             let written = changed(&before, table.buckets);
             worst = worst.max(written);
             if inserted.is_err() {
-                assert_eq!((table.live() as usize, written), (at, 0), "what was refused leaves nothing behind");
+                assert_eq!(
+                    (table.live() as usize, written),
+                    (at, 0),
+                    "what was refused leaves nothing behind"
+                );
                 assert!(worst > BUCKET_PROBES_MAX / 2 && worst <= 2 * BUCKET_PROBES_MAX, "{worst}");
                 return;
             }
