@@ -7,6 +7,7 @@
 //! the table as a whole fits them.
 
 use crate::contenders::{Contender, Dpdk, Found, KeysInSessions, KeysInTable, Own, Slab, keys_of};
+use crate::quiet::Quiet;
 use crate::statistics::summary;
 use anyhow::{Context, Result, ensure};
 use capsule::{Eal, EalConfig, Memory};
@@ -30,6 +31,8 @@ const INSERT_FILLS: [u32; 6] = [50, 75, 90, 95, 99, 100];
 const TIMED_INSERTS: u32 = 4_096;
 /// How many times [`WINDOW`] keys are looked up between two runs of timed inserts: 64 MiB of lines, where there are as many.
 const ELSEWHERE: usize = 4;
+/// Runs are tried so many times as often as are wanted, at most, to have as many that nobody disturbed.
+const TRIES: usize = 2;
 /// Look-ups of a run.
 const WINDOW: usize = 1 << 17;
 
@@ -79,7 +82,7 @@ impl Kind {
 
 const fn keys_bytes(rounds: usize) -> usize {
     // And what else the process has, on pages of 2 MiB where all are.
-    WINDOW * (rounds + ELSEWHERE) * size_of::<FlowKey>() + (16 << 20)
+    WINDOW * (2 * TRIES * rounds + ELSEWHERE) * size_of::<FlowKey>() + (16 << 20)
 }
 
 /// What is measured in one process.
@@ -93,6 +96,8 @@ pub struct Match {
     pub huge: bool,
     /// Runs of each kind of look-up, each of other keys.
     pub rounds: usize,
+    /// The core that it is measured on.
+    pub core: u16,
 }
 
 /// Nanoseconds of one look-up.
@@ -201,7 +206,7 @@ fn fill(table: &mut impl Contender, of: Match) -> Result<Vec<Row>> {
             ensure_huge(table.bytes())?;
         }
         // The next numbers are of flows that it has never had.
-        let [hit_single, hit_batch] = look_up(table, &keys(&mut random, 0..live, of.rounds), true)?;
+        let [hit_single, hit_batch] = look_up(table, &keys(&mut random, 0..live, TRIES * of.rounds), of, true)?;
         let [miss_single, miss_batch] =
             look_up(table, &keys(&mut random, flows..2 * flows, of.rounds), false)?;
         rows.push(Row {
@@ -229,28 +234,49 @@ fn keys(random: &mut Random, flows: std::ops::Range<u32>, rounds: usize) -> Vec<
 }
 
 /// Costs singly and in batches. Every key has to be found, or none.
-fn look_up(table: &mut impl Contender, keys: &[FlowKey], is_there: bool) -> Result<[Cost; 2]> {
+fn look_up(table: &mut impl Contender, keys: &[FlowKey], of: Match, is_there: bool) -> Result<[Cost; 2]> {
     let hits = if is_there { WINDOW as u64 } else { 0 };
-    let (mut single, mut batch) = (Vec::new(), Vec::new());
     let mut sums = Vec::new();
-    for window in keys.chunks_exact(WINDOW) {
-        let start = Instant::now();
-        let found = table.look_up_singly(black_box(window));
-        single.push(start.elapsed().as_nanos() as f64 / WINDOW as f64);
+    let single = cost(keys, of, |window| {
+        let found = table.look_up_singly(window);
         ensure!(found.hits == hits, "{}: {} of {hits} keys found", table.name(), found.hits);
         sums.push(found);
-    }
-    for (window, wanted) in keys.chunks_exact(WINDOW).zip(sums) {
+        Ok(())
+    })?;
+    let mut sums = sums.into_iter();
+    let batch = cost(keys, of, |window| {
+        let (found, wanted) = (table.look_up(window), sums.next());
+        ensure!(found.hits == hits, "{}: {} of {hits} keys found in batches", table.name(), found.hits);
+        let is_same = wanted.is_none_or(|wanted: Found| wanted == found);
+        ensure!(is_same, "{}: {found:?} in batches, {wanted:?} singly", table.name());
+        Ok(())
+    })?;
+    Ok([single, batch])
+}
+
+/// Times look-ups until so many runs are there as are wanted, of which nobody else had the core in the middle; with too few of these, those count that there are.
+fn cost(
+    keys: &[FlowKey],
+    of: Match,
+    mut look_up: impl FnMut(&[FlowKey]) -> Result<()>,
+) -> Result<Cost> {
+    let (mut quiet, mut all) = (Vec::new(), Vec::new());
+    for window in keys.chunks_exact(WINDOW) {
+        let before = Quiet::look(of.core);
         let start = Instant::now();
-        let found: Found = table.look_up(black_box(window));
-        batch.push(start.elapsed().as_nanos() as f64 / WINDOW as f64);
-        ensure!(found == wanted, "{}: {found:?} in batches, {wanted:?} singly", table.name());
+        look_up(black_box(window))?;
+        let ns = start.elapsed().as_nanos() as f64 / WINDOW as f64;
+        all.push(ns);
+        if Quiet::look(of.core) == before {
+            quiet.push(ns);
+        }
+        if quiet.len() == of.rounds {
+            break;
+        }
     }
-    let cost = |runs: &[f64]| -> Result<Cost> {
-        let of = summary(runs).context("there is no run")?;
-        Ok(Cost { min_ns: of.min, median_ns: of.median })
-    };
-    Ok([cost(&single)?, cost(&batch)?])
+    let runs = if quiet.len() * 3 >= of.rounds { quiet } else { all };
+    let of = summary(&runs).context("there is no run")?;
+    Ok(Cost { min_ns: of.min, median_ns: of.median })
 }
 
 /// Times inserts one by one, into an empty table that is filled on the way.
@@ -314,7 +340,7 @@ mod tests {
 
     #[test]
     fn every_table_is_measured_at_every_fill() {
-        let of = |kind| Match { kind, entries: 16_384, huge: false, rounds: 1 };
+        let of = |kind| Match { kind, entries: 16_384, huge: false, rounds: 1, core: capsule::available_cores()[0] };
         // rte_hash has an environment of its own size: its look-ups are tested beside the contenders.
         for kind in [Kind::Turnpike, Kind::HashbrownKeys, Kind::HashbrownNumbers] {
             let outcome = measure(of(kind)).unwrap();

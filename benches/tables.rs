@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.part {
         Some(Part::One { table, entries, rounds, huge }) => {
-            one(Match { kind: table, entries, huge, rounds: usize::from(rounds) })
+            core().and_then(|core| one(Match { kind: table, entries, huge, rounds: usize::from(rounds), core }))
         }
         None => all(&arguments),
     };
@@ -73,7 +73,7 @@ fn core() -> Result<u16> {
 }
 
 fn one(of: Match) -> Result<()> {
-    capsule::pin_to_core(core()?)?;
+    capsule::pin_to_core(of.core)?;
     let outcome = contest::measure(of)?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
@@ -83,9 +83,10 @@ fn all(arguments: &Arguments) -> Result<()> {
     let (rounds, sizes) = if arguments.quick { (5, &SIZES[..3]) } else { (15, &SIZES[..]) };
     let sizes = if arguments.entries.is_empty() { sizes } else { &arguments.entries };
     let kinds = if arguments.table.is_empty() { &Kind::ALL[..] } else { &arguments.table };
+    let core = core()?;
     let given: Vec<String> = std::env::args().skip(1).collect();
     let mut report = TablesReport {
-        host: Host::look(core()?, true),
+        host: Host::look(core, true),
         command: format!("./scripts/bench tables {}", given.join(" ")).trim_end().into(),
         rounds,
         batch: BATCH,
@@ -96,7 +97,7 @@ fn all(arguments: &Arguments) -> Result<()> {
     for &entries in sizes {
         for huge in [false, true] {
             for &kind in kinds {
-                let of = Match { kind, entries, huge, rounds };
+                let of = Match { kind, entries, huge, rounds, core };
                 let pages = if huge { "2 MiB" } else { "4 KiB" };
                 say(&format!("{}, {entries} entries, pages of {pages}", kind.name()));
                 if let Some(reason) = too_big(of) {

@@ -53,7 +53,7 @@ impl TablesReport {
             ));
         }
         text.push_str(&format!(
-            "ns of one look-up, its session's line read too: the best run / the middle one, of {} with other keys each, in random order. SINGLY: each key on\n\
+            "ns of one look-up, its session's line read too: the best run / the middle one, of {} with other keys each, in random order, of which nobody else had the core. SINGLY: each key on\n\
              its own; BATCH: {} keys at a time, asking ahead for what it can. INSERT: of one entry, on the way to this fill. FULL: of the entries that it is\n\
              made for; PLACES: of those in its index (Turnpike's has two for each entry; hashbrown doubles at seven eighths). BYTES: for each entry it is\n\
              made for, half a session included; a flow has two entries.\n\

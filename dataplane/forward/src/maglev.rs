@@ -34,12 +34,17 @@ impl Maglev {
     #[must_use]
     pub fn build(members: &[Member], key: &Secret) -> Self {
         let placed = members.iter().filter(|m| m.weight > 0).count();
-        Self::build_of(Self::size_for(placed), members, key)
+        Self::filled(Self::size_for(placed), members, key)
     }
 
-    /// Builds a table of so many slots, which have to be a prime of 3 at least; empty when no member has a weight.
+    /// Builds a table of another size; none unless it is an odd prime below a billion.
     #[must_use]
-    pub fn build_of(size: u32, members: &[Member], key: &Secret) -> Self {
+    pub fn build_of(size: u32, members: &[Member], key: &Secret) -> Option<Self> {
+        let has_no_divisor = || (2..).take_while(|d| d * d <= size).all(|d| !size.is_multiple_of(d));
+        ((3..1_000_000_000).contains(&size) && has_no_divisor()).then(|| Self::filled(size, members, key))
+    }
+
+    fn filled(size: u32, members: &[Member], key: &Secret) -> Self {
         let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0).collect();
         members.sort_by_key(|m| m.identity);
         let Some(heaviest) = members.iter().map(|m| u32::from(m.weight)).max() else {
@@ -47,10 +52,9 @@ impl Maglev {
         };
         let mut permutations: Vec<Permutation> =
             members.iter().map(|m| Permutation::new(m, key, size)).collect();
-        const FREE: u16 = u16::MAX;
-        let mut slots = vec![FREE; size as usize].into_boxed_slice();
-        let mut free = size;
-        while free > 0 {
+        let mut slots = vec![0; size as usize].into_boxed_slice();
+        let mut free = Free::all(size);
+        while free.left > 0 {
             for (member, permutation) in members.iter().zip(&mut permutations) {
                 // A lighter member lets turns pass until its credit makes up a whole one.
                 permutation.credit += u32::from(member.weight);
@@ -58,14 +62,11 @@ impl Maglev {
                     continue;
                 }
                 permutation.credit -= heaviest;
-                while let Some(slot) = slots.get_mut(permutation.next() as usize) {
-                    if *slot == FREE {
-                        *slot = member.position;
-                        free -= 1;
-                        break;
-                    }
+                let slot = free.take_first(permutation);
+                if let Some(slot) = slots.get_mut(slot as usize) {
+                    *slot = member.position;
                 }
-                if free == 0 {
+                if free.left == 0 {
                     break;
                 }
             }
@@ -95,11 +96,62 @@ impl Maglev {
     }
 }
 
+/// The slots that nobody has taken: a bit each, so that those of the largest table fit the second-level cache; and a list of them once they are few.
+///
+/// The last slot that is free takes a member as many steps as there are slots to meet, the last but one half as many: most steps of a build would go into
+/// the last few slots. When fewer are left than steps would be needed, the member that wants one of them first is computed instead. The same slots are taken either way.
+struct Free {
+    taken: Box<[u64]>,
+    left: u32,
+    size: u32,
+    few: Vec<u32>,
+}
+
+impl Free {
+    fn all(size: u32) -> Self {
+        Self { taken: vec![0; size.div_ceil(64) as usize].into(), left: size, size, few: Vec::new() }
+    }
+
+    /// Takes the first slot of a permutation that is free; there has to be one.
+    fn take_first(&mut self, permutation: &mut Permutation) -> u32 {
+        // Computing costs about as much for each slot that is left as a step does.
+        if u64::from(self.left) * u64::from(self.left) > u64::from(self.size) {
+            return self.step_to_first(permutation);
+        }
+        if self.few.is_empty() {
+            let is_free = |slot: &u32| self.taken[*slot as usize / 64] >> (slot % 64) & 1 == 0;
+            self.few = (0..self.size).filter(is_free).collect();
+        }
+        let steps = self.few.iter().map(|&slot| permutation.steps_to(slot));
+        let Some((at, _)) = steps.enumerate().min_by_key(|&(_, steps)| steps) else { return 0 };
+        let slot = self.few.swap_remove(at);
+        self.left -= 1;
+        permutation.go_behind(slot);
+        slot
+    }
+
+    fn step_to_first(&mut self, permutation: &mut Permutation) -> u32 {
+        loop {
+            let slot = permutation.next();
+            let (word, bit) = (&mut self.taken[slot as usize / 64], 1 << (slot % 64));
+            if *word & bit == 0 {
+                *word |= bit;
+                self.left -= 1;
+                return slot;
+            }
+        }
+    }
+}
+
 /// The order in which one member wants the slots.
 struct Permutation {
     at: u32,
     skip: u32,
+    /// What a distance is multiplied with to be counted in skips.
+    skips: u32,
     size: u32,
+    /// 2⁶⁴ divided by the size, rounded down.
+    reciprocal: u64,
     credit: u32,
 }
 
@@ -107,7 +159,8 @@ impl Permutation {
     fn new(member: &Member, key: &Secret, size: u32) -> Self {
         let at = (key.words(member.identity, 0x6f66_6673_6574) % u64::from(size)) as u32;
         let skip = (key.words(member.identity, 0x736b_6970) % u64::from(size - 1)) as u32 + 1;
-        Self { at, skip, size, credit: 0 }
+        let reciprocal = u64::MAX / u64::from(size);
+        Self { at, skip, skips: inverse(skip, size), size, reciprocal, credit: 0 }
     }
 
     const fn next(&mut self) -> u32 {
@@ -118,6 +171,36 @@ impl Permutation {
         }
         now
     }
+
+    /// How many slots come before this one from now on.
+    const fn steps_to(&self, slot: u32) -> u32 {
+        let distance = if slot >= self.at { slot - self.at } else { slot + self.size - self.at };
+        let (product, size) = (distance as u64 * self.skips as u64, self.size as u64);
+        // Without a division: the quotient is right or too small by one.
+        let quotient = ((product as u128 * self.reciprocal as u128) >> 64) as u64;
+        let rest = product - quotient * size;
+        (if rest >= size { rest - size } else { rest }) as u32
+    }
+
+    /// Goes on behind a slot.
+    const fn go_behind(&mut self, slot: u32) {
+        self.at = slot;
+        self.next();
+    }
+}
+
+/// What gives 1 when multiplied with `number`, modulo a prime (Fermat: that to the power of the prime less two).
+const fn inverse(number: u32, prime: u32) -> u32 {
+    let prime = prime as u64;
+    let (mut result, mut base, mut power) = (1, number as u64 % prime, prime - 2);
+    while power > 0 {
+        if power & 1 == 1 {
+            result = result * base % prime;
+        }
+        base = base * base % prime;
+        power >>= 1;
+    }
+    result as u32
 }
 
 #[cfg(test)]
@@ -177,6 +260,67 @@ mod tests {
         turned.reverse();
         assert_eq!(forward, Maglev::build(&turned, &key()));
         assert_eq!(Maglev::build(&[], &key()).pick(7), None);
+    }
+
+    /// The paper's steps, one by one.
+    fn build_plainly(members: &[Member], key: &Secret) -> Vec<u16> {
+        let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0).collect();
+        members.sort_by_key(|m| m.identity);
+        let size = Maglev::size_for(members.len());
+        let heaviest = members.iter().map(|m| u32::from(m.weight)).max().unwrap();
+        let mut permutations: Vec<_> = members.iter().map(|m| Permutation::new(m, key, size)).collect();
+        let mut slots = vec![None; size as usize];
+        let mut free = size;
+        while free > 0 {
+            for (member, permutation) in members.iter().zip(&mut permutations) {
+                permutation.credit += u32::from(member.weight);
+                if permutation.credit < heaviest || free == 0 {
+                    continue;
+                }
+                permutation.credit -= heaviest;
+                let slot =
+                    std::iter::repeat_with(|| permutation.next()).find(|&s| slots[s as usize].is_none());
+                slots[slot.unwrap() as usize] = Some(member.position);
+                free -= 1;
+            }
+        }
+        slots.into_iter().map(Option::unwrap).collect()
+    }
+
+    #[test]
+    fn a_table_is_what_the_papers_steps_make() {
+        for n in [1, 2, 3, 10, 41, 100, 700] {
+            let mut members = members(n);
+            for factor in [0, 1, 7] {
+                members.iter_mut().for_each(|m| m.weight = 1 + m.position * factor % 256);
+                let table = Maglev::build(&members, &key());
+                assert_eq!(table.slots(), build_plainly(&members, &key()), "{n} backends, factor {factor}");
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_counted_as_they_are_gone() {
+        for size in [3, 251, 1_021, 65_537] {
+            let mut permutation = Permutation::new(&members(1)[0], &key(), size);
+            let mut walker = Permutation { ..Permutation::new(&members(1)[0], &key(), size) };
+            for steps in 0..size {
+                let slot = walker.next();
+                assert_eq!(permutation.steps_to(slot), steps);
+            }
+            permutation.go_behind(walker.next());
+            assert_eq!(permutation.steps_to(walker.next()), 0);
+        }
+        assert!((1..251).all(|n| n * inverse(n, 251) % 251 == 1));
+    }
+
+    #[test]
+    fn only_primes_are_sizes() {
+        let made: Vec<u32> =
+            (0..30).filter(|&size| Maglev::build_of(size, &members(2), &key()).is_some()).collect();
+        assert_eq!(made, [3, 5, 7, 11, 13, 17, 19, 23, 29]);
+        assert_eq!(Maglev::build_of(u32::MAX - 4, &members(2), &key()), None);
+        assert!(Maglev::build_of(655_373, &members(3), &key()).is_some_and(|m| m.slots().len() == 655_373));
     }
 
     #[test]
