@@ -17,12 +17,13 @@ use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::gateway::FlowRules;
 use crate::hash::Secret;
-use crate::limits::{BUCKET_PROBES_MAX, TCP_SILENT_MS};
+use crate::limits::{BUCKET_PROBES_MAX, SWEEP_BUDGET, TCP_SILENT_MS};
 use crate::one_way::OneWay;
 use crate::port_pool::Standing;
 use crate::quarantine::Quarantine;
 use crate::quota::{Quota, Subscriber};
 use crate::track::{LEAST_TRACKING, State};
+use arrayvec::ArrayVec;
 use index::{Bucket, ENTRIES, NONE, REPLY};
 pub use index::{Candidate, Index, Place};
 use std::fmt;
@@ -345,13 +346,24 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.quota.admits(Subscriber::of(client))
     }
 
-    /// Asks for what is kept of a client, and for where a flow with this reply key would be and rest.
-    pub fn prefetch_for(&self, client: Address, reply: Option<K>) {
+    /// Asks for what is kept of a client.
+    #[inline]
+    pub fn prefetch_client(&self, client: Address) {
         self.quota.prefetch(Subscriber::of(client));
-        if let Some(reply) = reply {
-            let _ = self.index().place(reply);
-            self.quarantine.prefetch(self.secret.hash(reply));
-        }
+    }
+
+    /// Asks for where a flow with this reply key would be and rest.
+    #[inline]
+    pub fn prefetch_reply(&self, reply: K) {
+        let _ = self.index().place(reply);
+        self.quarantine.prefetch(self.secret.hash(reply));
+    }
+
+    /// Whether a new flow can probably have this reply key, without asking for more memory than [`FlowTable::prefetch_reply`] did.
+    #[inline]
+    #[must_use]
+    pub fn seems_free(&self, reply: K) -> bool {
+        self.index().seems_free(reply) && !self.quarantine.has_seen(self.secret.hash(reply))
     }
 
     /// Whether a new flow of a client may have this reply key.
@@ -498,11 +510,12 @@ impl<'m, K: Key> FlowTable<'m, K> {
     /// how the Service that a client's key is for is followed; it is asked only about flows that were idle for the least time there is.
     pub fn sweep(&mut self, now_ms: u32, budget: usize, tracking: impl Fn(K) -> Tracking) -> u32 {
         let mut removed = 0;
+        let mut ended = ArrayVec::<u32, SWEEP_BUDGET>::new();
         for _ in 0..budget.min(self.sessions.len()) {
-            let slot = self.cursor as usize;
-            self.cursor = if slot + 1 == self.sessions.len() { 0 } else { self.cursor + 1 };
-            let session = &self.sessions[slot];
-            let [client, _] = *session.keys();
+            let slot = self.cursor;
+            self.cursor = if slot as usize + 1 == self.sessions.len() { 0 } else { slot + 1 };
+            let session = &self.sessions[slot as usize];
+            let [client, reply] = *session.keys();
             let (state, protocol) = (session.state(), client.protocol());
             let idle_ms = now_ms.wrapping_sub(session.last_seen);
             // A clock read before the flow's last packet shows as an age beyond any timeout; such a flow is young.
@@ -510,10 +523,18 @@ impl<'m, K: Key> FlowTable<'m, K> {
                 && idle_ms > state.timeout_ms(protocol, &LEAST_TRACKING)
                 && idle_ms < u32::MAX / 2;
             if may_end && idle_ms > state.timeout_ms(protocol, &tracking(client)) {
-                self.remove(slot, now_ms);
+                // What it takes to end them is asked for ahead, for some at a time.
+                let _ = self.index().place(client);
+                self.prefetch_reply(reply);
+                self.prefetch_client(client.source_address());
+                ended.push(slot);
                 removed += 1;
             }
+            if ended.is_full() {
+                ended.drain(..).for_each(|slot| self.remove(slot as usize, now_ms));
+            }
         }
+        ended.into_iter().for_each(|slot| self.remove(slot as usize, now_ms));
         removed
     }
 

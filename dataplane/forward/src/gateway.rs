@@ -2,8 +2,10 @@
 
 use crate::address::{Address, Family, mask};
 use crate::neighbour::NextHop;
+use crate::networks::Networks;
 use crate::steering::Steering;
 use crate::trunk::{self, AttachError, Attachment, Line};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use turnpike_packet::mss;
@@ -61,6 +63,8 @@ pub struct Gateway {
     snat: [Vec<Address>; 2],
     /// Own addresses by port, among them the link-local ones.
     own: Vec<Vec<Address>>,
+    /// All of those and all SNAT addresses.
+    answered: Networks,
     workers: usize,
     announces: bool,
     /// By family, where the outer sources of packets in packets come from: a network and the length of its prefix.
@@ -153,17 +157,20 @@ impl Gateway {
             });
             prefixes.collect()
         });
-        let snat = [Family::V4, Family::V6].map(|family| {
+        let snat: [Vec<Address>; 2] = [Family::V4, Family::V6].map(|family| {
             snat.iter().copied().map(Address::from).filter(|address| address.family() == family).collect()
         });
-        let own =
+        let own: Vec<Vec<Address>> =
             ports.iter().map(|port| own_addresses(port.addresses.iter().map(|to| to.0), port.mac)).collect();
+        let all = own.iter().chain(&snat).flatten().map(|address| IpNet::from(address.ip()));
+        let answered = Networks::of(&all.collect::<Vec<_>>());
         let attachments = trunk::one_each(ports.len());
         let lines = (0..ports.len()).map(Line::Plain).collect();
         Ok(Self {
             ports,
             snat,
             own,
+            answered,
             workers,
             announces: false,
             tunnel_sources: [None; 2],
@@ -350,6 +357,13 @@ impl Gateway {
     #[must_use]
     pub fn is_snat(&self, address: Address) -> bool {
         self.snat[address.family() as usize].contains(&address)
+    }
+
+    /// Whether an address is one of the SNAT addresses or one of the gateway's own on any port.
+    #[inline]
+    #[must_use]
+    pub fn answers(&self, address: Address) -> bool {
+        self.answered.contains(address)
     }
 
     /// Whether an address is one of the gateway's own on any port.

@@ -23,7 +23,7 @@ pub enum Outcome<A> {
 /// Whether an address is the gateway's: one of its own, a SNAT address or a VIP.
 #[must_use]
 pub fn is_ours(address: Address, tables: &Tables, shared: &Shared) -> bool {
-    tables.address(address).is_some() || shared.gateway.is_own(address) || shared.gateway.is_snat(address)
+    shared.gateway.answers(address) || tables.address(address).is_some()
 }
 
 /// Whether an address is the gateway's, and one that it answers for on a port.

@@ -158,10 +158,20 @@ impl Neighbours {
     }
 
     /// Index of a next hop that is known.
+    #[inline]
     #[must_use]
     pub fn find(&self, hop: NextHop) -> Option<u16> {
         let key = key_of(hop)?;
-        for index in probes(hop) {
+        let home = home(hop);
+        let [a, b, c] = &self.slots[home as usize].key;
+        let differs = a.load(Relaxed) ^ key[0] | b.load(Relaxed) ^ key[1] | c.load(Relaxed) ^ key[2];
+        if differs == 0 { Some(home) } else { self.find_behind(home, key) }
+    }
+
+    /// The same, for one that may have been crowded out of its home.
+    #[cold]
+    fn find_behind(&self, home: u16, key: [u64; 3]) -> Option<u16> {
+        for index in probes(home) {
             let taken = self.slots[index as usize].key.each_ref().map(|word| word.load(Relaxed));
             if taken == key {
                 return Some(index);
@@ -175,13 +185,16 @@ impl Neighbours {
     }
 
     /// Index of a next hop, which gets one if it has none; none when the table is full around it, or for an address that no host has.
+    #[inline]
     #[must_use]
     pub fn index(&self, hop: NextHop) -> Option<u16> {
-        if let Some(known) = self.find(hop) {
-            return Some(known);
-        }
+        self.find(hop).or_else(|| self.add(hop))
+    }
+
+    #[cold]
+    fn add(&self, hop: NextHop) -> Option<u16> {
         let key = key_of(hop)?;
-        probes(hop).find(|&index| self.take(index, hop, key))
+        probes(home(hop)).find(|&index| self.take(index, hop, key))
     }
 
     /// The same for the next hop towards a client. Clients may be on a network with more addresses than there are places: so that their
@@ -318,16 +331,21 @@ const fn key_of(hop: NextHop) -> Option<[u64; 3]> {
     if key[1] == 0 || key[2] == 0 { None } else { Some(key) }
 }
 
-/// The slots a next hop may have, in order.
-fn probes(hop: NextHop) -> impl Iterator<Item = u16> {
+/// The slot that a next hop should have.
+#[inline]
+const fn home(hop: NextHop) -> u16 {
     // Neighbours of one network lie side by side: their addresses are dense, so they hardly collide.
     let bits = hop.address.bits();
     let interface =
         ((bits >> 32) as u32).wrapping_mul(0x9e37_79b9) ^ ((bits >> 64) as u32).wrapping_mul(0x85eb_ca6b);
-    let home = (bits as u16)
+    (bits as u16)
         ^ ((bits >> 16) as u16).wrapping_mul(0x9e37)
         ^ (interface >> 16) as u16
-        ^ (u16::from(hop.port) << 12);
+        ^ ((hop.port as u16) << 12)
+}
+
+/// The slots that it may have, in order.
+fn probes(home: u16) -> impl Iterator<Item = u16> {
     (0..64).map(move |step: u16| home.wrapping_add(step))
 }
 

@@ -114,20 +114,19 @@ impl PortPool {
         steering: &Steering,
         standing: impl Fn(K) -> Standing,
     ) -> Option<Chosen<K>> {
-        let mut random = self.random.fork();
-        let first = first_of(&mut random, snat);
+        let first = first_of(&mut self.random, snat);
         let mut longest: Option<(u32, K)> = None;
         let mut resting = 0;
         for turn in 0..snat.len() {
             let address = snat[(first + turn) % snat.len()];
             let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
             let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
-            let ports = self.ports_of(address);
+            let ports = if self.kernels.contains(&address) { &self.beside_kernel } else { &self.usual };
             for _ in 0..PORT_PROBES_MAX {
                 if resting >= RESTING_PROBES_MAX {
                     break;
                 }
-                let Some(port) = ports.candidate(&mut random, &steers_here) else { break };
+                let Some(port) = ports.candidate(&mut self.random, &steers_here) else { break };
                 let Some(reply) = reply(port) else { break };
                 match standing(reply) {
                     Standing::Free => return Some(Chosen { reply, breaks_rest: false }),
@@ -144,31 +143,19 @@ impl PortPool {
         longest.map(|(_, reply)| Chosen { reply, breaks_rest: true })
     }
 
-    /// What stands for the pool's choices that are still to come, for [`PortPool::foresee`].
-    #[must_use]
-    pub fn foresight(&self) -> Random {
-        self.random.clone()
-    }
-
-    /// The reply key that [`PortPool::choose`] will try first, if it is asked for the same in the same order as this is.
-    pub fn foresee<K: Key>(
-        &self,
-        foresight: &mut Random,
+    /// A random reply key that comes here, whatever stands in its way: the first to try.
+    pub fn first<K: Key>(
+        &mut self,
         snat: &[Address],
         backend: (Address, u16),
         protocol: u8,
         steering: &Steering,
     ) -> Option<K> {
-        let mut random = foresight.fork();
-        let address = *snat.get(first_of(&mut random, snat))?;
+        let address = *snat.get(first_of(&mut self.random, snat))?;
         let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
         let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
-        reply(self.ports_of(address).candidate(&mut random, &steers_here)?)
-    }
-
-    /// The ports of an address that may be chosen.
-    fn ports_of(&self, address: Address) -> &Ports {
-        if self.kernels.contains(&address) { &self.beside_kernel } else { &self.usual }
+        let ports = if self.kernels.contains(&address) { &self.beside_kernel } else { &self.usual };
+        reply(ports.candidate(&mut self.random, &steers_here)?)
     }
 
     /// The reply key of a new flow towards `backend` whose client keeps its address: on the client's own port where that is free and its
@@ -322,6 +309,26 @@ mod tests {
         let backend = (v4(0x0af4_0002), 80);
         let other = choose(&mut pool, &[v4(0x0a01_0001)], backend, &Steering::Owner, is_taken);
         assert!(other.is_some(), "another backend has all ports of its own");
+    }
+
+    #[test]
+    fn what_is_tried_first_is_what_may_be_chosen() {
+        let steering = Steering::of(&rss(3), 3);
+        let (snat, backend) = ([v4(0x0a01_0001), v4(0x0a01_0002)], (v4(0x0af4_0001), 80));
+        let mut pool = pool(2, 3);
+        pool.leave_to_kernel(Box::new([snat[0]]), std::iter::once((40_000, u16::MAX)));
+        let mut tried = HashSet::new();
+        for _ in 0..2_000 {
+            let reply: FlowKey = pool.first(&snat, backend, 6, &steering).unwrap();
+            let port = reply.destination_port();
+            assert_eq!((reply.source(), reply.source_port(), reply.protocol()), (0x0af4_0001, 80, 6));
+            assert!(port >= SNAT_PORT_MIN && !(30_000..=32_767).contains(&port), "{port}");
+            assert!(reply.destination() == 0x0a01_0002 || port < 40_000, "{port} is the kernel's");
+            assert!(steering.port_test(reply, 2, 3)(port), "{port} leads to another worker");
+            tried.insert(reply.bits());
+        }
+        assert!(tried.len() > 1_800, "{}", tried.len());
+        assert_eq!(pool.first::<FlowKey>(&[], backend, 6, &steering), None);
     }
 
     #[test]

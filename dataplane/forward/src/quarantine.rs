@@ -85,6 +85,13 @@ impl Quarantine {
         (rested_ms < self.rest_ms && bucket.clients[at] != client as u32).then_some(rested_ms)
     }
 
+    /// Whether a port is remembered, resting or not.
+    #[inline]
+    #[must_use]
+    pub fn has_seen(&self, tuple: u64) -> bool {
+        self.home(tuple).is_some_and(|home| self.buckets[home].tuples.contains(&tag(tuple)))
+    }
+
     /// Asks for the cache line of a tuple.
     pub fn prefetch(&self, tuple: u64) {
         if let Some(home) = self.home(tuple) {

@@ -138,8 +138,10 @@ impl Quota {
     fn entry(&self, subscriber: Subscriber) -> Option<(usize, usize)> {
         self.homes(subscriber)?.into_iter().find_map(|home| {
             let Bucket { subscribers, flows } = &self.buckets[home];
-            let entry = (0..ENTRIES).find(|&at| subscribers[at] == subscriber && flows[at] > 0)?;
-            Some((home, entry))
+            // All are compared before any is decided on: where it lies is nothing that a processor could foresee.
+            let is_it = |at: usize| u32::from(subscribers[at] == subscriber) & u32::from(flows[at] > 0);
+            let found = (0..ENTRIES).fold(0, |found, at| found | is_it(at) << at);
+            (found != 0).then(|| (home, found.trailing_zeros() as usize))
         })
     }
 

@@ -22,14 +22,18 @@ pub struct Deltas {
 }
 
 impl Deltas {
-    /// Of a packet that comes with key `from` and leaves with key `to`.
+    /// Of the packets of a flow in both directions, whose keys these are as they come: a packet of one leaves as the other reversed.
+    #[inline]
     #[must_use]
-    pub fn between<K: Sums>(from: K, to: K) -> Self {
-        // ~m + m' over several words is the sum of the new ones and of the complements of the old ones.
-        let moved = u32::from(!from.sum_of_addresses()) + u32::from(to.sum_of_addresses());
-        let l3 = fold(moved + u32::from(TTL_DELTA));
-        let l4 = fold(moved + u32::from(!from.sum_of_ports()) + u32::from(to.sum_of_ports()));
-        Self { l3, l4: if from.protocol() == SCTP { 0 } else { l4 } }
+    pub fn both_ways<K: Sums>(client: K, reply: K) -> [Self; 2] {
+        let sums = [client, reply].map(|key| (key.sum_of_addresses(), key.sum_of_ports()));
+        let is_sum = client.protocol() != SCTP;
+        [(sums[0], sums[1]), (sums[1], sums[0])].map(|(from, to)| {
+            // ~m + m' over several words is the sum of the new ones and of the complements of the old ones.
+            let moved = u32::from(!from.0) + u32::from(to.0);
+            let l4 = fold(moved + u32::from(!from.1) + u32::from(to.1));
+            Self { l3: fold(moved + u32::from(TTL_DELTA)), l4: if is_sum { l4 } else { 0 } }
+        })
     }
 }
 
@@ -63,13 +67,10 @@ impl Sums for FlowKey6 {
 }
 
 /// One's complement sum of the words.
+#[inline(always)]
 const fn words(bits: u64) -> u16 {
-    fold(
-        (bits & 0xffff) as u32
-            + (bits >> 16 & 0xffff) as u32
-            + (bits >> 32 & 0xffff) as u32
-            + (bits >> 48) as u32,
-    )
+    let sum = (bits & 0xffff_ffff) + (bits >> 32);
+    fold((sum & 0xffff) as u32 + (sum >> 16) as u32)
 }
 
 #[inline(always)]

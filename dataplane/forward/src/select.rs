@@ -1,21 +1,22 @@
 //! The choice for a packet of no live flow: which frontend it is for, which backend gets it, by which source address and port.
 //!
-//! Only new flows come here, so what is refused here never harms one that lives (rule N2). Everything a new flow needs is found before
-//! anything is changed, session affinity aside; the worker then inserts it. Next: [`crate::rewrite`].
+//! Only new flows come here, so what is refused here never harms one that lives (rule N2). [`Chooser::foresee`] finds out all that can be known
+//! without changing anything, for a whole burst at a time, so that what each flow needs of the memory can be asked for ahead; then
+//! [`Chooser::select`] makes one flow after the other, and the worker inserts it. Next: [`crate::rewrite`].
 
 use crate::address::Address;
 use crate::affinity::{Client, Kept};
 use crate::connection::can_be_adopted;
 use crate::flow_key::Key;
 use crate::flow_table::{Entry, FlowTable};
-use crate::hash::{Random, Secret};
+use crate::hash::Secret;
 use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::one_way::OneWay;
 use crate::parse::Packet;
 use crate::port_pool::{PortPool, Standing};
 use crate::rewrite::{Deltas, Sums};
-use crate::service_table::{BackendEntry, FrontendEntry, ServiceTable, Tables, set_of};
+use crate::service_table::{BackendEntry, FrontendEntry, Tables, set_of};
 use crate::verdict::{Counters, Tally, Verdict};
 use turnpike_packet::ipv4;
 use turnpike_wire::update::{Action, BackendSet, FrontendKind, Midstream, Mode, Treatment};
@@ -35,16 +36,42 @@ pub struct Chooser<'a> {
     pub now_ms: u32,
 }
 
+/// A new flow as far as it is known before anything is changed for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Prospect<K> {
+    /// Index of its Service.
+    service: u32,
+    set: BackendSet,
+    mode: Mode,
+    is_prefaced: bool,
+    ends: Ends<K>,
+}
+
+/// Between whom a new flow will be.
+#[derive(Clone, Copy, Debug)]
+enum Ends<K> {
+    /// That depends on which backend its client had before.
+    UpToClient,
+    /// There is no way between them.
+    None(Verdict),
+    Known(Way<K>),
+}
+
+/// How packets between the two ends of a flow go.
+#[derive(Clone, Copy, Debug)]
+struct Way<K> {
+    /// The key of a packet from the backend straight to the client.
+    back: K,
+    /// The port towards the backend.
+    out: u8,
+    /// Towards the backend and towards the client, as far as they have an index.
+    next_hop: [Option<u16>; 2],
+}
+
 impl Chooser<'_> {
-    /// A new flow for a packet with this key, or the verdict on the packet.
-    pub fn select<K: Sums>(
-        &self,
-        key: K,
-        packet: Packet,
-        table: &FlowTable<'_, K>,
-        pool: &mut PortPool,
-        counters: &mut Counters,
-    ) -> Result<K::Session, Verdict> {
+    /// What a new flow for a packet with this key would be, or the verdict on the packet. Changes nothing.
+    #[inline]
+    pub fn foresee<K: Key>(&self, key: K, packet: Packet) -> Result<Prospect<K>, Verdict> {
         let Some(frontend) = self.tables.frontend(key) else { return Err(self.unanswered(key)) };
         if is_bad_source(key.source_address(), self.tables, self.shared) {
             return Err(Verdict::BadSource);
@@ -75,6 +102,50 @@ impl Chooser<'_> {
             // Where its stream begins is not known any more.
             return Err(Verdict::TcpNoFlow);
         }
+        let ends = match (service.affinity_timeout_s, service.choose(set, key, &self.tables.maglev_key)) {
+            (1.., _) => Ends::UpToClient,
+            (0, Some(backend)) => self.way(backend, key).map_or_else(Ends::None, Ends::Known),
+            (0, None) => Ends::None(Verdict::Rejected),
+        };
+        Ok(Prospect { service: frontend.service, set, mode, is_prefaced, ends })
+    }
+
+    /// How packets between a backend and the client with this key go.
+    #[inline]
+    fn way<K: Key>(&self, backend: &BackendEntry, key: K) -> Result<Way<K>, Verdict> {
+        let client = (key.source_address(), key.source_port());
+        // Rule S3: a Service port has one family. One that was given backends of another cannot reach them.
+        let back = K::of(key.protocol(), backend.address, client.0, backend.port, client.1);
+        let back = back.ok_or(Verdict::Rejected)?;
+        let to_backend = self.shared.route(backend.address).ok_or(Verdict::NoRoute)?;
+        let to_client = self.shared.route(client.0).ok_or(Verdict::NoRoute)?;
+        let next_hop = [to_backend, to_client].map(|hop| self.shared.neighbours.find(hop));
+        Ok(Way { back, out: to_backend.port, next_hop })
+    }
+
+    /// The reply key that a flow behind full NAT would have if nothing stood in the way.
+    #[inline]
+    pub fn first_reply<K: Key>(&self, prospect: &Prospect<K>, pool: &mut PortPool) -> Option<K> {
+        let Ends::Known(Way { back, out, .. }) = prospect.ends else { return None };
+        if prospect.mode != Mode::Nat {
+            return None;
+        }
+        let gateway = &self.shared.gateway;
+        let steering = &gateway.ports().get(usize::from(out))?.steering;
+        let backend = (back.source_address(), back.source_port());
+        pool.first(gateway.snat(K::FAMILY), backend, back.protocol(), steering)
+    }
+
+    /// The new flow for a packet with this key of which so much is known, or the verdict on the packet. `first` is the reply key to try before others.
+    pub fn select<K: Sums>(
+        &self,
+        key: K,
+        prospect: &Prospect<K>,
+        first: Option<K>,
+        table: &FlowTable<'_, K>,
+        pool: &mut PortPool,
+        counters: &mut Counters,
+    ) -> Result<K::Session, Verdict> {
         // Checked before anything is remembered: a flood that finds no room must not cost others their affinity.
         if table.is_full() {
             return Err(Verdict::FlowTableFull);
@@ -82,25 +153,27 @@ impl Chooser<'_> {
         if !table.admits(key.source_address()) {
             return Err(Verdict::ClientQuota);
         }
-        let backend = self.backend(service, set, key, counters).ok_or(Verdict::Rejected)?;
-        // Rule S3: a Service port has one family. One that was given backends of another cannot reach them.
-        if backend.address.family() != K::FAMILY {
-            return Err(Verdict::Rejected);
-        }
-
+        let &Prospect { mode, is_prefaced, .. } = prospect;
+        let Way { back, out, next_hop } = match prospect.ends {
+            Ends::Known(way) => way,
+            Ends::None(verdict) => return Err(verdict),
+            Ends::UpToClient => {
+                self.way(self.backend(prospect, key, counters).ok_or(Verdict::Rejected)?, key)?
+            }
+        };
+        let at = (back.source_address(), back.source_port());
+        let next_hop = match next_hop {
+            [Some(to_backend), Some(to_client)] => [to_backend, to_client],
+            _ => self.next_hops(at.0, key.source_address())?,
+        };
         let Shared { gateway, neighbours, .. } = self.shared;
-        let to_backend = self.shared.route(backend.address).ok_or(Verdict::NoRoute)?;
-        let to_client = self.shared.route(key.source_address()).ok_or(Verdict::NoRoute)?;
-        let next_hop = [
-            neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
-            neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,
-        ];
         // Rule A4: a backend that is its own client would answer itself directly, past the gateway, or get a packet from itself.
-        let is_hairpin = backend.address == key.source_address();
-        if mode == Mode::DsrIpip && !is_hairpin && backend.port == key.destination_port() {
+        let is_hairpin = at.0 == key.source_address();
+        if mode == Mode::DsrIpip && !is_hairpin && at.1 == key.destination_port() {
             let hash = self.secret.hash(key).rotate_left(32);
+            let to_backend = neighbours.hop(next_hop[0]);
             let source = gateway.tunnel_source(to_backend, K::FAMILY, hash).ok_or(Verdict::NoRoute)?;
-            let back = K::of(key.protocol(), backend.address, source, backend.port, key.source_port());
+            let back = K::of(key.protocol(), at.0, source, at.1, key.source_port());
             next_hop.into_iter().for_each(|index| neighbours.want(index));
             let mut session = K::Session::new(key, back.ok_or(Verdict::NoRoute)?);
             session.set_one_way(OneWay::opening(key.protocol()));
@@ -108,8 +181,7 @@ impl Chooser<'_> {
             session.last_seen = self.now_ms;
             return Ok(session);
         }
-        let steering = &gateway.ports()[usize::from(to_backend.port)].steering;
-        let at = (backend.address, backend.port);
+        let steering = &gateway.ports()[usize::from(out)].steering;
         let reply = match mode {
             Mode::Dnat if !is_hairpin => {
                 let comes_here = |reply: K| steering.owner(reply, gateway, self.secret) == self.worker;
@@ -127,42 +199,44 @@ impl Chooser<'_> {
                     true => Standing::Taken,
                     false => table.standing(reply, key.source_address(), self.now_ms),
                 };
-                let chosen = pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, standing);
-                counters.add(Tally::SnatRestsBroken, u64::from(chosen.is_some_and(|c| c.breaks_rest)));
-                chosen.map(|chosen| chosen.reply)
+                match first.filter(|&first| standing(first) == Standing::Free) {
+                    Some(first) => Some(first),
+                    None => {
+                        let chosen =
+                            pool.choose(gateway.snat(K::FAMILY), at, key.protocol(), steering, standing);
+                        counters
+                            .add(Tally::SnatRestsBroken, u64::from(chosen.is_some_and(|c| c.breaks_rest)));
+                        chosen.map(|chosen| chosen.reply)
+                    }
+                }
             }
         };
         let reply = reply.ok_or(Verdict::SnatExhausted)?;
 
         next_hop.into_iter().for_each(|index| neighbours.want(index));
-        let forward_deltas = Deltas::between(key, reply.reversed());
-        let reply_deltas = Deltas::between(reply, key.reversed());
         let mut session = K::Session::new(key, reply);
         session.next_hop = next_hop;
         if is_prefaced {
             session.preface();
         } else {
-            session.l3_delta = [forward_deltas.l3, reply_deltas.l3];
-            session.l4_delta = [forward_deltas.l4, reply_deltas.l4];
+            let [forward, back] = Deltas::both_ways(key, reply);
+            session.l3_delta = [forward.l3, back.l3];
+            session.l4_delta = [forward.l4, back.l4];
         }
         session.last_seen = self.now_ms;
         Ok(session)
     }
 
-    /// The reply key that a new flow for a packet with this key will probably have, without choosing it.
-    pub fn foresee<K: Sums>(&self, key: K, pool: &PortPool, foresight: &mut Random) -> Option<K> {
-        let frontend = self.tables.frontend(key)?;
-        let service = self.tables.service(frontend.service)?;
-        let Treatment { action, set, mode } = self.treatment(frontend, key);
-        if action != Action::Forward || mode != Mode::Nat {
-            return None;
-        }
-        let backend = service.choose(set, key, &self.tables.maglev_key)?;
-        let Shared { gateway, .. } = self.shared;
-        let out = usize::from(self.shared.route(backend.address)?.port);
-        let steering = &gateway.ports().get(out)?.steering;
-        let at = (backend.address, backend.port);
-        pool.foresee(foresight, gateway.snat(K::FAMILY), at, key.protocol(), steering)
+    /// Next hops towards a backend and a client, which get an index if they have none.
+    #[cold]
+    fn next_hops(&self, backend: Address, client: Address) -> Result<[u16; 2], Verdict> {
+        let neighbours = &self.shared.neighbours;
+        let to_backend = self.shared.route(backend).ok_or(Verdict::NoRoute)?;
+        let to_client = self.shared.route(client).ok_or(Verdict::NoRoute)?;
+        Ok([
+            neighbours.index(to_backend).ok_or(Verdict::NextHopsFull)?,
+            neighbours.index_of_client(to_client).ok_or(Verdict::NextHopsFull)?,
+        ])
     }
 
     /// Whether a reply key is also what clients may send to a frontend: a NodePort on an own address that SNAT uses too, outside of the range of
@@ -191,19 +265,16 @@ impl Chooser<'_> {
         }
     }
 
-    /// The backend of a new flow: with session affinity the one its client has as long as that takes new flows of the set, else a fresh
-    /// choice.
-    fn backend<'s, K: Key>(
+    /// The backend of a new flow under session affinity: the one its client has as long as that takes new flows of the set, else a fresh choice.
+    fn backend<K: Key>(
         &self,
-        service: &'s ServiceTable,
-        set: BackendSet,
+        prospect: &Prospect<K>,
         key: K,
         counters: &mut Counters,
-    ) -> Option<&'s BackendEntry> {
+    ) -> Option<&BackendEntry> {
+        let &Prospect { service, set, .. } = prospect;
+        let service = self.tables.service(service)?;
         let fresh = || service.choose(set, key, &self.tables.maglev_key);
-        if service.affinity_timeout_s == 0 {
-            return fresh();
-        }
         let client = Client { service: service.id, address: key.source_address() };
         let mut chosen = None;
         let (_, kept) = self.shared.affinities.stick(

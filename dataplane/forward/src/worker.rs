@@ -34,13 +34,14 @@ use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
 use crate::proxy_protocol::{self, Progress};
 use crate::rewrite::{Sources, mac_bits};
-use crate::select::Chooser;
+use crate::select::{Chooser, Prospect};
 use crate::service_table::Tables;
 use crate::track::{Direction, State};
 use crate::trunk::Line;
 use crate::verdict::{Counters, Tally, Verdict};
 use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use steady::{Findings, SLOW, Seen, Steady, Summary};
@@ -117,6 +118,16 @@ struct Held<F> {
     frame: F,
     next_hop: u16,
     since_ms: u32,
+}
+
+/// How often another port is guessed for the new flows of a burst.
+const PORT_GUESSES: usize = 2;
+
+/// What a packet's flow will be, if it is a new one.
+struct Foreseen<K> {
+    prospect: Result<Prospect<K>, Verdict>,
+    /// The reply key to try first.
+    first: Option<K>,
 }
 
 /// Where a burst comes from.
@@ -328,23 +339,49 @@ impl<'m, F: Frame> Worker<'m, F> {
             tx.extend(burst.drain(..));
             return bytes;
         }
-        self.foresee(&findings);
+        let mut foreseen = ArrayVec::new();
+        self.foresee(&findings, &mut foreseen);
         for (at, (frame, out)) in burst.drain(..).zip(findings.outs).enumerate() {
             match findings.seen.get(at) {
-                Some(&seen) if out == SLOW => self.slow(port, frame, seen, ios, origin),
+                Some(&seen) if out == SLOW => {
+                    let foreseen = foreseen.get(at).and_then(Option::as_ref);
+                    self.slow(port, frame, seen, foreseen, ios, origin);
+                }
                 _ => self.send(usize::from(out), frame, ios),
             }
         }
         bytes
     }
 
-    /// Asks for the memory that the new flows of a burst will need, so that it is not waited for one by one.
-    fn foresee<K: Path>(&self, findings: &Findings<K>) {
-        let (chooser, table, mut foresight) = (self.chooser(), K::flows(&self.flows), self.pool.foresight());
-        for (&Seen { key, packet, .. }, &out) in findings.seen.iter().zip(&findings.outs) {
-            if out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP) {
-                let reply = chooser.foresee(key, &self.pool, &mut foresight);
-                table.prefetch_for(key.source_address(), reply);
+    /// What the new flows of a burst will be. Asks for the memory that they will need, so that it is not waited for one by one.
+    fn foresee<K: Path>(&mut self, findings: &Findings<K>, into: &mut ArrayVec<Option<Foreseen<K>>, BURST>) {
+        let Self { tables, shared, secret, id, now_ms, flows, pool, .. } = self;
+        let table = K::flows(flows);
+        let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
+        for (&Seen { key, packet, candidate }, &out) in findings.seen.iter().zip(&findings.outs) {
+            let may_be_new =
+                out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP);
+            into.push(may_be_new.then(|| {
+                if packet.asks() && table.is_of(candidate, key) {
+                    // It may take the place of a flow that has ended.
+                    table.prefetch_reply(table.session(candidate.slot()).keys()[1]);
+                }
+                table.prefetch_client(key.source_address());
+                let prospect = chooser.foresee(key, packet);
+                let first = prospect.as_ref().ok().and_then(|p| chooser.first_reply(p, pool));
+                first.inspect(|&first| table.prefetch_reply(first));
+                Foreseen { prospect, first }
+            }));
+        }
+        // By now it is known which of the ports will not do. Another is tried for those, so that few are left to try one by one.
+        for _ in 0..PORT_GUESSES {
+            for Foreseen { prospect, first } in into.iter_mut().flatten() {
+                if let (Ok(prospect), Some(reply)) = (prospect, &first)
+                    && !table.seems_free(*reply)
+                {
+                    *first = chooser.first_reply(prospect, pool);
+                    first.inspect(|&first| table.prefetch_reply(first));
+                }
             }
         }
     }
@@ -357,6 +394,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         port: usize,
         frame: F,
         seen: Seen<K>,
+        foreseen: Option<&Foreseen<K>>,
         ios: &mut [I],
         origin: Origin,
     ) {
@@ -371,7 +409,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
             Kind::TunnelError => self.tunnel_error(port, frame, key, packet, ios, origin),
-            Kind::Flow => self.flow(port, frame, seen, ios, origin),
+            Kind::Flow => self.flow(port, frame, seen, foreseen, ios, origin),
         }
     }
 
@@ -391,6 +429,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         port: usize,
         frame: F,
         seen: Seen<K>,
+        foreseen: Option<&Foreseen<K>>,
         ios: &mut [I],
         origin: Origin,
     ) {
@@ -403,7 +442,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                 return self.hand_over(owner, port, frame, None);
             }
         }
-        if let Some((frame, flow)) = self.admit(port, frame, seen, ios, origin) {
+        if let Some((frame, flow)) = self.admit(port, frame, seen, foreseen, ios, origin) {
             self.forward(port, frame, key, packet, flow, ios);
         }
     }
@@ -414,6 +453,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         port: usize,
         frame: F,
         seen: Seen<K>,
+        foreseen: Option<&Foreseen<K>>,
         ios: &mut [I],
         origin: Origin,
     ) -> Option<(F, Candidate)> {
@@ -432,7 +472,7 @@ impl<'m, F: Frame> Worker<'m, F> {
                         return None;
                     }
                 }
-                match self.open(key, packet, &frame) {
+                match self.open(key, packet, foreseen, &frame) {
                     Ok(slot) => Candidate::from_client(slot),
                     Err(verdict @ (Verdict::OwnAddress | Verdict::SnatNoFlow)) => {
                         self.except(port, frame, verdict);
@@ -524,11 +564,21 @@ impl<'m, F: Frame> Worker<'m, F> {
     }
 
     /// Makes the flow of a packet that has none.
-    fn open<K: Path>(&mut self, key: K, packet: Packet, frame: &F) -> Result<usize, Verdict> {
+    fn open<K: Path>(
+        &mut self,
+        key: K,
+        packet: Packet,
+        foreseen: Option<&Foreseen<K>>,
+        frame: &F,
+    ) -> Result<usize, Verdict> {
         let Self { tables, shared, secret, id, now_ms, flows, .. } = self;
         let table = K::flows_mut(flows);
         let chooser = Chooser { tables, shared, secret, worker: *id, now_ms: *now_ms };
-        let mut session = chooser.select(key, packet, table, &mut self.pool, &mut self.counters)?;
+        let (prospect, first) = match foreseen {
+            Some(foreseen) => (foreseen.prospect?, foreseen.first),
+            None => (chooser.foresee(key, packet)?, None),
+        };
+        let mut session = chooser.select(key, &prospect, first, table, &mut self.pool, &mut self.counters)?;
         let is_midstream = key.protocol() == ipv4::TCP && !packet.asks();
         if is_midstream && let Some(segment) = frame.data().get(packet.l4()..).and_then(Segment::read) {
             match session.state().is_one_way() {
@@ -555,8 +605,9 @@ impl<'m, F: Frame> Worker<'m, F> {
         flow: Candidate,
         ios: &mut [I],
     ) {
-        let session = *K::flows(&self.flows).session(flow.slot());
+        let session = K::flows(&self.flows).session(flow.slot());
         if session.state().is_one_way() {
+            let session = *session;
             return self.encapsulate::<K, I>(port, frame, packet, &session, ios);
         }
         if session.is_prefaced() {
@@ -564,7 +615,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         let next_hop = session.next_hop[flow.direction()];
         let link = self.shared.neighbours.link(next_hop);
-        let out = usize::from(self.shared.neighbours.hop(next_hop).port);
+        let out = link.port();
         let narrow = self.exceeds::<K>(&frame, out);
         if let Some(mtu) = narrow
             && K::stays_whole(frame.data())
@@ -573,7 +624,8 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
         self.clamp(&mut frame, key, packet, [port, out]);
         let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
-        if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
+        let session = K::flows(&self.flows).session(flow.slot());
+        if !K::translate(session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
         match narrow {

@@ -156,6 +156,14 @@ impl Index<'_> {
         Place { bucket, tag: (hash >> 48) as u32 | 1 }
     }
 
+    /// Whether the home bucket of a key shows no sign of an entry of it.
+    #[inline]
+    pub(super) fn seems_free<K: Key>(&self, key: K) -> bool {
+        let place = self.locate(key);
+        let bucket = &self.buckets[place.bucket as usize];
+        bucket.passed == 0 && bucket.first(place).is_none()
+    }
+
     /// Asks for the bucket of a place that is next but a few.
     #[inline(always)]
     pub fn approach(&self, place: Place) {

@@ -111,7 +111,7 @@ impl<F: Frame> Worker<'_, F> {
         };
         let packet = read.start.map(|start| Packet::flow(start.l4, start.tcp_flags));
         let admitted = match packet {
-            Some(packet) => self.admit(port, frame, Seen::new(key, packet), ios, Origin::Worker),
+            Some(packet) => self.admit(port, frame, Seen::new(key, packet), None, ios, Origin::Worker),
             None => match K::flows(&self.flows).find(key) {
                 Some(flow) => Some((frame, flow)),
                 None => return self.except(port, frame, self.unanswered_fragment(key)),

@@ -52,8 +52,7 @@ impl<F: Frame> Worker<'_, F> {
             }
         }
         let mut session = *session;
-        let keys = [client, backend];
-        let deltas = Deltas::between(keys[direction], keys[direction ^ 1].reversed());
+        let deltas = Deltas::both_ways(client, backend)[direction];
         session.l3_delta[direction] = deltas.l3;
         session.l4_delta[direction] = deltas.l4;
         // Bytes of a SYN (RFC 7413) would come in front of the header. Who gets no acknowledgement of them sends them again.

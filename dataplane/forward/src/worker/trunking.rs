@@ -72,7 +72,7 @@ impl<F: Frame> Worker<'_, F> {
     ) {
         if vlan::read(frame.data()) == Tagged::Once(0) && vlan::take_off(&mut frame) {
             let (key, packet) = parse(frame.data(), frame.frame_len(), self.ports[port].mac_bits);
-            return self.slow(port, frame, Seen::new(key, packet), ios, origin);
+            return self.slow(port, frame, Seen::new(key, packet), None, ios, origin);
         }
         self.except(port, frame, Verdict::OtherVlan);
     }
