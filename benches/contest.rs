@@ -206,9 +206,10 @@ fn fill(table: &mut impl Contender, of: Match) -> Result<Vec<Row>> {
             ensure_huge(table.bytes())?;
         }
         // The next numbers are of flows that it has never had.
-        let [hit_single, hit_batch] = look_up(table, &keys(&mut random, 0..live, TRIES * of.rounds), of, true)?;
-        let [miss_single, miss_batch] =
-            look_up(table, &keys(&mut random, flows..2 * flows, of.rounds), false)?;
+        let [hit_single, hit_batch] =
+            look_up(table, &keys(&mut random, 0..live, TRIES * of.rounds), of, true)?;
+        let others = keys(&mut random, flows..2 * flows, TRIES * of.rounds);
+        let [miss_single, miss_batch] = look_up(table, &others, of, false)?;
         rows.push(Row {
             table: of.kind,
             entries: of.entries,
@@ -255,11 +256,7 @@ fn look_up(table: &mut impl Contender, keys: &[FlowKey], of: Match, is_there: bo
 }
 
 /// Times look-ups until so many runs are there as are wanted, of which nobody else had the core in the middle; with too few of these, those count that there are.
-fn cost(
-    keys: &[FlowKey],
-    of: Match,
-    mut look_up: impl FnMut(&[FlowKey]) -> Result<()>,
-) -> Result<Cost> {
+fn cost(keys: &[FlowKey], of: Match, mut look_up: impl FnMut(&[FlowKey]) -> Result<()>) -> Result<Cost> {
     let (mut quiet, mut all) = (Vec::new(), Vec::new());
     for window in keys.chunks_exact(WINDOW) {
         let before = Quiet::look(of.core);
@@ -340,7 +337,13 @@ mod tests {
 
     #[test]
     fn every_table_is_measured_at_every_fill() {
-        let of = |kind| Match { kind, entries: 16_384, huge: false, rounds: 1, core: capsule::available_cores()[0] };
+        let of = |kind| Match {
+            kind,
+            entries: 16_384,
+            huge: false,
+            rounds: 1,
+            core: capsule::available_cores()[0],
+        };
         // rte_hash has an environment of its own size: its look-ups are tested beside the contenders.
         for kind in [Kind::Turnpike, Kind::HashbrownKeys, Kind::HashbrownNumbers] {
             let outcome = measure(of(kind)).unwrap();

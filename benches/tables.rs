@@ -53,9 +53,8 @@ enum Part {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.part {
-        Some(Part::One { table, entries, rounds, huge }) => {
-            core().and_then(|core| one(Match { kind: table, entries, huge, rounds: usize::from(rounds), core }))
-        }
+        Some(Part::One { table, entries, rounds, huge }) => core()
+            .and_then(|core| one(Match { kind: table, entries, huge, rounds: usize::from(rounds), core })),
         None => all(&arguments),
     };
     match done {
