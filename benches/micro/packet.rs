@@ -99,9 +99,9 @@ pub fn rewrite(criterion: &mut Criterion) {
     // From the client to the VIP, and from the backend to the SNAT port.
     let forward = FlowKey::new(TCP, 0xcb00_7109, 0xc633_6401, 20_000, 80);
     let reply = FlowKey::new(TCP, 0x0a80_0001, 0x0a01_0001, 8_080, 30_000);
-    let leaves = FlowKey::new(TCP, 0x0a01_0001, 0x0a80_0001, 30_000, 8_080);
     let link = Addressing::new(0x0008_0605_0403_0201, 0x0000_0a0b_0c0d_0e0f);
-    let translation = Translation::new(reply, true, Deltas::between(forward, leaves));
+    let [deltas, _] = Deltas::both_ways(forward, reply);
+    let translation = Translation::new(reply, true, deltas);
     group.bench_function("ipv4/steady", |bencher| {
         bencher.iter_batched_ref(
             || heads.clone(),
@@ -112,7 +112,7 @@ pub fn rewrite(criterion: &mut Criterion) {
     group.bench_function("deltas of a new flow", |bencher| {
         bencher.iter(|| {
             for _ in 0..FRAMES {
-                black_box(Deltas::between(black_box(forward), black_box(leaves)));
+                black_box(Deltas::both_ways(black_box(forward), black_box(reply)));
             }
         });
     });
