@@ -83,10 +83,9 @@ fn all(arguments: &Arguments) -> Result<()> {
     let sizes = if arguments.entries.is_empty() { sizes } else { &arguments.entries };
     let kinds = if arguments.table.is_empty() { &Kind::ALL[..] } else { &arguments.table };
     let core = core()?;
-    let given: Vec<String> = std::env::args().skip(1).collect();
     let mut report = TablesReport {
         host: Host::look(core, true),
-        command: format!("./scripts/bench tables {}", given.join(" ")).trim_end().into(),
+        command: command(arguments),
         rounds,
         batch: BATCH,
         rows: Vec::new(),
@@ -118,6 +117,17 @@ fn all(arguments: &Arguments) -> Result<()> {
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// How to have the same measured again.
+fn command(arguments: &Arguments) -> String {
+    let mut words = vec!["./scripts/bench tables".to_owned()];
+    if arguments.quick {
+        words.push("--quick".into());
+    }
+    words.extend(arguments.entries.iter().map(|entries| format!("--entries {entries}")));
+    words.extend(arguments.table.iter().map(|table| format!("--table {}", table.name())));
+    words.join(" ")
 }
 
 /// Why there is no memory for a table, if there is none.

@@ -25,7 +25,7 @@ pub fn build(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(u64::from(slots)));
             group.bench_function(format!("{slots} slots/{backends} backends"), |bencher| {
                 bencher.iter(|| {
-                    assert!(black_box(Maglev::build_of(black_box(slots), &members, &key)).is_some())
+                    assert!(black_box(Maglev::build_of(black_box(slots), &members, &key)).is_some());
                 });
             });
         }

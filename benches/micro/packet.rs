@@ -78,7 +78,7 @@ pub fn parse(criterion: &mut Criterion) {
             }
         });
     });
-    group.bench_function("ipv6/with care", |bencher| {
+    group.bench_function("ipv6/steady", |bencher| {
         bencher.iter(|| {
             for frame in black_box(&frames6) {
                 black_box(parse6::parse(frame, frame.len(), mac));

@@ -96,43 +96,34 @@ impl Maglev {
     }
 }
 
-/// The slots that nobody has taken: a bit each, so that those of the largest table fit the second-level cache; and a list of them once they are few.
+/// The slots that nobody has taken: a bit each, so that those of a large table fit the first or second-level cache; and a list of them once they are few.
 ///
-/// The last slot that is free takes a member as many steps as there are slots to meet, the last but one half as many: most steps of a build would go into
-/// the last few slots. When fewer are left than steps would be needed, the member that wants one of them first is computed instead. The same slots are taken either way.
+/// To the last slot that is free a member goes as many steps as there are slots, to the last but one half as many: most steps of a build would lead to the
+/// last few slots. When fewer are left than steps would be gone, the one that a member comes to first is computed instead. The table is the same.
 struct Free {
     taken: Box<[u64]>,
     left: u32,
     size: u32,
+    /// 2⁶⁴ divided by the size, rounded down.
+    reciprocal: u64,
     few: Vec<u32>,
 }
 
 impl Free {
     fn all(size: u32) -> Self {
-        Self { taken: vec![0; size.div_ceil(64) as usize].into(), left: size, size, few: Vec::new() }
+        let taken = vec![0; size.div_ceil(64) as usize].into();
+        Self { taken, left: size, size, reciprocal: u64::MAX / u64::from(size), few: Vec::new() }
     }
 
     /// Takes the first slot of a permutation that is free; there has to be one.
+    #[inline]
     fn take_first(&mut self, permutation: &mut Permutation) -> u32 {
-        // Computing costs about as much for each slot that is left as a step does.
-        if u64::from(self.left) * u64::from(self.left) > u64::from(self.size) {
-            return self.step_to_first(permutation);
+        // What is left and the steps to one of them make the size when multiplied; both cost about as much.
+        if u64::from(self.left) * u64::from(self.left) <= u64::from(self.size) {
+            return self.compute_first(permutation);
         }
-        if self.few.is_empty() {
-            let is_free = |slot: &u32| self.taken[*slot as usize / 64] >> (slot % 64) & 1 == 0;
-            self.few = (0..self.size).filter(is_free).collect();
-        }
-        let steps = self.few.iter().map(|&slot| permutation.steps_to(slot));
-        let Some((at, _)) = steps.enumerate().min_by_key(|&(_, steps)| steps) else { return 0 };
-        let slot = self.few.swap_remove(at);
-        self.left -= 1;
-        permutation.go_behind(slot);
-        slot
-    }
-
-    fn step_to_first(&mut self, permutation: &mut Permutation) -> u32 {
         loop {
-            let slot = permutation.next();
+            let slot = permutation.next(self.size);
             let (word, bit) = (&mut self.taken[slot as usize / 64], 1 << (slot % 64));
             if *word & bit == 0 {
                 *word |= bit;
@@ -141,17 +132,42 @@ impl Free {
             }
         }
     }
+
+    fn compute_first(&mut self, permutation: &mut Permutation) -> u32 {
+        if self.few.is_empty() {
+            let is_free = |slot: &u32| self.taken[*slot as usize / 64] >> (slot % 64) & 1 == 0;
+            self.few = (0..self.size).filter(is_free).collect();
+        }
+        if permutation.skips == 0 {
+            permutation.skips = inverse(permutation.skip, self.size);
+        }
+        let steps = self.few.iter().map(|&slot| self.steps(permutation, slot));
+        let Some((at, _)) = steps.enumerate().min_by_key(|&(_, steps)| steps) else { return 0 };
+        let slot = self.few.swap_remove(at);
+        self.left -= 1;
+        permutation.at = slot;
+        permutation.next(self.size)
+    }
+
+    /// How many slots of a permutation come before this one from now on.
+    #[inline]
+    const fn steps(&self, permutation: &Permutation, slot: u32) -> u32 {
+        let at = permutation.at;
+        let distance = if slot >= at { slot - at } else { slot + self.size - at };
+        let (product, size) = (distance as u64 * permutation.skips as u64, self.size as u64);
+        // Without a division: the quotient is right or too small by one.
+        let quotient = ((product as u128 * self.reciprocal as u128) >> 64) as u64;
+        let rest = product - quotient * size;
+        (if rest >= size { rest - size } else { rest }) as u32
+    }
 }
 
 /// The order in which one member wants the slots.
 struct Permutation {
     at: u32,
     skip: u32,
-    /// What a distance is multiplied with to be counted in skips.
+    /// What a distance is multiplied with to be counted in skips; 0 while not known.
     skips: u32,
-    size: u32,
-    /// 2⁶⁴ divided by the size, rounded down.
-    reciprocal: u64,
     credit: u32,
 }
 
@@ -159,48 +175,30 @@ impl Permutation {
     fn new(member: &Member, key: &Secret, size: u32) -> Self {
         let at = (key.words(member.identity, 0x6f66_6673_6574) % u64::from(size)) as u32;
         let skip = (key.words(member.identity, 0x736b_6970) % u64::from(size - 1)) as u32 + 1;
-        let reciprocal = u64::MAX / u64::from(size);
-        Self { at, skip, skips: inverse(skip, size), size, reciprocal, credit: 0 }
+        Self { at, skip, skips: 0, credit: 0 }
     }
 
-    const fn next(&mut self) -> u32 {
+    #[inline]
+    const fn next(&mut self, size: u32) -> u32 {
         let now = self.at;
         self.at += self.skip;
-        if self.at >= self.size {
-            self.at -= self.size;
+        if self.at >= size {
+            self.at -= size;
         }
         now
     }
-
-    /// How many slots come before this one from now on.
-    const fn steps_to(&self, slot: u32) -> u32 {
-        let distance = if slot >= self.at { slot - self.at } else { slot + self.size - self.at };
-        let (product, size) = (distance as u64 * self.skips as u64, self.size as u64);
-        // Without a division: the quotient is right or too small by one.
-        let quotient = ((product as u128 * self.reciprocal as u128) >> 64) as u64;
-        let rest = product - quotient * size;
-        (if rest >= size { rest - size } else { rest }) as u32
-    }
-
-    /// Goes on behind a slot.
-    const fn go_behind(&mut self, slot: u32) {
-        self.at = slot;
-        self.next();
-    }
 }
 
-/// What gives 1 when multiplied with `number`, modulo a prime (Fermat: that to the power of the prime less two).
+/// What gives 1 when multiplied with `number`, modulo a prime that it is less than (Euclid's algorithm).
 const fn inverse(number: u32, prime: u32) -> u32 {
-    let prime = prime as u64;
-    let (mut result, mut base, mut power) = (1, number as u64 % prime, prime - 2);
-    while power > 0 {
-        if power & 1 == 1 {
-            result = result * base % prime;
-        }
-        base = base * base % prime;
-        power >>= 1;
+    // Before each step `rests.0` is a multiple of the prime and `factors.0` times the number; likewise the second ones.
+    let (mut rests, mut factors) = ((prime, number), (0i64, 1i64));
+    while rests.1 > 1 {
+        let quotient = rests.0 / rests.1;
+        rests = (rests.1, rests.0 % rests.1);
+        factors = (factors.1, factors.0 - quotient as i64 * factors.1);
     }
-    result as u32
+    factors.1.rem_euclid(prime as i64) as u32
 }
 
 #[cfg(test)]
@@ -279,7 +277,7 @@ mod tests {
                 }
                 permutation.credit -= heaviest;
                 let slot =
-                    std::iter::repeat_with(|| permutation.next()).find(|&s| slots[s as usize].is_none());
+                    std::iter::repeat_with(|| permutation.next(size)).find(|&s| slots[s as usize].is_none());
                 slots[slot.unwrap() as usize] = Some(member.position);
                 free -= 1;
             }
@@ -302,14 +300,13 @@ mod tests {
     #[test]
     fn steps_are_counted_as_they_are_gone() {
         for size in [3, 251, 1_021, 65_537] {
-            let mut permutation = Permutation::new(&members(1)[0], &key(), size);
-            let mut walker = Permutation { ..Permutation::new(&members(1)[0], &key(), size) };
+            let free = Free::all(size);
+            let mut start = Permutation::new(&members(1)[0], &key(), size);
+            start.skips = inverse(start.skip, size);
+            let mut walker = Permutation { ..start };
             for steps in 0..size {
-                let slot = walker.next();
-                assert_eq!(permutation.steps_to(slot), steps);
+                assert_eq!(free.steps(&start, walker.next(size)), steps);
             }
-            permutation.go_behind(walker.next());
-            assert_eq!(permutation.steps_to(walker.next()), 0);
         }
         assert!((1..251).all(|n| n * inverse(n, 251) % 251 == 1));
     }
