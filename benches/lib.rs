@@ -1,5 +1,5 @@
 //! Support for the benchmarks. `forwarding`: what is measured ([`scenario`], [`subject`]: a [`bed`] of live flows in a [`world`] of Services,
-//! flows that come and go by [`churn`], endpoints that [`changes`]; a [`pair`] of workers; the
+//! flows that come and go by [`churn`], endpoints that [`changes`], somebody who keeps [`asking`]; a [`pair`] of workers; the
 //! [`latency`] that a worker adds to a [`wire`] with a [`source`] at its end), what it is compared with ([`floor`]), and how the figures are told
 //! ([`statistics`], [`figures`], [`past`], [`report`]).
 //! `plot` draws a [`picture`] of a result. [`self_bench`] with [`self_report`]: the same for users, over rings and through NICs.
@@ -9,6 +9,7 @@
 //! One run of `forwarding` interleaves floor and subject, so that a neighbour's load meets both; figures of different runs are never compared.
 #![forbid(unsafe_code)]
 
+pub mod asking;
 pub mod bed;
 pub mod changes;
 pub mod churn;
