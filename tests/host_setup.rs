@@ -221,7 +221,7 @@ fn a_nic_that_the_host_is_reached_by_is_refused_unless_forced() {
                 host.write(
                     "proc/net/ipv6_route",
                     &format!("{0} 00 {0} 00 {0} 1 2 3 4     eth1", "0".repeat(32)),
-                )
+                );
             },
             "(eth1) carries the default route (eth1)",
         ),
