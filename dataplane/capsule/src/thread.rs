@@ -55,8 +55,8 @@ pub fn isolated_cores() -> Vec<u16> {
 fn cores_of(list: &str) -> impl Iterator<Item = u16> {
     list.split(',').flat_map(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let range = first.parse().ok().zip(last.parse().ok());
-        range.map_or(1..=0, |(first, last): (u16, u16)| first..=last)
+        let range: Option<(u16, u16)> = first.parse().ok().zip(last.parse().ok());
+        range.into_iter().flat_map(|(first, last)| first..=last)
     })
 }
 
