@@ -4,36 +4,41 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use turnpike_benches::bed::{Clock, Effort};
+use turnpike_benches::figures::{FloorFigures, Runs, ScenarioFigures};
 use turnpike_benches::floor::{FloorRun, Mode, Testpmd};
 use turnpike_benches::host::{self, Host};
-use turnpike_benches::report::{FloorFigures, Report, ScenarioFigures};
-use turnpike_benches::subject::{Clock, Scenario, Subject, SubjectRun};
-
-const SCENARIOS: &[(&str, u32)] = &[
-    ("established/1", 1),
-    ("established/1k", 1_000),
-    ("established/100k", 100_000),
-    ("established/1M", 1_000_000),
-];
+use turnpike_benches::instructions::{Counts, MORE_MAX_PERCENT};
+use turnpike_benches::latency::{self, Cores, Latency, LatencyFigures};
+use turnpike_benches::pair::{self, Pair, PairFigures};
+use turnpike_benches::past::Past;
+use turnpike_benches::report::Report;
+use turnpike_benches::scenario::{self, Scenario};
+use turnpike_benches::subject::{Place, Subject, start_eal};
 
 /// Forwarding cost over a software ring, with dpdk-testpmd interleaved.
 #[derive(Parser)]
-#[command(name = "forwarding", version)]
+#[command(name = "forwarding", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Also write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fewer and shorter runs: about ten seconds, for a first look.
+    /// Shorter runs: about two minutes.
     #[arg(long)]
     quick: bool,
-    /// Only this scenario; may be given several times.
+    /// Only this scenario, and the one it is compared with; may be given several times.
     #[arg(long, value_name = "SCENARIO")]
     only: Vec<String>,
+    /// Compare with the latest result of the same kind of host in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    past: Option<PathBuf>,
     /// Without testpmd and so without ratios, for profilers.
     #[arg(long)]
     no_floor: bool,
@@ -43,17 +48,39 @@ struct Arguments {
     /// Packet memory and flow tables on ordinary pages.
     #[arg(long)]
     ordinary_pages: bool,
-    /// Runs of each scenario [default: 15, quick: 5].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    runs: Option<u32>,
-    /// Length of a run in milliseconds [default: 300, quick: 150].
+    /// Runs of each scenario [default: 15].
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    runs: u32,
+    /// Length of a run in milliseconds [default: 300, quick: 100].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     run_ms: Option<u64>,
+    /// Length of a run in packets, with a clock that goes on with them, so that each run has the same instructions.
+    #[arg(long, value_name = "N", conflicts_with = "run_ms", requires = "no_floor")]
+    run_packets: Option<u64>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Counts the instructions of the established path under valgrind, and holds them against a file.
+    Count {
+        /// What they may be.
+        #[arg(value_name = "FILE")]
+        tree: PathBuf,
+        /// Writes what is counted to the file instead.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = Arguments::parse();
+    let holds = match &arguments.command {
+        Some(Command::Count { tree, write }) => count(tree, *write),
+        None => run(&arguments).map(|()| true),
+    };
+    match holds {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("forwarding: {error:#}");
             ExitCode::FAILURE
@@ -61,10 +88,32 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether a packet of the established path takes no more instructions than the file says.
+fn count(file: &Path, write: bool) -> Result<bool> {
+    let counts = Counts::take(&std::env::current_exe().context("this program does not know where it is")?)?;
+    if write {
+        std::fs::write(file, counts.text()).with_context(|| format!("cannot write {}", file.display()))?;
+        print!("{}", counts.text());
+        return Ok(true);
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let tree = Counts::read(&text).with_context(|| format!("{} is no file of counts", file.display()))?;
+    let (lines, holds) = counts.against(&tree);
+    lines.iter().for_each(|line| println!("{line}"));
+    if !holds {
+        let file = file.display();
+        println!(
+            "A packet takes over {MORE_MAX_PERCENT} % more instructions than {file} says. Find out why; if it is worth it, write the new \
+             count down with ./scripts/instructions --write."
+        );
+    }
+    Ok(holds)
+}
+
 fn run(arguments: &Arguments) -> Result<()> {
-    let scenarios = chosen(&arguments.only)?;
-    let runs = arguments.runs.unwrap_or(if arguments.quick { 5 } else { 15 });
-    let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 150 } else { 300 }));
+    let scenarios = scenario::chosen(&arguments.only, &[pair::NAME, latency::NAME, latency::NAME_CHANGES])?;
+    let time = Duration::from_millis(arguments.run_ms.unwrap_or(if arguments.quick { 100 } else { 300 }));
+    let effort = arguments.run_packets.map_or(Effort::Time(time), Effort::Packets);
     let cores = capsule::available_cores();
     let (Some(&idle_core), Some(&core)) = (cores.first(), cores.last()) else {
         bail!("this process may use no core")
@@ -76,11 +125,61 @@ fn run(arguments: &Arguments) -> Result<()> {
     let huge = !arguments.ordinary_pages;
     let clock = if arguments.wall { Clock::Wall } else { Clock::WallAndCpu };
     let mut host = Host::look(core, huge);
+    let past = match &arguments.past {
+        Some(folder) => Past::latest(folder, &host.kind)?,
+        None => None,
+    };
 
     let mut floors = if arguments.no_floor { None } else { Some(Testpmd::start(core, idle_core, huge)?) };
-    say(&format!("opening {} flows", scenarios.iter().map(|s| u64::from(s.flows)).sum::<u64>()));
-    let subject = Subject::start(core, huge, scenarios.clone(), clock)?;
-    let measured = measure(&subject, floors.as_mut(), scenarios.len(), runs, time)?;
+    say("opening flows");
+    let eal = start_eal(huge)?;
+    let place = Place { core, other_core: idle_core, huge, clock };
+    let subject = Subject::start(eal, place, scenarios.clone())?;
+    let wants =
+        |scenario: &str| arguments.only.is_empty() || arguments.only.iter().any(|name| name == scenario);
+    let wants_pair = wants(pair::NAME);
+    let pair = match cores.len().checked_sub(2).and_then(|second| cores.get(second)) {
+        Some(&second) if wants_pair => Some(Pair::start(eal, [core, second], huge, pair::FLOWS)?),
+        _ => None,
+    };
+    let latencies = [(latency::NAME, false), (latency::NAME_CHANGES, true)];
+    let mut latencies: Vec<_> = latencies
+        .into_iter()
+        .filter(|(name, _)| wants(name))
+        .map(|(name, is)| (name, is, Vec::new()))
+        .collect();
+    let timed_on = Cores::of(&cores).filter(|cores| cores.source != cores.worker);
+    let latency = match timed_on.filter(|_| !latencies.is_empty() && arguments.run_packets.is_none()) {
+        Some(cores) => Some(Latency::start(eal, cores, huge, latency::FLOWS)?),
+        None => None,
+    };
+    let mut pair_runs = Vec::new();
+    let mut measured: Vec<Runs> = vec![Runs::default(); scenarios.len()];
+    let mut mac_swap = Vec::new();
+    for round in 1..=arguments.runs {
+        say(&format!("round {round} of {}", arguments.runs));
+        for (at, scenario) in scenarios.iter().enumerate() {
+            let runs = &mut measured[at];
+            if let Some(testpmd) = &mut floors {
+                runs.floor.push(testpmd.run(Mode::FiveTupleSwap, time)?);
+            }
+            if let Some(other) = place_of(&scenarios, scenario.other()) {
+                runs.other.push(subject.run(other, effort)?);
+            }
+            runs.subject.push(subject.run(at, effort)?);
+        }
+        if let Some(pair) = &pair {
+            pair_runs.push(pair.run(effort)?);
+        }
+        if let Some(latency) = &latency {
+            for (_, is_changing, runs) in &mut latencies {
+                runs.extend(latency.run(time, *is_changing)?);
+            }
+        }
+        if let Some(testpmd) = &mut floors {
+            mac_swap.push(testpmd.run(Mode::MacSwap, time)?);
+        }
+    }
     drop(floors);
     host.load_after = host::load();
 
@@ -90,16 +189,27 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     let (mut floor, mut other_floors) = (None, Vec::new());
     if !arguments.no_floor {
-        floor = Some(figures(Mode::FiveTupleSwap, &measured.five_tuple_swap.concat())?);
-        other_floors.push(figures(Mode::MacSwap, &measured.mac_swap)?);
+        let all: Vec<FloorRun> = measured.iter().flat_map(|runs| runs.floor.iter().copied()).collect();
+        floor = Some(figures(Mode::FiveTupleSwap, &all)?);
+        other_floors.push(figures(Mode::MacSwap, &mac_swap)?);
     }
     let mut rows = Vec::new();
-    for (n, scenario) in scenarios.iter().enumerate() {
-        let prepared = *subject.prepared().get(n).context("a scenario was not prepared")?;
-        let (runs, floors) = (&measured.subject[n], &measured.five_tuple_swap[n]);
-        rows.push(ScenarioFigures::new(scenario, prepared, runs, floors, host.tsc_mhz)?);
+    for ((scenario, runs), &prepared) in scenarios.iter().zip(&measured).zip(subject.prepared()) {
+        let mut row = ScenarioFigures::new(scenario, prepared, runs, host.tsc_mhz)?;
+        row.change =
+            past.as_ref().zip(row.to_floor()).and_then(|(past, now)| past.change(scenario.name, now));
+        rows.push(row);
     }
-    let report = Report { host, floor, other_floors, scenarios: rows };
+    let two_workers = pair.map(|_| PairFigures::new(&pair_runs, pair::FLOWS)).transpose()?;
+    let latency = match latency {
+        Some(_) => {
+            latencies.iter().map(|(name, _, runs)| LatencyFigures::new(name, runs, latency::FLOWS)).collect()
+        }
+        None => Ok(Vec::new()),
+    };
+    let latency = latency?;
+    let compared_with = past.map(|past| past.name);
+    let report = Report { host, floor, other_floors, compared_with, scenarios: rows, two_workers, latency };
     print!("{}", report.text());
     std::io::stdout().flush()?;
     if let Some(file) = &arguments.json {
@@ -110,55 +220,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The scenarios of these names; all, if none is named.
-fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
-    let all = || SCENARIOS.iter().map(|&(name, flows)| Scenario { name: name.into(), flows });
-    if names.is_empty() {
-        return Ok(all().collect());
-    }
-    let known: Vec<&str> = SCENARIOS.iter().map(|s| s.0).collect();
-    names
-        .iter()
-        .map(|name| {
-            all()
-                .find(|s| s.name == *name)
-                .with_context(|| format!("no scenario is called {name}; there are {}", known.join(", ")))
-        })
-        .collect()
-}
-
-/// The runs of each scenario, and of the floor before each of them.
-struct Measured {
-    subject: Vec<Vec<SubjectRun>>,
-    five_tuple_swap: Vec<Vec<FloorRun>>,
-    mac_swap: Vec<FloorRun>,
-}
-
-fn measure(
-    subject: &Subject,
-    mut floors: Option<&mut Testpmd>,
-    scenarios: usize,
-    runs: u32,
-    time: Duration,
-) -> Result<Measured> {
-    let mut measured = Measured {
-        subject: vec![Vec::new(); scenarios],
-        five_tuple_swap: vec![Vec::new(); scenarios],
-        mac_swap: Vec::new(),
-    };
-    for round in 1..=runs {
-        say(&format!("round {round} of {runs}"));
-        for scenario in 0..scenarios {
-            if let Some(testpmd) = &mut floors {
-                measured.five_tuple_swap[scenario].push(testpmd.run(Mode::FiveTupleSwap, time)?);
-            }
-            measured.subject[scenario].push(subject.run(scenario, time)?);
-        }
-        if let Some(testpmd) = &mut floors {
-            measured.mac_swap.push(testpmd.run(Mode::MacSwap, time)?);
-        }
-    }
-    Ok(measured)
+/// Where the scenario of this name is.
+fn place_of(scenarios: &[Scenario], name: Option<&str>) -> Option<usize> {
+    scenarios.iter().position(|scenario| Some(scenario.name) == name)
 }
 
 /// Progress, for people who wait.

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use std::fs;
-use std::process::Command;
 
 /// The host and the software.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Host {
+    /// What hosts have in common whose figures can be compared: processor and number of cores.
+    pub kind: String,
     /// The processor's model, family and stepping.
     pub cpu: String,
     /// Cores this process may use.
@@ -19,7 +20,7 @@ pub struct Host {
     pub kernel: String,
     /// Release of DPDK, of subject and floor.
     pub dpdk: String,
-    /// Release of the compiler.
+    /// Release of the compiler that made this program.
     pub rustc: String,
     /// Whether packet memory and flow tables are on huge pages of 2 MiB.
     pub huge_pages: bool,
@@ -35,18 +36,16 @@ impl Host {
     pub fn look(bench_core: u16, huge_pages: bool) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-            .arg("--version")
-            .output();
+        let cores = capsule::available_cores().len();
         Self {
+            kind: kind(&cpuinfo, cores),
             cpu: cpu(&cpuinfo),
-            cores: capsule::available_cores().len(),
+            cores,
             bench_core,
             tsc_mhz: tsc_mhz(&cpuinfo),
             kernel: kernel.trim().into(),
             dpdk: capsule::dpdk_version(),
-            rustc: rustc
-                .map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).trim().into()),
+            rustc: env!("RUSTC_RELEASE").into(),
             huge_pages,
             load_before: load(),
             load_after: None,
@@ -71,6 +70,15 @@ fn cpu(cpuinfo: &str) -> String {
     format!("{model}, family {family} model {number} stepping {}", part("stepping"))
 }
 
+/// The same in letters, digits and dashes, without the stepping, and with the number of cores.
+fn kind(cpuinfo: &str, cores: usize) -> String {
+    let part = |name| field(cpuinfo, name).unwrap_or("unknown");
+    let (model, family, number) = (part("model name"), part("cpu family"), part("model"));
+    let words = format!("{model} {family} {number} {cores} cores").to_lowercase();
+    let words = words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
+}
+
 /// The kernel's BogoMIPS are twice the frequency of the counter, where delays are timed by it. None where it does not run at one pace.
 fn tsc_mhz(cpuinfo: &str) -> Option<f64> {
     field(cpuinfo, "flags")?.split_whitespace().find(|&flag| flag == "constant_tsc")?;
@@ -87,6 +95,9 @@ mod tests {
     #[test]
     fn the_processor_is_named_and_its_counter_timed() {
         assert_eq!(cpu(CPUINFO), "AMD EPYC, family 25 model 17 stepping 1");
+        assert_eq!(kind(CPUINFO, 4), "amd-epyc-25-17-4-cores");
+        let named = CPUINFO.replace("AMD EPYC", "Intel(R) Xeon(R) CPU @ 2.50GHz");
+        assert_eq!(kind(&named, 2), "intel-r-xeon-r-cpu-2-50ghz-25-17-2-cores");
         assert_eq!(tsc_mhz(CPUINFO), Some(2596.135));
         assert_eq!(tsc_mhz(&CPUINFO.replace("constant_tsc", "")), None);
         assert_eq!(tsc_mhz(""), None);

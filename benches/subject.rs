@@ -2,121 +2,57 @@
 //!
 //! One thread, pinned and known to DPDK, is generator, worker and sink in turn. It writes the headers of a chunk of frames and puts them on
 //! the receive ring; then, timed, the worker turns until the ring is drained; then it takes the frames off the transmit ring, counts them,
-//! and uses them again. The frames are few, so that their own cache lines do not hide those of the flow table.
+//! and uses them again.
 
-use crate::frames::{FRAME, INITIAL_SEQUENCE, MAC, ROUTER_MAC, Traffic, VIP, client, flight};
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use capsule::{
-    Eal, EalConfig, Mbuf, Memory, Mempool, Port, PortConfig, Queue, RingConsumer, RingProducer, ring,
-};
-use rustix::time::{ClockId, clock_gettime};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use crate::bed::{Bed, BedPlan, Clock, Effort, Post, Prepared, SubjectRun, resident_bytes};
+use crate::changes::change;
+use crate::churn::{Connections, first_packets, run_connections, run_new};
+use crate::frames::Deck;
+use crate::line::Line;
+use crate::scenario::{Load, Scenario};
+use anyhow::{Context, Result, anyhow};
+use capsule::{Eal, EalConfig, Memory};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
-use turnpike_forward::flow_key::FlowKey;
-use turnpike_forward::flow_table::FlowTable;
-use turnpike_forward::gateway::{Gateway, GatewayPort};
-use turnpike_forward::handoff::Handoff;
-use turnpike_forward::hash::{Random, Secret};
-use turnpike_forward::mailbox::Shared;
-use turnpike_forward::neighbour::NextHop;
-use turnpike_forward::stage::Staging;
-use turnpike_forward::steering::Steering;
-use turnpike_forward::verdict::{Counters, Tally, Verdict};
-use turnpike_forward::worker::Worker;
-use turnpike_packet::flight::{Flight, check, ends};
-use turnpike_packet::io::{BURST, Burst, Frame, Spread};
-use turnpike_packet::tcp::{self, flags};
-use turnpike_shm::{HugeMemory, PageKind, Pages};
-use turnpike_wire::update::{
-    Backend, BackendState, Commit, Fleet, Frontend, FrontendKey, FrontendKind, Protocol, Service, ServiceKey,
-    Tracking, Treatment, Update,
-};
+use turnpike_shm::{HugeMemory, Pages};
 
-/// Frames between two looks at the clock.
-pub const CHUNK: usize = 4 * BURST;
-/// Backends of the Service.
-pub const BACKENDS: u8 = 10;
-/// SNAT addresses: enough that a million flows leave most ports free.
-pub const SNAT_ADDRESSES: u8 = 8;
-/// Frame buffers: a chunk, a burst, and what DPDK keeps in its cache.
-const MBUFS: u32 = 511;
-const RING_SLOTS: u32 = 512;
 const EAL_MB: u32 = 64;
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 
-/// One number of live flows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scenario {
-    /// Its name, e.g. `established/1k`.
-    pub name: String,
-    /// Flows that are live.
-    pub flows: u32,
+/// Starts DPDK, with what the benchmarks want of it.
+pub fn start_eal(huge: bool) -> Result<Eal> {
+    let memory = if huge { Memory::Huge { mb: EAL_MB } } else { Memory::Ordinary { mb: EAL_MB } };
+    Ok(Eal::start(&EalConfig { memory, pci: Vec::new(), nodes: Vec::new() })?)
 }
 
-/// What a run is timed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// The wall, and the thread's CPU time beside it.
-    WallAndCpu,
-    /// The wall alone: valgrind cannot run the look at the other one.
-    Wall,
-}
-
-impl Clock {
-    /// CPU time of the calling thread.
-    fn thread_cpu(self) -> Option<Duration> {
-        match self {
-            Self::WallAndCpu => {
-                let time = clock_gettime(ClockId::ThreadCPUTime);
-                Some(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
-            }
-            Self::Wall => None,
-        }
-    }
-}
-
-/// What a scenario's flow table turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prepared {
-    /// Bytes of the flow table, index included.
-    pub table_bytes: usize,
-    /// Its pages.
-    pub pages: PageKind,
-}
-
-/// One short run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SubjectRun {
-    /// Packets forwarded.
-    pub packets: u64,
-    /// Time of the timed turns by the wall, a packet.
-    pub wall_ns_per_packet: f64,
-    /// The same without the time the thread was not running.
-    pub cpu_ns_per_packet: f64,
-    /// Timed turns.
-    pub turns: u64,
-    /// Packets with any other verdict; a run with one is an error.
-    pub dropped: u64,
+/// Where and on what the subject runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Core of the worker.
+    pub core: u16,
+    /// Core of the thread that changes endpoints.
+    pub other_core: u16,
+    /// Whether packet memory and flow tables are on huge pages.
+    pub huge: bool,
+    /// What runs are timed by.
+    pub clock: Clock,
 }
 
 /// The thread of the subject, ready to run any of its scenarios.
 #[derive(Debug)]
 pub struct Subject {
-    requests: Sender<(usize, Duration)>,
+    requests: Sender<(usize, Effort)>,
     outcomes: Receiver<Result<SubjectRun>>,
     prepared: Vec<Prepared>,
 }
 
 impl Subject {
-    /// Makes port, tables and flows of all scenarios, on `core`. `huge`: memory of huge pages.
-    pub fn start(core: u16, huge: bool, scenarios: Vec<Scenario>, clock: Clock) -> Result<Self> {
+    /// Makes port, tables and flows of all scenarios.
+    pub fn start(eal: Eal, place: Place, scenarios: Vec<Scenario>) -> Result<Self> {
         let (requests, todo) = channel();
         let (tell, outcomes) = channel();
         let (ready, is_ready) = channel();
         std::thread::Builder::new().name("subject".into()).spawn(move || {
-            if let Err(error) = work(core, huge, &scenarios, clock, &todo, &tell, &ready) {
+            if let Err(error) = work(eal, place, &scenarios, &todo, &tell, &ready) {
                 let _ = ready.send(Err(error));
             }
         })?;
@@ -124,53 +60,74 @@ impl Subject {
         Ok(Self { requests, outcomes, prepared })
     }
 
-    /// Flow tables of the scenarios, in their order.
+    /// Memory of the scenarios, in their order.
     #[must_use]
     pub fn prepared(&self) -> &[Prepared] {
         &self.prepared
     }
 
-    /// Runs a scenario until its timed turns sum up to `time`.
-    pub fn run(&self, scenario: usize, time: Duration) -> Result<SubjectRun> {
-        self.requests.send((scenario, time)).ok().context("the subject's thread has ended")?;
+    /// Runs a scenario.
+    pub fn run(&self, scenario: usize, effort: Effort) -> Result<SubjectRun> {
+        self.requests.send((scenario, effort)).ok().context("the subject's thread has ended")?;
         self.outcomes.recv().context("the subject's thread has ended")?
     }
 }
 
+/// The plans of some scenarios, each once, and which of them each scenario has.
+fn plans(scenarios: &[Scenario]) -> (Vec<BedPlan>, Vec<usize>) {
+    let mut plans: Vec<BedPlan> = Vec::new();
+    let mut of = Vec::new();
+    for scenario in scenarios {
+        let known = plans.iter().position(|plan| *plan == scenario.bed);
+        of.push(known.unwrap_or_else(|| {
+            plans.push(scenario.bed);
+            plans.len() - 1
+        }));
+    }
+    (plans, of)
+}
+
 /// The life of the subject's thread.
 fn work(
-    core: u16,
-    huge: bool,
+    eal: Eal,
+    place: Place,
     scenarios: &[Scenario],
-    clock: Clock,
-    todo: &Receiver<(usize, Duration)>,
+    todo: &Receiver<(usize, Effort)>,
     tell: &Sender<Result<SubjectRun>>,
     ready: &Sender<Result<Vec<Prepared>>>,
 ) -> Result<()> {
-    let memory = if huge { Memory::Huge { mb: EAL_MB } } else { Memory::Ordinary { mb: EAL_MB } };
-    let eal = Eal::start(&EalConfig { memory, pci: Vec::new() })?;
-    capsule::pin_to_core(core)?;
+    capsule::pin_to_core(place.core)?;
     let _registered = capsule::register_thread(eal)?;
-    let pages = if huge { Pages::Require } else { Pages::Never };
-    let mut memories = Vec::new();
-    for scenario in scenarios {
-        memories.push(HugeMemory::new(FlowTable::<FlowKey>::memory_bytes(scenario.flows), pages)?);
-    }
-    let prepared =
-        memories.iter().map(|m| Prepared { table_bytes: m.bytes().len(), pages: m.pages() }).collect();
-
+    let pages = if place.huge { Pages::Require } else { Pages::Never };
     let mut line = Line::new(eal)?;
+
+    let (plans, bed_of) = plans(scenarios);
+    let mut memories: Vec<Option<HugeMemory>> = plans.iter().map(|_| None).collect();
     let mut beds = Vec::new();
-    for (scenario, memory) in scenarios.iter().zip(&mut memories) {
-        let bed = Bed::new(scenario.flows, memory.bytes_mut(), &mut line);
-        beds.push(bed.with_context(|| format!("making the flows of {}", scenario.name))?);
+    let mut prepared = Vec::new();
+    for (plan, memory) in plans.iter().zip(&mut memories) {
+        let before = resident_bytes()?;
+        let memory = memory.insert(HugeMemory::new(plan.memory_bytes(), pages)?);
+        let kind = memory.pages();
+        let post = Post::of(&plan.world, plan.flows, 1)?.pop().context("no worker")?;
+        let bed = Bed::new(*plan, post, memory.bytes_mut(), &mut line, place.clock);
+        let bed = bed.with_context(|| format!("making {} flows, {plan:?}", plan.flows))?;
+        let grown = resident_bytes()?.saturating_sub(before);
+        prepared.push(Prepared {
+            table_bytes: plan.table_bytes(),
+            resident_bytes: grown.saturating_sub(bed.traffic_bytes()),
+            pages: kind,
+        });
+        beds.push(bed);
     }
-    line.fill_frames()?;
-    let _ = ready.send(Ok(prepared));
-    while let Ok((scenario, time)) = todo.recv() {
-        let outcome = match beds.get_mut(scenario) {
-            Some(bed) => bed.run(&mut line, time, clock).with_context(|| scenarios[scenario].name.clone()),
-            None => Err(anyhow!("there is no scenario {scenario}")),
+    let mut sources = scenarios.iter().map(Source::new).collect::<Result<Vec<_>>>()?;
+    let _ = ready.send(Ok(bed_of.iter().map(|&bed| prepared[bed]).collect()));
+    while let Ok((at, effort)) = todo.recv() {
+        let outcome = match (scenarios.get(at), sources.get_mut(at)) {
+            (Some(scenario), Some(source)) => {
+                source.run(&mut beds[bed_of[at]], &mut line, place, effort).with_context(|| scenario.name)
+            }
+            _ => Err(anyhow!("there is no scenario {at}")),
         };
         if tell.send(outcome).is_err() {
             break;
@@ -179,309 +136,177 @@ fn work(
     Ok(())
 }
 
-/// The port, and the outer ends of its rings.
-struct Line {
-    queues: Vec<Queue>,
-    feed: RingProducer,
-    sink: RingConsumer,
-    pool: Mempool,
-    /// The frames of a chunk, while they are on no ring.
-    frames: [Burst<Mbuf>; CHUNK / BURST],
-    _port: Port,
+/// What a scenario sends.
+#[derive(Debug)]
+enum Source {
+    /// Packets of the flows that stay.
+    Established,
+    /// The same while endpoints change.
+    Changing,
+    New(Deck<12>),
+    Connections(Connections),
 }
 
-impl Line {
-    fn new(eal: Eal) -> Result<Self> {
-        let pool = Mempool::new(eal, MBUFS, Mempool::DATA_ROOM)?;
-        let (feed, receive) = ring(eal, RING_SLOTS)?;
-        let (send, sink) = ring(eal, RING_SLOTS)?;
-        let (port, queues) = Port::from_rings(eal, vec![(receive, send)], &PortConfig::default(), pool)?;
-        Ok(Self { queues, feed, sink, pool, frames: Default::default(), _port: port })
-    }
-
-    fn fill_frames(&mut self) -> Result<()> {
-        for burst in &mut self.frames {
-            while !burst.is_full() {
-                burst.push(self.pool.alloc(&[0; FRAME]).context("too few frame buffers")?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a burst on the receive ring.
-    fn feed(&mut self, burst: &mut Burst<Mbuf>) -> Result<()> {
-        self.feed.enqueue(burst);
-        ensure!(burst.is_empty(), "the receive ring is full");
-        Ok(())
-    }
-}
-
-/// A worker with its live flows and the traffic of them.
-struct Bed<'m> {
-    worker: Worker<'m, Mbuf>,
-    shared: Arc<Shared>,
-    traffic: Traffic,
-    started: Instant,
-}
-
-impl<'m> Bed<'m> {
-    fn new(flows: u32, memory: &'m mut [u8], line: &mut Line) -> Result<Self> {
-        let secret = Secret::new([0x7475_726e, 0x7069_6b65, 0x6265_6e63, 0x6865_7321]);
-        let port = GatewayPort {
-            mac: MAC,
-            addresses: vec![(Ipv4Addr::new(192, 0, 2, 1).into(), 24)],
-            gateway: Some(ROUTER),
-            gateway6: None,
-            hears_routers: false,
-            routes: vec![],
-            steering: Steering::of(&Spread::Unknown, 1),
-            mtu: 1500,
-        };
-        let snat: Vec<IpAddr> = (1..=SNAT_ADDRESSES).map(|n| Ipv4Addr::new(10, 1, 0, n).into()).collect();
-        let shared = Shared::new(Gateway::new(vec![port], &snat, 1)?);
-        let mut staging = Staging::new();
-        let mut tables = None;
-        for update in service() {
-            tables = staging.take(update);
-        }
-        let tables = tables.context("the Service was not committed")?;
-        shared.publish(tables.map_err(|refusal| anyhow!("the Service was refused: {refusal:?}"))?);
-        let table = FlowTable::new(memory, flows, secret)?;
-        let handoff = Handoff::mesh(1).pop().context("no hand-off rings")?;
-        let worker = Worker::new(0, Arc::clone(&shared), table, handoff, secret);
-        let no_traffic = Traffic::new(&[flight(client(0), VIP)], Random::new(&secret, 0));
-        let traffic = no_traffic.context("a frame has another length than planned")?;
-        let mut bed = Self { worker, shared, traffic, started: Instant::now() };
-        let flights = bed.open(flows, line)?;
-        ensure!(bed.worker.flows().v4.live() == flows, "{} flows are live", bed.worker.flows().v4.live());
-        bed.traffic = Traffic::new(&flights, Random::new(&secret, 1)).context("no flows, no traffic")?;
-        Ok(bed)
-    }
-
-    /// Opens the flows as clients and backends do, by the three segments of a handshake, and gives the flights of both directions of each.
-    fn open(&mut self, flows: u32, line: &mut Line) -> Result<Vec<Flight>> {
-        let mut flights = Vec::with_capacity(flows as usize * 2);
-        let all: Vec<u32> = (0..flows).collect();
-        for numbers in all.chunks(BURST) {
-            let there: Vec<Flight> = numbers.iter().map(|&n| flight(client(n), VIP)).collect();
-            let arrived = self.exchange(line, &there, flags::SYN)?;
-            let back: Vec<Flight> = arrived.iter().map(|&(snat, backend)| flight(backend, snat)).collect();
-            let answered = self.exchange(line, &back, flags::SYN | flags::ACK)?;
-            for (forward, ends) in there.iter().zip(answered) {
-                ensure!(ends == (VIP, forward.source), "an answer went from {} to {}", ends.0, ends.1);
-            }
-            self.exchange(line, &there, flags::ACK)?;
-            flights.extend(there);
-            flights.extend(back);
-        }
-        Ok(flights)
-    }
-
-    /// Sends one segment of each flight through the worker, and gives the ends that the frames left with, in the same order.
-    fn exchange(
-        &mut self,
-        line: &mut Line,
-        flights: &[Flight],
-        tcp_flags: u8,
-    ) -> Result<Vec<(SocketAddr, SocketAddr)>> {
-        let mut burst = Burst::new();
-        for flight in flights {
-            let acknowledged = if tcp_flags & flags::ACK == 0 { 0 } else { INITIAL_SEQUENCE + 1 };
-            let sequence = if tcp_flags & flags::SYN == 0 { INITIAL_SEQUENCE + 1 } else { INITIAL_SEQUENCE };
-            let frame = tcp::segment(flight, sequence, acknowledged, tcp_flags, &[]);
-            burst.push(line.pool.alloc(&frame).context("too few frame buffers")?);
-        }
-        self.know_router();
-        line.feed(&mut burst)?;
-        self.worker.turn(&mut line.queues, self.now_ms());
-        line.sink.dequeue(&mut burst);
-        ensure!(
-            burst.len() == flights.len(),
-            "{} of {} left: {}",
-            burst.len(),
-            flights.len(),
-            self.verdicts()
-        );
-        burst.iter().map(|frame| ends(frame.data()).context("a frame left too short")).collect()
-    }
-
-    /// The router answers ARP, as one does at least every half minute.
-    fn know_router(&self) {
-        let router = NextHop { port: 0, address: ROUTER.into() };
-        if self.shared.neighbours.index(router).is_some() {
-            self.shared.neighbours.learn(router, ROUTER_MAC, self.now_ms());
-        }
-    }
-
-    fn now_ms(&self) -> u32 {
-        self.started.elapsed().as_millis() as u32
-    }
-
-    /// Every verdict but the good one that some packet got, for errors.
-    fn verdicts(&self) -> String {
-        let counters = self.worker.counters();
-        let bad = Verdict::ALL.iter().filter(|&&v| v != Verdict::Forwarded && counters.verdict(v) > 0);
-        bad.map(|&v| format!("{} {}", v.name(), counters.verdict(v))).collect::<Vec<_>>().join(", ")
-    }
-
-    fn run(&mut self, line: &mut Line, time: Duration, clock: Clock) -> Result<SubjectRun> {
-        self.know_router();
-        let before = self.worker.counters().clone();
-        let (mut wall, mut cpu) = (Duration::ZERO, Duration::ZERO);
-        let (mut packets, mut turns) = (0, 0);
-        while wall < time {
-            self.put_chunk(line)?;
-            let now_ms = self.now_ms();
-            let mut handled = 0;
-            let cpu_start = clock.thread_cpu();
-            let wall_start = Instant::now();
-            while handled < CHUNK {
-                let some = self.worker.turn(&mut line.queues, now_ms);
-                if some == 0 {
-                    break;
-                }
-                handled += some;
-                turns += 1;
-            }
-            let elapsed = wall_start.elapsed();
-            let on_cpu = match (cpu_start, clock.thread_cpu()) {
-                (Some(start), Some(end)) => end.saturating_sub(start),
-                _ => elapsed,
-            };
-            wall += elapsed;
-            // The CPU clock is read by a system call of its own, so an undisturbed chunk shows as a little more CPU time than time.
-            cpu += elapsed.min(on_cpu);
-            packets += self.take_chunk(line)?;
-        }
-        for frame in line.frames.iter().flatten() {
-            check(frame.data())?;
-        }
-        let dropped = dropped(&before, self.worker.counters());
-        if dropped > 0 {
-            bail!("{dropped} of {packets} packets were not forwarded: {}", self.verdicts());
-        }
-        let a_packet = |time: Duration| time.as_nanos() as f64 / packets as f64;
-        Ok(SubjectRun {
-            packets,
-            wall_ns_per_packet: a_packet(wall),
-            cpu_ns_per_packet: a_packet(cpu),
-            turns,
-            dropped,
+impl Source {
+    fn new(scenario: &Scenario) -> Result<Self> {
+        let BedPlan { world, flows, .. } = scenario.bed;
+        Ok(match scenario.load {
+            Load::Established => Self::Established,
+            Load::Changing => Self::Changing,
+            Load::New(first) => Self::New(first_packets(&world, flows, first)?),
+            Load::Connections => Self::Connections(Connections::new(&world, flows)?),
         })
     }
 
-    /// Writes the next segments into the frames of a chunk and puts them on the receive ring.
-    fn put_chunk(&mut self, line: &mut Line) -> Result<()> {
-        let mut frames = std::mem::take(&mut line.frames);
-        for burst in &mut frames {
-            for frame in burst.iter_mut() {
-                let bytes = frame.data_mut().first_chunk_mut().context("a frame got shorter")?;
-                self.traffic.write_next(bytes);
+    /// One run.
+    fn run(
+        &mut self,
+        bed: &mut Bed<'_>,
+        line: &mut Line,
+        place: Place,
+        effort: Effort,
+    ) -> Result<SubjectRun> {
+        let mut rate = None;
+        let elapsed = match self {
+            Self::Established => bed.run_established(line, effort)?,
+            Self::New(deck) => run_new(bed, line, effort, deck)?,
+            Self::Connections(connections) => run_connections(bed, line, effort, connections)?,
+            Self::Changing => {
+                let (world, shared, stop) = (bed.plan.world, bed.shared.clone(), AtomicBool::new(false));
+                let mut staging = std::mem::take(&mut bed.staging);
+                let (elapsed, changed) = std::thread::scope(|scope| {
+                    let changer =
+                        scope.spawn(|| change(&world, &mut staging, &shared, place.other_core, &stop));
+                    let elapsed = bed.run_established(line, effort);
+                    stop.store(true, Ordering::Relaxed);
+                    (elapsed, changer.join())
+                });
+                bed.staging = staging;
+                rate = Some(changed.map_err(|_| anyhow!("the changes ended in a panic"))??);
+                elapsed?
             }
-            line.feed(burst)?;
-        }
-        Ok(())
+        };
+        Ok(elapsed.run(rate))
     }
-
-    /// Takes a chunk off the transmit ring; it must be whole.
-    fn take_chunk(&self, line: &mut Line) -> Result<u64> {
-        for burst in &mut line.frames {
-            while !burst.is_full() {
-                if line.sink.dequeue(burst) == 0 {
-                    bail!("a chunk of {CHUNK} packets did not come back whole: {}", self.verdicts());
-                }
-            }
-        }
-        Ok(CHUNK as u64)
-    }
-}
-
-/// Packets between two looks at the counters that were not forwarded, and flows that were made or lost meanwhile.
-fn dropped(before: &Counters, after: &Counters) -> u64 {
-    let verdicts = Verdict::ALL.iter().filter(|&&v| v != Verdict::Forwarded);
-    let others: u64 = verdicts.map(|&v| after.verdict(v) - before.verdict(v)).sum();
-    let flows: u64 =
-        [Tally::FlowsOpened, Tally::FlowsClosed].iter().map(|&t| after.tally(t) - before.tally(t)).sum();
-    let received = after.tally(Tally::RxPackets) - before.tally(Tally::RxPackets);
-    let forwarded = after.verdict(Verdict::Forwarded) - before.verdict(Verdict::Forwarded);
-    others + flows + received.abs_diff(forwarded)
-}
-
-/// One Service of [`BACKENDS`] backends behind [`VIP`].
-fn service() -> Vec<Update> {
-    let key = ServiceKey("default/bench:http/TCP".into());
-    let mut updates = vec![
-        Update::Reset,
-        Update::PutFleet(Fleet { maglev_key: [5, 6], node_ports: (30_000, 32_767) }),
-        Update::PutService(Service {
-            key: key.clone(),
-            affinity_timeout_s: 0,
-            source_ranges: vec![],
-            tracking: Tracking::default(),
-            proxy_protocol: false,
-        }),
-    ];
-    for n in 1..=BACKENDS {
-        let address = SocketAddr::from(([10, 244, 0, n], 8080));
-        updates.push(Update::PutBackend(
-            key.clone(),
-            Backend {
-                address,
-                weight: 1,
-                state: BackendState::Ready,
-                in_cluster_set: true,
-                in_local_set: true,
-                serving: true,
-            },
-        ));
-    }
-    updates.push(Update::PutFrontend(Frontend {
-        key: FrontendKey { address: VIP.ip(), port: VIP.port(), protocol: Protocol::Tcp },
-        service: key,
-        kind: FrontendKind::LoadBalancer,
-        outside: Treatment::FORWARD,
-        inside: Treatment::FORWARD,
-    }));
-    let records = updates.len() as u64;
-    updates.push(Update::Commit(Commit { generation: 1, revision: 1, records }));
-    updates
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::churn::First;
+    use crate::clients::Clients;
+    use crate::frames::Ends4;
+    use crate::latency::{Cores, Latency};
+    use crate::line::CHUNK;
+    use crate::pair::Pair;
+    use crate::world::World;
+    use std::time::Duration;
+    use turnpike_forward::address::Family;
+    use turnpike_forward::flow_key::{FlowKey, FlowKey6};
+    use turnpike_forward::flow_table::FlowTable;
+    use turnpike_packet::io::BURST;
+    use turnpike_shm::PageKind;
 
+    const IPV4: World = World { family: Family::V4, services: 1, udp: false };
+    const FLOWS: BedPlan =
+        BedPlan { world: IPV4, clients: Clients::Consecutive, flows: 100, room: 0, udp_percent: 0 };
+
+    fn scenario(bed: BedPlan, load: Load) -> Scenario {
+        Scenario { name: "one of a test", bed, load, limit: None }
+    }
+
+    fn start(scenarios: &[Scenario]) -> Subject {
+        let cores = capsule::available_cores();
+        let (core, other_core) = (*cores.last().unwrap(), cores[0]);
+        let place = Place { core, other_core, huge: false, clock: Clock::WallAndCpu };
+        Subject::start(start_eal(false).unwrap(), place, scenarios.to_vec()).unwrap()
+    }
+
+    // One test: a process has one environment of DPDK.
     #[test]
     fn flows_are_live_and_every_packet_of_a_run_is_forwarded_and_counted() {
-        let scenarios = [("established/1", 1), ("established/100", 100)]
-            .map(|(name, flows)| Scenario { name: name.into(), flows });
-        let core = *capsule::available_cores().last().unwrap();
-        let subject = Subject::start(core, false, scenarios.to_vec(), Clock::WallAndCpu).unwrap();
+        let one = BedPlan { flows: 1, ..FLOWS };
+        let mixed = BedPlan { world: World { udp: true, ..IPV4 }, udp_percent: 25, ..FLOWS };
+        let ipv6 = BedPlan { world: World { family: Family::V6, ..IPV4 }, ..FLOWS };
+        let many = BedPlan { world: World { services: 20, ..IPV4 }, ..FLOWS };
+        let chosen = BedPlan { clients: Clients::Chosen, ..FLOWS };
+        let room = BedPlan { world: World { udp: true, ..IPV4 }, room: crate::churn::NEW_FLOWS, ..FLOWS };
+        let scenarios = [
+            scenario(one, Load::Established),
+            scenario(FLOWS, Load::Established),
+            scenario(mixed, Load::Established),
+            scenario(ipv6, Load::Established),
+            scenario(many, Load::Established),
+            scenario(many, Load::Changing),
+            scenario(chosen, Load::Established),
+            scenario(room, Load::New(First::Syn)),
+            scenario(room, Load::Connections),
+            scenario(room, Load::New(First::Datagram)),
+            scenario(room, Load::Connections),
+        ];
+        let subject = start(&scenarios);
+        assert_eq!(subject.prepared().len(), scenarios.len());
         assert_eq!(subject.prepared()[1].pages, PageKind::Ordinary);
         assert_eq!(subject.prepared()[1].table_bytes, FlowTable::<FlowKey>::memory_bytes(100));
-        for scenario in [0, 1, 0] {
-            let run = subject.run(scenario, Duration::from_millis(5)).unwrap();
+        assert_eq!(subject.prepared()[3].table_bytes, FlowTable::<FlowKey6>::memory_bytes(100));
+        let of_room = subject.prepared()[7];
+        assert!(of_room.resident_bytes >= of_room.table_bytes, "{of_room:?}");
+        for at in (0..scenarios.len()).chain([0]) {
+            let run = subject.run(at, Effort::Time(Duration::from_millis(5))).unwrap();
             assert_eq!((run.packets % CHUNK as u64, run.dropped), (0, 0));
             assert_eq!(run.turns, run.packets / BURST as u64, "every turn has a full burst");
             assert!(run.cpu_ns_per_packet > 0.0 && run.cpu_ns_per_packet <= run.wall_ns_per_packet);
             let timed_ms = run.wall_ns_per_packet * run.packets as f64 / 1e6;
             assert!(timed_ms >= 5.0, "{timed_ms} ms were timed");
+            assert_eq!(run.changes_per_second.is_some(), scenarios[at].load == Load::Changing);
         }
-        assert!(subject.run(2, Duration::from_millis(5)).is_err());
+        let run = subject.run(1, Effort::Packets(1_000)).unwrap();
+        assert_eq!(run.packets, 1_024, "whole chunks");
+        assert!(subject.run(scenarios.len(), Effort::Packets(1)).is_err());
+
+        // Two workers share what a gateway has, and neither gets a packet of the other's.
+        let cores = capsule::available_cores();
+        let eal = start_eal(false).unwrap();
+        let pair = Pair::start(eal, [cores[0], *cores.last().unwrap()], false, 500).unwrap();
+        for _ in 0..3 {
+            let run = pair.run(Effort::Time(Duration::from_millis(5))).unwrap();
+            assert!(run.alone.iter().chain(&run.together).all(|&ns| ns > 0.0), "{run:?}");
+        }
+
+        // Frames are timed through the worker and beside it, and flows end meanwhile.
+        let Some(cores) = Cores::of(&cores).filter(|cores| cores.source != cores.worker) else { return };
+        let latency = Latency::start(eal, cores, false, 500).unwrap();
+        for is_changing in [false, true, false, true] {
+            let runs = latency.run(Duration::from_millis(100), is_changing).unwrap();
+            for run in &runs {
+                assert!(run.capacity > 0.0 && run.offered > 0.0 && run.offered < run.capacity, "{run:?}");
+                assert!(run.ring.p50 > 0.0 && run.worker.p50 > 0.0, "{run:?}");
+                assert!([run.ring, run.worker].iter().all(|t| t.p50 <= t.p99 && t.p99 <= t.p999), "{run:?}");
+                assert_eq!(run.changes_per_second.is_some(), is_changing);
+            }
+            assert_eq!(runs.iter().any(|run| run.aged > 0), is_changing);
+        }
     }
 
     #[test]
-    fn anything_but_forwarding_counts_as_dropped() {
-        let before = Counters::default();
-        let mut after = before.clone();
-        after.add(Tally::RxPackets, 10);
-        after.count_many(Verdict::Forwarded, 10);
-        assert_eq!(dropped(&before, &after), 0);
-        after.count(Verdict::TxFull);
-        assert_eq!(dropped(&before, &after), 1);
-        after.add(Tally::FlowsClosed, 1);
-        assert_eq!(dropped(&before, &after), 2);
-        after.add(Tally::RxPackets, 1);
-        assert_eq!(dropped(&before, &after), 3);
+    fn equal_beds_are_made_once() {
+        let one = scenario(FLOWS, Load::Established);
+        let other = scenario(BedPlan { flows: 7, ..FLOWS }, Load::Established);
+        let (plans, of) = plans(&[one, other, scenario(FLOWS, Load::Changing)]);
+        assert_eq!((plans.len(), of), (2, vec![0, 1, 0]));
+    }
+
+    #[test]
+    fn newcomers_are_none_of_those_that_stay() {
+        let stays = Ends4::new(IPV4.client(99), IPV4.vip(0)).unwrap();
+        let mut deck = first_packets(&IPV4, 100, First::Syn).unwrap();
+        assert_eq!(deck.period(), crate::churn::NEW_FLOWS as usize);
+        let mut frame = vec![0; deck.frame_len()];
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..deck.period() {
+            deck.write_next(&mut frame);
+            let ends = Ends4::of(&frame).unwrap();
+            assert!(ends != stays && seen.insert(ends));
+        }
     }
 }

@@ -15,6 +15,9 @@ need_root() {
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev libclang-dev protobuf-compiler libprotobuf-dev)
 LAB_PACKAGES=(bind9-dnsutils bird2 bsdextrautils dpdk etcd-server etcd-client nginx-light curl iproute2 ethtool iperf3 iputils-ping openssh-client openssh-server socat tcpdump procps util-linux)
 
+# And to count instructions.
+COUNT_PACKAGES=(valgrind)
+
 # Installs what is missing of the named packages. Their services are not started: the lab starts its own.
 need_packages() {
     local missing=() package
@@ -61,6 +64,7 @@ export BIN
 
 build_programs() {
     say "building Turnpike (the first time takes some minutes)"
-    (cd "$ROOT" && cargo build --quiet --locked -p turnpike-dataplane -p turnpike-controlplane -p turnpike -p turnpike-tests --bins) \
+    (cd "$ROOT" && cargo build --quiet --locked -p turnpike-dataplane -p turnpike-controlplane -p turnpike -p turnpike-tests --bins \
+        && cargo build --quiet --locked -p turnpike-benches --bin turnpike-bench) \
         || die "the build failed"
 }

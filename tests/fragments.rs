@@ -73,21 +73,28 @@ fn large_datagrams_pass(lab: &Lab) {
     for quiet in wrong.iter().chain(if again == 0 { &missed[..] } else { &[] }) {
         assert_eq!(lab.count(quiet).unwrap(), 0, "{quiet}");
     }
-    for place in ["client", "pod-web-1", "pod-web-2", "pod-web-3"] {
+    // Put together by family: what the client got, and what the pods did, of which one may have been nobody's choice.
+    let mut whole = [[0; 2]; 2];
+    for (who, place) in [(0, "client"), (1, "pod-web-1"), (1, "pod-web-2"), (1, "pod-web-3")] {
         let snmp = lab.run_in(place, "nstat", &["-asz"]).unwrap();
         let value = |name: &str| -> u64 {
             let line = snmp.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
             line.split_whitespace().nth(1).unwrap().parse().unwrap()
         };
-        for (failed, done, wrong) in [
+        for (family, (failed, done, wrong)) in [
             ("IpReasmFails", "IpReasmOKs", "UdpInCsumErrors"),
             ("Ip6ReasmFails", "Ip6ReasmOKs", "Udp6InCsumErrors"),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             assert_eq!(value(wrong), 0, "{place}");
             assert!(again > 0 || value(failed) == 0, "{place}: {snmp}");
-            assert!(value(done) > 50, "{place}: {snmp}");
+            whole[who][family] += value(done);
         }
     }
+    // Of two faces each 60 datagrams of 60 kB, and of 90 others the five in six that are no single packet.
+    assert!(whole.as_flattened().iter().all(|&datagrams| datagrams >= 270), "{whole:?}");
 }
 
 /// A tap as the gateway's NIC, and as a port of the router's bridge: sockets of AF_PACKET, as DPDK has them, get fragments put together by the kernel.

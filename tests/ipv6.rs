@@ -126,6 +126,30 @@ fn a_narrow_path_is_found(lab: &Lab) {
     }
 }
 
+/// A switch that snoops (RFC 4541) gets to know on which port the gateway's groups are, and lets questions for its addresses through.
+fn a_snooping_switch_knows_the_gateway(lab: &Lab) {
+    let snoop =
+        "mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100 mcast_startup_query_interval 200";
+    let words: Vec<&str> =
+        ["link", "set", "br-wan", "type", "bridge"].into_iter().chain(snoop.split(' ')).collect();
+    lab.run_in("router", "ip", &words).unwrap();
+    wait("reports of the gateway", Duration::from_secs(30), || {
+        let groups = lab.run_in("router", "bridge", &["mdb", "show", "dev", "br-wan"])?;
+        let has = |group: &str| {
+            groups.lines().any(|l| l.contains("port gateway0") && l.contains(&format!("grp {group} ")))
+        };
+        // Of the own address and of the VIP.
+        Ok(has("ff02::1:ff00:1") && has("ff02::1:ff00:80"))
+    })
+    .unwrap();
+    assert!(lab.count("listener_reports").unwrap() > 0);
+    for place in ["router", "host"] {
+        lab.run_in(place, "ip", &["-6", "neigh", "flush", "all"]).unwrap();
+    }
+    pings(lab, "router", OWN, &[]);
+    pings(lab, "host", VIP, &[]);
+}
+
 #[test]
 fn dual_stack_services_serve_real_clients() {
     if !available() {
@@ -151,6 +175,7 @@ fn dual_stack_services_serve_real_clients() {
         assert!(lab.count("neighbour_solicitations").unwrap() > 0 && lab.count("ndp_handled").unwrap() > 0);
         lab.run_in("router", "ip", &["-6", "neigh", "flush", "dev", "br-wan"]).unwrap();
         every_face_answers(&lab);
+        a_snooping_switch_knows_the_gateway(&lab);
     }
 }
 

@@ -80,8 +80,9 @@ fn neighbours_find_the_gateway(lab: &Lab) {
 fn nothing_leaks_untranslated(lab: &Lab) {
     let capture = lab.dir().join("pod.pcap");
     let pcap = capture.to_string_lossy();
-    let mut tcpdump =
-        lab.spawn("pod-web-1", "tcpdump", &["-i", "eth0", "-U", "-w", &pcap, "tcp or udp"]).unwrap();
+    let mut tcpdump = lab
+        .spawn("pod-web-1", "tcpdump", &["-i", "eth0", "--immediate-mode", "-U", "-w", &pcap, "tcp or udp"])
+        .unwrap();
     turnpike_tests::bed::wait("tcpdump", Duration::from_secs(5), || Ok(capture.exists())).unwrap();
     all_pods_answered(&lab.load(&[VIP, "--requests", "500"]).unwrap(), 500);
     std::thread::sleep(Duration::from_millis(300));

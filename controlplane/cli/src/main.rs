@@ -3,7 +3,10 @@
 //! Exit status: 0 success, 1 failure, 2 usage. Errors go to standard error, name the thing and the mend.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod beside;
 mod describe;
+mod doctor;
 mod manifest;
 mod plan;
 mod print;
@@ -110,6 +113,20 @@ enum Verb {
     },
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
+    /// Whether this host is fit for the configuration: cores, NUMA, huge pages, devices, MTU, clock, ports, etcd. Exit status 0 if it is, 1 if not.
+    Doctor {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+        /// The same as --output json.
+        #[arg(long, conflicts_with = "output")]
+        json: bool,
+        /// Look at the /sys, /proc, /dev and /run under this folder, such as a copy of another host's.
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
+    /// Measure what a packet costs on this host: over software rings, or through two of its NICs that a cable joins.
+    Bench(bench::Arguments),
     /// Questions about the configuration file.
     Config {
         #[command(subcommand)]
@@ -212,6 +229,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        // What is wrong has been printed as the answer.
+        Err(error) if error.is::<doctor::NotFit>() => ExitCode::FAILURE,
         // Whoever read our output has seen enough.
         Err(error) if error.chain().any(is_closed_pipe) => ExitCode::SUCCESS,
         Err(error) => {
@@ -228,6 +247,9 @@ fn is_closed_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 fn run(arguments: Arguments) -> Result<()> {
     let path = arguments.config;
     match arguments.verb {
+        Verb::Doctor { output, json, root } => {
+            doctor::run(&path, &root, if json { Format::Json } else { output })
+        }
         Verb::Up => up::run(&path),
         Verb::Apply { filename, dry_run } => {
             let objects = manifest::read_all(&filename)?;
@@ -295,6 +317,7 @@ fn run(arguments: Arguments) -> Result<()> {
             )?;
             Ok(())
         }
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Config { question: ConfigQuestion::Check } => {
             let config = Config::load(&path)?;
             config.require_dataplane(&path)?;

@@ -8,8 +8,11 @@ use comfy_table::Table;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
-use turnpike_wire::admin::{DnsStatus, EtcdStatus, KubernetesStatus, ListenerStatus, ObjectName, Status};
+use turnpike_wire::admin::{
+    DataplaneStatus, DnsStatus, EtcdStatus, KubernetesStatus, ListenerStatus, ObjectName, Status,
+};
 use turnpike_wire::pages::is_verdict;
+use turnpike_wire::topology::{Place, misplaced};
 
 /// What the user types for a listing.
 pub fn word(listing: Listing) -> String {
@@ -136,31 +139,65 @@ pub fn status(status: &Status, format: Format) -> Result<()> {
     for warning in &status.fill.warnings {
         writeln!(out, "filling    {warning}")?;
     }
+    for far in placement(dataplane) {
+        writeln!(out, "placement  {far}")?;
+    }
     for skipped in &objects.skipped {
         writeln!(out, "skipped    {} (revision {}): {}", skipped.key, skipped.revision, skipped.reason)?;
     }
     if !dataplane.workers.is_empty() {
         writeln!(out)?;
-        let mut table = table(["WORKER", "CORE", "FLOWS", "OF", "RECEIVED", "FORWARDED", "OTHER FATES"]);
+        let mut table =
+            table(["WORKER", "CORE", "NODE", "FLOWS", "OF", "PAGES", "RECEIVED", "FORWARDED", "OTHER FATES"]);
         for worker in &dataplane.workers {
             let count = |name: &str| worker.counters.get(name).copied().unwrap_or(0);
             let (received, forwarded) = (count("rx_packets"), count("forwarded"));
-            let cells = [
-                u64::from(worker.worker),
-                u64::from(worker.core),
-                worker.flows,
-                worker.flows_max,
-                received,
-                forwarded,
-            ];
-            let mut row: Vec<String> = cells.iter().map(u64::to_string).collect();
-            row.push(other_fates(worker.counters.iter()));
-            table.add_row(row);
+            table.add_row([
+                worker.worker.to_string(),
+                worker.core.to_string(),
+                node(worker.numa_node.map(u64::from)),
+                worker.flows.to_string(),
+                worker.flows_max.to_string(),
+                pages(worker.flow_page_bytes),
+                received.to_string(),
+                forwarded.to_string(),
+                other_fates(worker.counters.iter()),
+            ]);
         }
         drop(out);
         print(&table)?;
     }
     Ok(())
+}
+
+/// Workers that are far from queues that they serve, or from their flow tables.
+fn placement(dataplane: &DataplaneStatus) -> Vec<String> {
+    let places: Vec<Place> = dataplane
+        .workers
+        .iter()
+        .map(|worker| Place {
+            worker: worker.worker,
+            core: worker.core,
+            node: worker.numa_node,
+            flow_node: worker.flow_numa_node,
+        })
+        .collect();
+    let ports: Vec<_> = dataplane.ports.iter().map(|port| (port.name.as_str(), port.numa_node)).collect();
+    misplaced(&places, &ports)
+}
+
+fn node(node: Option<u64>) -> String {
+    node.map_or_else(|| "-".into(), |node| node.to_string())
+}
+
+/// The size of a page as people say it.
+fn pages(bytes: u64) -> String {
+    match bytes {
+        0 => "-".into(),
+        _ if bytes >= 1 << 30 => format!("{} GiB", bytes >> 30),
+        _ if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
+    }
 }
 
 /// Counters of packets that were not forwarded, the largest first.
@@ -242,13 +279,18 @@ fn columns(listing: Listing) -> Vec<Column> {
             ("MAC", |v| text(v, "/mac")),
             ("LINK", |v| if v["link_up"] == true { "up".into() } else { "down".into() }),
             ("STEERING", |v| text(v, "/steering")),
+            ("NODE", |v| node(v["numa_node"].as_u64())),
+            ("OFFLOADS", |v| text(v, "/offloads")),
         ],
         Listing::Workers => vec![
             ("WORKER", |v| text(v, "/worker")),
             ("CORE", |v| text(v, "/core")),
+            ("NODE", |v| node(v["numa_node"].as_u64())),
             ("GENERATION", |v| text(v, "/generation")),
             ("FLOWS", |v| text(v, "/flows")),
             ("OF", |v| text(v, "/flows_max")),
+            ("PAGES", |v| pages(v["flow_page_bytes"].as_u64().unwrap_or(0))),
+            ("FLOWS-NODE", |v| node(v["flow_numa_node"].as_u64())),
         ],
     }
 }

@@ -1,5 +1,6 @@
 //! `turnpike up`: the control plane and the dataplane in the foreground, for one host. The control plane starts the private etcd itself.
 
+use crate::beside;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -64,13 +65,10 @@ struct Service {
 
 impl Service {
     fn new(name: &'static str, config: &Path) -> Result<Self> {
-        let file = format!("turnpike-{name}");
-        // Beside this program, where one build or package puts them; else wherever PATH says.
-        let beside = std::env::current_exe().ok().map(|me| me.with_file_name(&file)).filter(|p| p.is_file());
         let now = Instant::now();
         Ok(Self {
             name,
-            program: beside.unwrap_or_else(|| file.into()),
+            program: beside::program(&format!("turnpike-{name}")),
             config: config.to_owned(),
             child: None,
             started: now,

@@ -225,3 +225,62 @@ fn a_plan_is_printed_for_people_and_for_scripts() {
     assert_eq!(value["flows"], Value::Null);
     assert_eq!(asked.join().unwrap()[0]["verb"], "plan");
 }
+
+#[test]
+fn where_workers_queues_and_flow_tables_are_is_shown_and_what_is_far() {
+    use turnpike_wire::admin::{DataplaneStatus, PortStatus, Reply, Status, WorkerStatus};
+    let bed = Bed::new();
+    let worker = |worker, numa_node, flow_page_bytes, flow_numa_node| WorkerStatus {
+        worker,
+        core: 2 + worker,
+        numa_node,
+        flow_page_bytes,
+        flow_numa_node,
+        ..WorkerStatus::default()
+    };
+    let workers = vec![
+        worker(0, Some(0), 1 << 30, Some(0)),
+        worker(1, Some(1), 2 << 20, Some(0)),
+        worker(2, None, 4096, None),
+        worker(3, None, 0, None),
+    ];
+    let wan = PortStatus {
+        name: "wan".into(),
+        numa_node: Some(0),
+        offloads: "rss-hash,fast-free".into(),
+        ..PortStatus::default()
+    };
+    let items = |items: &[Value]| json!({"reply": "items", "items": items});
+    let shown: Vec<Value> = workers.iter().map(|worker| serde_json::to_value(worker).unwrap()).collect();
+    let port = serde_json::to_value(&wan).unwrap();
+    let dataplane = DataplaneStatus { workers, ports: vec![wan], ..DataplaneStatus::default() };
+    let status = Reply::Status(Box::new(Status { dataplane, ..Status::default() }));
+    let replies = vec![serde_json::to_value(status).unwrap(), items(&shown), items(&[port])];
+    let asked = bed.answering(replies);
+    let [status, workers, ports] =
+        ["status", "get workers", "get ports"].map(|verb| told(&bed.run(verb).stdout));
+    asked.join().unwrap();
+    let rows = |text: &str| -> Vec<Vec<String>> {
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let far: Vec<&str> = status.lines().filter(|line| line.starts_with("placement")).collect();
+    assert_eq!(far.len(), 2, "{status}");
+    assert!(
+        far[0].contains("worker 1 on core 3 is on NUMA node 1, its queue of port wan on node 0"),
+        "{}",
+        far[0]
+    );
+    assert!(far[1].contains("its flow table on node 0"), "{}", far[1]);
+    for (core, wanted) in [
+        ("2", ["0", "0", "0", "1", "GiB"]),
+        ("3", ["1", "0", "0", "2", "MiB"]),
+        ("4", ["-", "0", "0", "4", "KiB"]),
+        ("5", ["-", "0", "0", "-", "0"]),
+    ] {
+        let row = rows(&status).into_iter().find(|row| row.len() > 7 && row[1] == core && row[0].len() == 1);
+        assert_eq!(row.map(|row| row[2..7].to_vec()), Some(wanted.map(str::to_owned).to_vec()), "{status}");
+    }
+    assert!(rows(&workers)[1].ends_with(&["1".into(), "GiB".into(), "0".into()]), "{workers}");
+    assert!(rows(&workers)[3].ends_with(&["4".into(), "KiB".into(), "-".into()]), "{workers}");
+    assert!(rows(&ports)[1].ends_with(&["0".into(), "rss-hash,fast-free".into()]), "{ports}");
+}

@@ -11,7 +11,7 @@ use turnpike_desired::object::{Object, ObjectKey};
 use turnpike_shm::{CounterReader, KIND_PORT, KIND_WORKER, PageView};
 use turnpike_wire::admin::{ObjectsStatus, PortStatus, Resource, Skipped, Status, WorkerStatus};
 use turnpike_wire::config::ClusterMode;
-use turnpike_wire::pages::{PORT_COUNTERS, PortLabel};
+use turnpike_wire::pages::{PORT_COUNTERS, PortLabel, node_of};
 
 /// The items of a listing, of one namespace and name where they are given; frontends as `client` meets them.
 #[must_use]
@@ -170,6 +170,7 @@ fn worker(page: &PageView) -> Option<WorkerStatus> {
     }
     let counters: BTreeMap<String, u64> = page.counters.iter().cloned().collect();
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let node = |name: &str| counters.get(name).copied().and_then(node_of);
     Some(WorkerStatus {
         worker: page.index,
         core: count("core") as u32,
@@ -178,6 +179,9 @@ fn worker(page: &PageView) -> Option<WorkerStatus> {
         flows_max: count("flows_max"),
         ipv6_flows: count("ipv6_flows_live"),
         ipv6_flows_max: count("ipv6_flows_max"),
+        numa_node: node("numa_node"),
+        flow_page_bytes: count("flow_page_bytes"),
+        flow_numa_node: node("flow_numa_node"),
         counters,
     })
 }
@@ -196,6 +200,8 @@ fn port(page: &PageView) -> Option<PortStatus> {
         link_up: counters.get(PORT_COUNTERS[0]).is_some_and(|&up| up != 0),
         steering: label.steering,
         vlan: label.vlan,
+        numa_node: label.node,
+        offloads: label.offloads,
         counters,
     })
 }

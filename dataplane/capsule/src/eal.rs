@@ -18,6 +18,8 @@ pub struct EalConfig {
     pub memory: Memory,
     /// PCI addresses of the NICs DPDK may take. Empty: it looks at no PCI device at all.
     pub pci: Vec<String>,
+    /// NUMA nodes that huge pages are taken from, in equal shares; none is replaced by another. Empty: wherever there are some.
+    pub nodes: Vec<u32>,
 }
 
 /// Where packet memory comes from, and how much of it.
@@ -140,12 +142,11 @@ fn arguments(config: &EalConfig) -> Vec<String> {
         vec!["turnpike".into(), "--no-telemetry".into(), "--log-level=warning".into()];
     match config.memory {
         Memory::Huge { mb } => {
-            arguments.extend([
-                "--in-memory".into(),
-                "--single-file-segments".into(),
-                "-m".into(),
-                mb.to_string(),
-            ]);
+            arguments.extend(["--in-memory".into(), "--single-file-segments".into()]);
+            arguments.extend(match shares(mb, &config.nodes) {
+                None => ["-m".into(), mb.to_string()],
+                Some(shares) => ["--socket-mem".into(), shares],
+            });
         }
         Memory::Ordinary { mb } => {
             arguments.extend(["--no-huge".into(), "--no-shconf".into(), "-m".into(), mb.to_string()]);
@@ -163,6 +164,14 @@ fn arguments(config: &EalConfig) -> Vec<String> {
         arguments.push(format!("--lcores=0@({})", cores.join(",")));
     }
     arguments
+}
+
+/// What of `mb` MiB each node gives, the way DPDK wants it: a number for every node up to the last.
+fn shares(mb: u32, nodes: &[u32]) -> Option<String> {
+    let last = *nodes.iter().max()?;
+    let share = mb.div_ceil(nodes.len() as u32);
+    let of = |node: u32| if nodes.contains(&node) { share.to_string() } else { "0".into() };
+    Some((0..=last).map(of).collect::<Vec<_>>().join(","))
 }
 
 fn init(arguments: &[String], memory: Memory) -> Result<Eal, EalError> {
@@ -208,10 +217,11 @@ mod tests {
 
     #[test]
     fn arguments_touch_no_pci_device_unless_told() {
-        let none = arguments(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![] }).join(" ");
+        let none = arguments(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![], nodes: vec![] })
+            .join(" ");
         assert!(none.contains("--no-pci") && none.contains("--no-huge --no-shconf -m 64"), "{none}");
         let pci = vec!["0000:01:00.0".to_owned(), "0000:01:00.1".to_owned()];
-        let two = arguments(&EalConfig { memory: Memory::Huge { mb: 64 }, pci }).join(" ");
+        let two = arguments(&EalConfig { memory: Memory::Huge { mb: 64 }, pci, nodes: vec![] }).join(" ");
         assert!(two.contains("-a 0000:01:00.0 -a 0000:01:00.1") && !two.contains("--no-pci"), "{two}");
         assert!(two.contains("--in-memory") && !two.contains("--no-huge"), "{two}");
     }
@@ -248,8 +258,25 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_come_from_the_nodes_named() {
+        let rows: &[(&[u32], &str)] = &[
+            (&[], "-m 64"),
+            (&[0], "--socket-mem 64"),
+            (&[1], "--socket-mem 0,64"),
+            (&[0, 1], "--socket-mem 32,32"),
+            (&[3, 1], "--socket-mem 0,32,0,32"),
+            (&[0, 1, 2], "--socket-mem 22,22,22"),
+        ];
+        for (nodes, wanted) in rows {
+            let config = EalConfig { memory: Memory::Huge { mb: 64 }, pci: vec![], nodes: nodes.to_vec() };
+            let told = arguments(&config).join(" ");
+            assert!(told.contains(&format!("{wanted} ")), "{nodes:?}: {told}");
+        }
+    }
+
+    #[test]
     fn too_few_huge_pages_names_the_command() {
-        let config = EalConfig { memory: Memory::Huge { mb: u32::MAX }, pci: vec![] };
+        let config = EalConfig { memory: Memory::Huge { mb: u32::MAX }, pci: vec![], nodes: vec![] };
         let message = check(&config).unwrap_err().to_string();
         assert!(message.contains("/proc/sys/vm/nr_hugepages") && message.contains("never"), "{message}");
     }

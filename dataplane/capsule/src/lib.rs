@@ -13,10 +13,12 @@
 //! - A queue is used through `&mut`, so two threads never share one; the two ends of a [`ring`](ring()) are unique for the same reason.
 //! - Calls that change ports are made under one lock; DPDK allows them from one thread at a time.
 
+mod astray;
 mod device;
 mod eal;
 mod mbuf;
 mod mempool;
+mod offloads;
 mod port;
 mod queue;
 mod ring;
@@ -26,10 +28,12 @@ mod thread;
 mod tx;
 mod wake;
 
+pub use astray::HashCheck;
 pub use device::{Device, DeviceError};
 pub use eal::{Eal, EalConfig, EalError, Memory, free_hugepages_mb};
 pub use mbuf::{Mbuf, NoRoom};
 pub use mempool::{Mempool, MempoolError};
+pub use offloads::Offloads;
 pub use port::{Link, Port, PortConfig, PortError, Stats};
 pub use queue::Queue;
 pub use ring::{RingConsumer, RingError, RingProducer, ring};

@@ -2,6 +2,7 @@
 //!
 //! The fields of `rte_mbuf` are read by offset (see `dpdk-sys`), so [`Mbuf::data`] is three loads in the caller's own code.
 
+use crate::mempool::Mempool;
 use dpdk_sys as sys;
 use std::fmt;
 use std::ptr::NonNull;
@@ -57,6 +58,20 @@ impl Mbuf {
     pub fn segments(&self) -> usize {
         // SAFETY: offset and type of nb_segs.
         usize::from(unsafe { self.field::<u16>(sys::SHIM_MBUF_NB_SEGS) })
+    }
+
+    /// Whether it is one buffer that belongs to `pool`, holds its own bytes and has one owner: what a driver may give back without a look at it.
+    #[inline]
+    pub(crate) fn is_plain_of(&self, pool: Mempool) -> bool {
+        const FOREIGN: u64 = sys::RTE_MBUF_F_INDIRECT | sys::RTE_MBUF_F_EXTERNAL;
+        // SAFETY: offsets and types of refcnt, nb_segs, ol_flags and pool, all in the first line of rte_mbuf. The count is changed by owners only, and no
+        // one else has this buffer where it is 1.
+        unsafe {
+            self.field::<u16>(sys::SHIM_MBUF_NB_SEGS) == 1
+                && self.field::<u16>(sys::SHIM_MBUF_REFCNT) == 1
+                && self.field::<u64>(sys::SHIM_MBUF_OL_FLAGS) & FOREIGN == 0
+                && self.field::<*mut sys::rte_mempool>(sys::SHIM_MBUF_POOL) == pool.as_ptr()
+        }
     }
 
     /// Moves all bytes into the first segment. The frame is unchanged if that has no room for them.
@@ -182,6 +197,17 @@ impl Frame for Mbuf {
         let (start, len) = self.first_segment();
         // SAFETY: as above, and &mut self excludes every other access.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let (start, _) = self.first_segment();
+            // SAFETY: a prefetch reads nothing and cannot fault.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast()) };
+        }
     }
 
     #[inline]

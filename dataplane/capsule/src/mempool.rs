@@ -61,6 +61,11 @@ impl Mempool {
 
     /// Makes a pool of `mbufs` buffers, each with room for `data_room` bytes of frame behind its headroom.
     pub fn new(eal: Eal, mbufs: u32, data_room: u16) -> Result<Self, MempoolError> {
+        Self::on_node(eal, mbufs, data_room, None)
+    }
+
+    /// The same in the memory of a NUMA node, and no other; none: of any.
+    pub fn on_node(eal: Eal, mbufs: u32, data_room: u16, node: Option<u32>) -> Result<Self, MempoolError> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let room = data_room.checked_add(sys::RTE_PKTMBUF_HEADROOM as u16);
         let (Some(room), true) = (room, mbufs >= 64 && data_room >= 256) else {
@@ -71,8 +76,10 @@ impl Mempool {
         // DPDK wants the cache below two thirds of the pool.
         let cache = CACHE.min(mbufs / 4);
         let _one_at_a_time = control();
-        // SAFETY: the environment runs; the name is NUL-terminated, unique and copied; -1 is "any NUMA node".
-        let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, cache, 0, room, -1) };
+        const ANY: i32 = -1;
+        let node = node.map_or(ANY, |node| i32::try_from(node).unwrap_or(i32::MAX));
+        // SAFETY: the environment runs; the name is NUL-terminated, unique and copied; DPDK refuses a node that is none.
+        let pool = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, cache, 0, room, node) };
         NonNull::new(pool).map(Self).ok_or_else(|| MempoolError::NoMemory {
             mbufs,
             data_room,

@@ -1,8 +1,10 @@
 //! [`Port`]: one NIC, configured and started, with as many queue pairs as there are workers.
 
+use crate::astray::{HashCheck, Tally};
 use crate::device::{Device, DeviceError};
 use crate::eal::Eal;
 use crate::mempool::Mempool;
+use crate::offloads::Offloads;
 use crate::queue::Queue;
 use crate::ring::{RingConsumer, RingProducer};
 use crate::rss::{self, Wish};
@@ -27,11 +29,20 @@ pub struct PortConfig {
     pub mtu: Option<u16>,
     /// Toeplitz key for drivers with receive-side scaling, repeated or cut to the length they want; none: a fixed well-known one.
     pub rss_key: Option<Vec<u8>>,
+    /// Whether almost all frames that it is given to send come from the pool it receives into. Only a matter of speed: others are copied then.
+    pub one_pool: bool,
 }
 
 impl Default for PortConfig {
     fn default() -> Self {
-        Self { queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None, rss_key: None }
+        Self {
+            queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            mtu: None,
+            rss_key: None,
+            one_pool: true,
+        }
     }
 }
 
@@ -141,6 +152,8 @@ pub(crate) struct Opened {
     port: u16,
     started: bool,
     info: PortInfo,
+    offloads: Offloads,
+    tally: Tally,
     raw: *mut sys::rte_device,
     /// Ends of the rings a ring port is made of: dropped after the device is closed.
     _rings: Vec<(RingConsumer, RingProducer)>,
@@ -224,15 +237,23 @@ impl Port {
         let info = PortInfo { mac: [0; 6], mtu: 0, spread: Spread::Unknown };
         let raw = std::ptr::null_mut();
         // From here on an error drops `opened`, which closes the device.
-        let mut opened =
-            Opened { device, driver: String::new(), port, started: false, info, raw, _rings: rings };
+        let mut opened = Opened {
+            device,
+            driver: String::new(),
+            port,
+            started: false,
+            info,
+            offloads: Offloads::default(),
+            tally: Tally::default(),
+            raw,
+            _rings: rings,
+        };
         let one_at_a_time = control();
         let outcome = opened.bring_up(config, pool);
         drop(one_at_a_time);
-        let single_segment = outcome?;
+        outcome?;
         let opened = Arc::new(opened);
-        let queues =
-            (0..config.queues).map(|q| Queue::new(Arc::clone(&opened), q, pool, single_segment)).collect();
+        let queues = (0..config.queues).map(|q| Queue::new(Arc::clone(&opened), q, pool)).collect();
         Ok((Self(opened), queues))
     }
 
@@ -252,6 +273,18 @@ impl Port {
     #[must_use]
     pub fn driver(&self) -> &str {
         &self.0.driver
+    }
+
+    /// What its driver does beside receiving and sending.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.0.offloads
+    }
+
+    /// Whether frames come to the queues that their hashes name, where the driver leaves hashes with them.
+    #[must_use]
+    pub fn hash_check(&self) -> HashCheck {
+        self.0.tally.read()
     }
 
     /// Whether frames can pass now.
@@ -292,8 +325,16 @@ impl Opened {
         &self.info
     }
 
-    /// Configures and starts the port; says whether its driver sends only frames of one segment.
-    fn bring_up(&mut self, config: &PortConfig, pool: Mempool) -> Result<bool, PortError> {
+    pub(crate) fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Configures and starts the port.
+    fn bring_up(&mut self, config: &PortConfig, pool: Mempool) -> Result<(), PortError> {
         let mut offer = sys::rte_eth_dev_info::default();
         // SAFETY: the port exists; the result is ours.
         self.step("ask what it offers", unsafe { sys::rte_eth_dev_info_get(self.port, &raw mut offer) })?;
@@ -307,8 +348,8 @@ impl Opened {
         }
         let mtu = self.mtu(config, &offer)?;
         let wish = Wish::of(&offer, queues, config.rss_key.as_deref().unwrap_or(&rss::DEFAULT_KEY));
-        let send_segments = offer.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
-        self.apply(&offer, queues, mtu, &wish, send_segments)?;
+        self.offloads = Offloads::of(&offer, mtu, wish.types != 0, config.one_pool);
+        self.apply(queues, mtu, &wish)?;
         self.set_up_queues(config, &offer, pool)?;
         // SAFETY: configured, with every queue set up.
         self.step("start", unsafe { sys::rte_eth_dev_start(self.port) })?;
@@ -317,7 +358,7 @@ impl Opened {
         // SAFETY: the port is started.
         let _ = unsafe { sys::rte_eth_promiscuous_enable(self.port) };
         self.info = self.read_info(&offer, &wish, queues)?;
-        Ok(send_segments == 0)
+        Ok(())
     }
 
     fn mtu(&self, config: &PortConfig, offer: &sys::rte_eth_dev_info) -> Result<u16, PortError> {
@@ -336,30 +377,19 @@ impl Opened {
     }
 
     /// No checksum, VLAN or segmentation offload is turned on: the worker sees frames as they came and sends them as they are.
-    fn apply(
-        &self,
-        offer: &sys::rte_eth_dev_info,
-        queues: u16,
-        mtu: u16,
-        wish: &Wish,
-        send_segments: u64,
-    ) -> Result<(), PortError> {
+    fn apply(&self, queues: u16, mtu: u16, wish: &Wish) -> Result<(), PortError> {
         let mut key = wish.key.clone();
         let mut conf = sys::rte_eth_conf::default();
         conf.rxmode.mtu = u32::from(mtu);
-        conf.txmode.offloads = send_segments;
+        conf.rxmode.offloads = self.offloads.rx_bits();
+        conf.txmode.offloads = self.offloads.tx_bits();
         if wish.types != 0 {
             conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
-            conf.rxmode.offloads |= offer.rx_offload_capa & u64::from(sys::RTE_ETH_RX_OFFLOAD_RSS_HASH);
             conf.rx_adv_conf.rss_conf.rss_hf = wish.types;
             if !key.is_empty() {
                 conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
                 conf.rx_adv_conf.rss_conf.rss_key_len = key.len() as u8;
             }
-        }
-        let longest = u32::from(mtu) + 26;
-        if longest > u32::from(Mempool::DATA_ROOM) {
-            conf.rxmode.offloads |= offer.rx_offload_capa & u64::from(sys::RTE_ETH_RX_OFFLOAD_SCATTER);
         }
         // SAFETY: the port exists and is stopped; conf and the key it points at live through the call.
         let status = unsafe { sys::rte_eth_dev_configure(self.port, queues, queues, &raw const conf) };

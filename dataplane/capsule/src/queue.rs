@@ -1,30 +1,39 @@
 //! [`Queue`]: one receive and one transmit queue of a port, for one worker. Its bursts are in `rx` and `tx`.
 
+use crate::astray::Astray;
 use crate::mbuf::Mbuf;
 use crate::mempool::Mempool;
+use crate::offloads::Sending;
 use crate::port::Opened;
 use crate::{rx, tx};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use turnpike_packet::io::{Burst, PacketIo, PortInfo};
+use turnpike_packet::io::{Burst, PacketIo, PortInfo, Spread};
 
 /// A queue pair. It keeps its port open.
 #[derive(Debug)]
 pub struct Queue {
     port: u16,
     queue: u16,
-    /// The driver sends frames of one segment only.
-    linearize: bool,
+    /// How frames must be for the driver to send them.
+    sending: Sending,
     unsendable: u64,
     pool: Mempool,
     wake: Option<OwnedFd>,
+    /// Where the driver leaves its hashes with frames.
+    astray: Option<Astray>,
     opened: Arc<Opened>,
 }
 
 impl Queue {
     /// The `queue`th of `opened`'s queue pairs; the only one of this number.
-    pub(crate) fn new(opened: Arc<Opened>, queue: u16, pool: Mempool, linearize: bool) -> Self {
-        Self { port: opened.port_id(), queue, linearize, unsendable: 0, pool, wake: None, opened }
+    pub(crate) fn new(opened: Arc<Opened>, queue: u16, pool: Mempool) -> Self {
+        let (port, offloads) = (opened.port_id(), opened.offloads());
+        let astray = match &opened.info().spread {
+            Spread::Rss(rss) if offloads.rss_hash => Some(Astray::new(rss, queue)),
+            _ => None,
+        };
+        Self { port, queue, sending: offloads.sending(), unsendable: 0, pool, wake: None, astray, opened }
     }
 
     pub(crate) fn wakes_by(&mut self, wake: OwnedFd) {
@@ -37,7 +46,8 @@ impl Queue {
         self.wake.take()
     }
 
-    /// Frames of more segments than the driver can send, and too long for one buffer: taken by [`PacketIo::tx`] and dropped.
+    /// Frames that the driver cannot send as they are (several segments, another pool) and that fit no buffer, or for which there was none: taken by
+    /// [`PacketIo::tx`] and dropped.
     #[must_use]
     pub fn unsendable(&self) -> u64 {
         self.unsendable
@@ -60,18 +70,26 @@ impl PacketIo for Queue {
 
     #[inline]
     fn rx(&mut self, into: &mut Burst<Mbuf>) -> usize {
+        let held = into.len();
         // SAFETY: `opened` keeps the port started; the queue number is within what was set up, and &mut self is the only Queue of it.
-        unsafe { rx::burst(self.port, self.queue, into) }
+        let received = unsafe { rx::burst(self.port, self.queue, into) };
+        if let Some(astray) = &mut self.astray {
+            astray.look(&into[held..], self.opened.tally());
+        }
+        received
     }
 
     #[inline]
     fn tx(&mut self, from: &mut Burst<Mbuf>) -> usize {
         let mut dropped = 0;
-        if self.linearize {
-            dropped = tx::linearize(from);
+        if self.sending != Sending::AsTheyAre {
+            dropped = match self.sending {
+                Sending::FastFree => tx::own(from, self.pool),
+                _ => tx::linearize(from),
+            };
             self.unsendable += dropped;
         }
-        // SAFETY: as in rx; frames of many segments went through `linearize` if the driver cannot send them.
+        // SAFETY: as in rx; frames that the driver cannot send as they are went through `own` or `linearize`.
         unsafe { tx::burst(self.port, self.queue, from) + dropped as usize }
     }
 

@@ -12,7 +12,7 @@ use turnpike_packet::conformance::{self, Wire};
 use turnpike_packet::io::{Burst, Frame};
 
 fn eal() -> Eal {
-    Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 256 }, pci: vec![] }).unwrap()
+    Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 256 }, pci: vec![], nodes: vec![] }).unwrap()
 }
 
 fn pool() -> Mempool {

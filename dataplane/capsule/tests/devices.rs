@@ -55,7 +55,8 @@ fn address(interface: &str) {
 }
 
 fn open(device: &str, queues: u16) -> (Port, Vec<capsule::Queue>) {
-    let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 128 }, pci: vec![] }).unwrap();
+    let eal =
+        Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 128 }, pci: vec![], nodes: vec![] }).unwrap();
     let pool = Mempool::new(eal, 8191, Mempool::DATA_ROOM).unwrap();
     let device: Device = device.parse().unwrap();
     let config = PortConfig { queues, ..PortConfig::default() };
@@ -210,7 +211,8 @@ fn tap() {
 fn a_device_with_too_few_queues_says_how_to_get_more() {
     in_namespace("a_device_with_too_few_queues_says_how_to_get_more", || {
         make_veth();
-        let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![] }).unwrap();
+        let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![], nodes: vec![] })
+            .unwrap();
         let pool = Mempool::new(eal, 1023, Mempool::DATA_ROOM).unwrap();
         let device: Device = "net_af_packet0,iface=port0".parse().unwrap();
         let config = PortConfig { queues: 2, ..PortConfig::default() };

@@ -4,7 +4,8 @@
 use capsule::{Device, DeviceError, Eal, EalConfig, Memory, Mempool, Port, PortConfig, PortError};
 
 fn open(device: &str) -> Result<Port, PortError> {
-    let eal = Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![] }).unwrap();
+    let eal =
+        Eal::start(&EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![], nodes: vec![] }).unwrap();
     let pool = Mempool::new(eal, 64, Mempool::DATA_ROOM).unwrap();
     let device: Device = device.parse()?;
     Port::open(eal, &device, &PortConfig::default(), pool).map(|(port, _queues)| port)

@@ -34,7 +34,7 @@ fn packet_memory_is_in_huge_pages() {
     let _reservation = Reservation::of(u64::from(MB) / 2);
     let free = free_hugepages_mb();
     assert!(free >= u64::from(MB));
-    let eal = Eal::start(&EalConfig { memory: Memory::Huge { mb: MB }, pci: vec![] }).unwrap();
+    let eal = Eal::start(&EalConfig { memory: Memory::Huge { mb: MB }, pci: vec![], nodes: vec![] }).unwrap();
     assert!(free_hugepages_mb() + u64::from(MB) <= free, "EAL took its memory at the start");
 
     let pool = Mempool::new(eal, 4095, Mempool::DATA_ROOM).unwrap();

@@ -5,7 +5,8 @@ use capsule::{Eal, EalConfig, EalError, Mbuf, Memory, Mempool, Port, PortConfig,
 use capsule::{RingConsumer, RingProducer};
 use turnpike_packet::io::{Burst, Frame, PacketIo, Spread};
 
-const CONFIG: EalConfig = EalConfig { memory: Memory::Ordinary { mb: 256 }, pci: Vec::new() };
+const CONFIG: EalConfig =
+    EalConfig { memory: Memory::Ordinary { mb: 256 }, pci: Vec::new(), nodes: Vec::new() };
 
 fn eal() -> Eal {
     Eal::start(&CONFIG).unwrap()
@@ -41,7 +42,7 @@ fn firsts(burst: &Burst<Mbuf>) -> Vec<u8> {
 #[test]
 fn the_environment_starts_once() {
     assert_eq!(Eal::start(&CONFIG), Ok(eal()));
-    let other = EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![] };
+    let other = EalConfig { memory: Memory::Ordinary { mb: 64 }, pci: vec![], nodes: vec![] };
     assert_eq!(Eal::start(&other), Err(EalError::AlreadyStarted));
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Control {
     control_alive: bool,
     /// Devices whose link was up at the last look.
     links_up: usize,
+    /// It was said that a NIC does not spread as it says.
+    astray_told: bool,
 }
 
 /// A worker ended by itself: the dataplane cannot go on.
@@ -90,6 +92,7 @@ impl Control {
             started,
             control_alive: false,
             links_up,
+            astray_told: false,
         }
     }
 
@@ -256,8 +259,15 @@ impl Control {
         self.page.show(&counters);
         let mut up = 0;
         for (device, pages) in &mut self.devices {
-            let (stats, is_up) = (device.stats(), device.link().up);
-            pages.iter_mut().for_each(|page| page.show(&stats, is_up));
+            let (stats, hashes, is_up) = (device.stats(), device.hash_check(), device.link().up);
+            if hashes.astray > 0 && !std::mem::replace(&mut self.astray_told, true) {
+                tracing::warn!(
+                    device = device.device(),
+                    driver = device.driver(),
+                    "the NIC puts frames into other queues than its own hashes name: answers come to workers that do not know their flows; use one worker with this device"
+                );
+            }
+            pages.iter_mut().for_each(|page| page.show(&stats, hashes, is_up));
             up += usize::from(is_up);
         }
         // A link that comes back may lead to another switch, which does not know where we are.

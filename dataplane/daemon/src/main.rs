@@ -4,6 +4,7 @@
 //! thread if a port has a tap:
 //!
 //! - [`open_io`]: what the configuration names → open queues; one clear error for each thing a host may lack
+//! - [`numa`]: where cores and devices are, and packet memory should be
 //! - [`exception`] with [`tap`]: the exception thread, between the workers and the host's kernel
 //! - [`workers`] with [`idle`] and [`bell`]: the worker threads, around `forward`'s worker
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
@@ -20,6 +21,7 @@ mod control;
 mod conversation;
 mod exception;
 mod idle;
+mod numa;
 mod open_io;
 mod outbox;
 mod pages;

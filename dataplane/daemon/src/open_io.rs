@@ -1,11 +1,13 @@
 //! From the configuration to open queues: cores, environment, packet memory, ports. Everything that this host may lack is looked for
 //! before the environment starts, so that each lack has one clear error.
 
+use crate::numa::{self, Layout};
 use capsule::{
     Device, Eal, EalConfig, Memory, Mempool, Port, PortConfig, Queue, available_cores, free_hugepages_mb,
     isolated_cores,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use turnpike_forward::limits::{EXCEPTION_FRAMES, FRAGMENTS_HELD_MAX};
 use turnpike_packet::faults::UNDER_WAY_MAX;
 use turnpike_wire::config::{self, Dataplane, Hugepages};
@@ -17,6 +19,9 @@ const BUFFERS_PER_QUEUE: u32 = 4_096;
 const BUFFERS_PER_WORKER: u32 = 1_024;
 /// MiB of packet memory left for everything that is no buffer: the driver's rings and EAL's own.
 const OVERHEAD_MB: u64 = 16;
+
+/// Where the kernel describes the host.
+const SYS: &str = "/sys";
 
 /// Why the dataplane cannot start on this host.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +68,10 @@ pub(crate) struct Io {
     /// For each port of the configuration, the number of its device.
     pub(crate) device_of: Vec<usize>,
     pub(crate) queues: Vec<Vec<Queue>>,
+    /// What is received into, of the first device: for frames that come from elsewhere.
     pub(crate) pool: Mempool,
     pub(crate) huge: bool,
+    pub(crate) layout: Layout,
 }
 
 impl Io {
@@ -107,8 +114,26 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
     let pci = devices
         .iter()
         .filter_map(|d| if let Device::Pci(address) = d { Some(address.clone()) } else { None });
-    let eal = Eal::start(&EalConfig { memory, pci: pci.collect() })?;
-    let pool = Mempool::new(eal, buffers(dataplane, memory)?, Mempool::DATA_ROOM)?;
+    let layout = Layout::of(Path::new(SYS), &dataplane.workers, &devices);
+    let shared = dataplane.devices();
+    let names = |device: &config::PortDevice| {
+        let names = device.ports.iter().map(|&port| dataplane.ports[port].name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let names: Vec<String> = shared.iter().map(names).collect();
+    let named: Vec<&str> = names.iter().map(String::as_str).collect();
+    for far in layout.misplaced(&dataplane.workers, &named) {
+        tracing::warn!("{far}");
+    }
+    let split = split(dataplane, memory, &layout, Path::new(SYS));
+    let nodes = split.iter().filter_map(|part| part.0.filter(|_| huge)).collect();
+    let eal = Eal::start(&EalConfig { memory, pci: pci.collect(), nodes })?;
+    let mut pools = BTreeMap::new();
+    for &(node, buffers) in &split {
+        pools.insert(node, Mempool::on_node(eal, buffers, Mempool::DATA_ROOM, node)?);
+    }
+    let of_device = |device| pools.get(&layout.pool_of(device)).or_else(|| pools.values().next()).copied();
+    let pool = of_device(0).ok_or(OpenError::NoPorts)?;
     let workers = dataplane.workers.len();
     let mut io = Io {
         eal,
@@ -117,18 +142,25 @@ pub(crate) fn open(dataplane: &Dataplane) -> Result<Io, OpenError> {
         queues: (0..workers).map(|_| Vec::new()).collect(),
         pool,
         huge,
+        layout: layout.clone(),
     };
-    for (number, (shared, device)) in dataplane.devices().iter().zip(&devices).enumerate() {
-        let names: Vec<&str> = shared.ports.iter().map(|&port| dataplane.ports[port].name.as_str()).collect();
-        let config = PortConfig { queues: workers as u16, mtu: shared.mtu, ..PortConfig::default() };
+    for (number, ((shared, device), names)) in shared.iter().zip(&devices).zip(&names).enumerate() {
+        let config = PortConfig {
+            queues: workers as u16,
+            mtu: shared.mtu,
+            one_pool: pools.len() == 1,
+            ..PortConfig::default()
+        };
+        let pool = of_device(number).unwrap_or(pool);
         let (port, queues) = Port::open(eal, device, &config, pool)
-            .map_err(|source| OpenError::Port { port: names.join(", "), source })?;
+            .map_err(|source| OpenError::Port { port: names.clone(), source })?;
         tracing::info!(
-            port = names.join(", "),
+            port = names,
             device = port.device(),
             driver = port.driver(),
             mac = %mac_text(port.info().mac),
             mtu = port.info().mtu,
+            offloads = %port.offloads(),
             "port is open"
         );
         shared.ports.iter().for_each(|&port| io.device_of[port] = number);
@@ -212,18 +244,55 @@ fn memory_with(hugepages: Hugepages, mb: u32, free_mb: u64) -> Memory {
     }
 }
 
-/// How many packet buffers are made: what ports and workers may hold.
-fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
+/// The pools that packet memory is split into, by node, with the buffers of each: one for each node that has devices, if every one of them has the huge pages and the memory
+/// is enough for all; else one.
+fn split(dataplane: &Dataplane, memory: Memory, layout: &Layout, sys: &Path) -> Vec<(Option<u32>, u32)> {
+    let pools = layout.pools();
+    let Memory::Huge { mb } = memory else { return vec![(None, all_buffers(dataplane))] };
+    let share_mb = u64::from(mb).div_ceil(pools.len().max(1) as u64);
+    let mut parts = Vec::new();
+    for (node, devices) in pools {
+        let buffers = buffers_of(dataplane, devices);
+        let needed_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
+        let free_mb = node.map(|node| numa::free_hugepages_mb(sys, node).unwrap_or(0));
+        if needed_mb > share_mb || free_mb.is_some_and(|free_mb| free_mb < share_mb) {
+            tracing::warn!(
+                node,
+                needed_mb,
+                share_mb,
+                free_mb,
+                "packet memory is not on the NUMA nodes of its devices: a node has too few huge pages, or dataplane.memory_mb is too little for all nodes"
+            );
+            return vec![(None, all_buffers(dataplane))];
+        }
+        parts.push((node, buffers));
+    }
+    parts
+}
+
+fn all_buffers(dataplane: &Dataplane) -> u32 {
+    buffers_of(dataplane, dataplane.devices().len() as u32)
+}
+
+/// How many packet buffers are made for this many devices: what they and workers may hold.
+fn buffers_of(dataplane: &Dataplane, devices: u32) -> u32 {
     let workers = dataplane.workers.len() as u32;
-    let queues = workers * dataplane.devices().len() as u32;
+    let queues = workers * devices;
     let rings = if dataplane.ports.iter().any(|port| port.exception.is_some()) { workers + 1 } else { 0 };
     let under_way = if dataplane.faults.is_some() { 2 * UNDER_WAY_MAX as u32 } else { 0 };
-    let buffers = queues * (BUFFERS_PER_QUEUE + under_way)
+    queues * (BUFFERS_PER_QUEUE + under_way)
         + workers * workers * BUFFERS_PER_WORKER
         + workers * FRAGMENTS_HELD_MAX as u32
-        + rings * EXCEPTION_FRAMES as u32;
+        + rings * EXCEPTION_FRAMES as u32
+}
+
+/// How many packet buffers are made for all devices, if there is memory for them.
+fn buffers(dataplane: &Dataplane, memory: Memory) -> Result<u32, OpenError> {
+    let buffers = all_buffers(dataplane);
     let least_mb = Mempool::bytes(buffers, Mempool::DATA_ROOM, memory).div_ceil(1 << 20) + OVERHEAD_MB;
     if least_mb > u64::from(dataplane.memory_mb) {
+        let workers = dataplane.workers.len() as u32;
+        let queues = workers * dataplane.devices().len() as u32;
         return Err(OpenError::TooLittleMemory { memory_mb: dataplane.memory_mb, queues, workers, least_mb });
     }
     Ok(buffers)
@@ -303,6 +372,36 @@ mod tests {
             let faulty = without + 4 * EXCEPTION_FRAMES as u32 + 12 * UNDER_WAY_MAX as u32;
             assert_eq!(buffers(&small, memory).unwrap(), faulty);
         }
+    }
+
+    #[test]
+    fn packet_memory_is_split_over_nodes_that_have_it() {
+        let host = tempfile::tempdir().unwrap();
+        let reserve = |node: u32, pages: u32| {
+            let size = format!("devices/system/node/node{node}/hugepages/hugepages-2048kB");
+            std::fs::create_dir_all(host.path().join(&size)).unwrap();
+            std::fs::write(host.path().join(size).join("free_hugepages"), pages.to_string()).unwrap();
+        };
+        reserve(0, 128);
+        reserve(1, 128);
+        let two = dataplane(&[0], &["net_null0", "net_null1"], 256);
+        let one = buffers_of(&two, 1);
+        let layout = |nodes: &[Option<u32>]| Layout { workers: vec![Some(0)], devices: nodes.to_vec() };
+        let far = layout(&[Some(0), Some(1)]);
+        let split_of =
+            |dataplane: &Dataplane, layout: &Layout, memory| split(dataplane, memory, layout, host.path());
+        let huge = Memory::Huge { mb: 256 };
+        assert_eq!(split_of(&two, &far, huge), [(Some(0), one), (Some(1), one)]);
+        let both = all_buffers(&two);
+        assert_eq!(split_of(&two, &layout(&[Some(1), Some(1)]), huge), [(Some(1), both)]);
+        assert_eq!(split_of(&two, &layout(&[None, None]), huge), [(Some(0), both)], "where the workers are");
+        assert_eq!(split_of(&two, &far, Memory::Ordinary { mb: 256 }), [(None, both)]);
+        let little = Memory::Huge { mb: 2 * OVERHEAD_MB as u32 };
+        assert_eq!(split_of(&two, &far, little), [(None, both)], "not enough for two pools");
+        reserve(1, 63);
+        assert_eq!(split_of(&two, &far, huge), [(None, both)], "node 1 has too few");
+        let unknown = Layout { workers: vec![None], devices: vec![None, None] };
+        assert_eq!(split_of(&two, &unknown, huge), [(None, both)]);
     }
 
     #[test]

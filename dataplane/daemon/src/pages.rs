@@ -3,7 +3,7 @@
 use crate::conversation::ConversationTally;
 use crate::exception::TapTally;
 use crate::open_io::{Io, mac_text};
-use capsule::Stats;
+use capsule::{HashCheck, Stats};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use turnpike_forward::worker::{Traffic, Worker};
 use turnpike_packet::io::Frame;
 use turnpike_shm::{CounterFile, CounterPage, KIND_GATEWAY, KIND_PORT, KIND_WORKER, PageSpec, ShmError};
 use turnpike_wire::config::Dataplane;
-use turnpike_wire::pages::{GATEWAY_COUNTERS, PORT_COUNTERS, PortLabel, WORKER_COUNTERS};
+use turnpike_wire::pages::{GATEWAY_COUNTERS, NO_NODE, PORT_COUNTERS, PortLabel, WORKER_COUNTERS};
 
 /// The pages of one dataplane, each for its writer.
 pub(crate) struct Pages {
@@ -26,8 +26,20 @@ pub(crate) struct Pages {
 pub(crate) struct WorkerPage {
     page: CounterPage,
     core: u16,
+    memory: FlowMemory,
     /// Where it tells what has crossed ports that share their device.
     told: Vec<(usize, Arc<ToldTraffic>)>,
+}
+
+/// Where a worker and its flow table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowMemory {
+    /// NUMA node of the worker's core.
+    pub(crate) node: Option<u32>,
+    /// Bytes of a page of its flow table.
+    pub(crate) page_bytes: usize,
+    /// NUMA node of that.
+    pub(crate) flow_node: Option<u32>,
 }
 
 /// What one worker last told of the traffic of one port.
@@ -69,8 +81,9 @@ pub(crate) fn create(
         let names = Counters::names().chain(WORKER_COUNTERS).map(str::to_owned).collect();
         specs.push(PageSpec { kind: KIND_WORKER, index, label: format!("core {core}"), names });
     }
-    for (index, ((named, port), side)) in
-        (0u32..).zip(dataplane.ports.iter().zip(io.of_ports()).zip(gateway.ports()))
+    let nodes = io.device_of.iter().map(|&device| io.layout.devices.get(device).copied().flatten());
+    for (index, (((named, port), side), node)) in
+        (0u32..).zip(dataplane.ports.iter().zip(io.of_ports()).zip(gateway.ports()).zip(nodes))
     {
         let label = PortLabel {
             name: named.name.clone(),
@@ -79,6 +92,8 @@ pub(crate) fn create(
             mac: mac_text(port.info().mac),
             steering: side.steering.name().to_owned(),
             vlan: named.vlan,
+            node,
+            offloads: port.offloads().to_string(),
         };
         specs.push(PageSpec {
             kind: KIND_PORT,
@@ -96,8 +111,9 @@ pub(crate) fn create(
 
     let mut pages = CounterFile::create(folder, &specs)?.into_iter();
     let workers = dataplane.workers.iter().zip(&mut pages);
-    let mut workers: Vec<_> =
-        workers.map(|(&core, page)| WorkerPage { page, core, told: Vec::new() }).collect();
+    let mut workers: Vec<_> = workers
+        .map(|(&core, page)| WorkerPage { page, core, memory: FlowMemory::UNKNOWN, told: Vec::new() })
+        .collect();
     let ports = (0..dataplane.ports.len()).zip(&mut pages);
     let ports = ports.map(|(port, page)| {
         let mut traffic = Vec::new();
@@ -113,14 +129,34 @@ pub(crate) fn create(
     Ok(Pages { workers, ports, gateway })
 }
 
+impl FlowMemory {
+    const UNKNOWN: Self = Self { node: None, page_bytes: 0, flow_node: None };
+}
+
 impl WorkerPage {
+    /// Says where the worker and its flow table are; shown with the counters.
+    pub(crate) fn placed(&mut self, memory: FlowMemory) {
+        self.memory = memory;
+    }
+
     /// Shows a worker's counters and the generation it works by, and tells what has crossed ports that share their device.
     pub(crate) fn show<F: Frame>(&mut self, worker: &Worker<'_, F>) {
         self.page.set_all(worker.counters().values());
         let (v4, v6) = (&worker.flows().v4, &worker.flows().v6);
         let most = u64::from(v4.capacity()) + u64::from(v6.capacity());
         let of_ipv6 = [v6.live(), v6.capacity()].map(u64::from);
-        let further = [u64::from(self.core), worker.tables().generation, most, of_ipv6[0], of_ipv6[1]];
+        let FlowMemory { node, page_bytes, flow_node } = self.memory;
+        let of_node = |node: Option<u32>| node.map_or(NO_NODE, u64::from);
+        let further: [u64; WORKER_COUNTERS.len()] = [
+            u64::from(self.core),
+            worker.tables().generation,
+            most,
+            of_ipv6[0],
+            of_ipv6[1],
+            of_node(node),
+            page_bytes as u64,
+            of_node(flow_node),
+        ];
         for (at, value) in (Counters::COUNT..).zip(further) {
             self.page.set(at, value);
         }
@@ -137,7 +173,7 @@ impl PortPage {
     }
 
     /// Shows what the driver of its device counts, and what has crossed the tap. Of ports that share a device the workers know the traffic.
-    pub(crate) fn show(&mut self, stats: &Stats, up: bool) {
+    pub(crate) fn show(&mut self, stats: &Stats, hashes: HashCheck, up: bool) {
         let traffic = if self.traffic.is_empty() {
             [stats.rx_frames, stats.rx_bytes, stats.tx_frames, stats.tx_bytes]
         } else {
@@ -162,6 +198,8 @@ impl PortPage {
             to_kernel,
             from_kernel,
             lost,
+            hashes.checked,
+            hashes.astray,
         ]);
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::bell::Bell;
 use crate::idle::{BackOff, Rest};
-use crate::pages::WorkerPage;
+use crate::pages::{FlowMemory, WorkerPage};
 use capsule::{Eal, Mbuf, Queue};
 use rustix::thread::set_current_timer_slack;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -21,8 +22,9 @@ use turnpike_forward::mailbox::Shared;
 use turnpike_forward::worker::Worker;
 use turnpike_packet::faults::{Faults, Rates};
 use turnpike_packet::io::PacketIo;
-use turnpike_shm::{HugeMemory, Pages, ShmError};
+use turnpike_shm::{HUGE_PAGE_BYTES, HugeMemory, Pages, ShmError};
 use turnpike_wire::config::{self, Hugepages, Idle};
+use turnpike_wire::topology::node_of_core;
 
 /// Turns between two looks at the clock while there is work: at most some tens of microseconds.
 const TURNS_PER_CLOCK: u32 = 16;
@@ -141,13 +143,35 @@ fn work(
         Hugepages::Require => Pages::Require,
         Hugepages::Never => Pages::Never,
     };
-    // Made by its own worker: the memory is on the worker's NUMA node, and the tables of all workers are made at the same time.
+    let node = node_of_core(Path::new("/sys"), u32::from(core));
+    // Made by its own worker, so that the tables of all workers are made at the same time.
     let memory_for = |flows: u32, bytes: usize| {
-        HugeMemory::new(bytes, pages).map_err(|source| WorkerError::FlowMemory { worker: id, flows, source })
+        HugeMemory::near(bytes, pages, node).map_err(|source| WorkerError::FlowMemory {
+            worker: id,
+            flows,
+            source,
+        })
     };
     let table_error = |source| WorkerError::FlowTable { worker: id, source };
     let flows = common.flows;
     let mut memory = memory_for(flows, FlowTable::<FlowKey>::memory_bytes(flows))?;
+    let placed = FlowMemory { node, page_bytes: memory.pages().page_bytes(), flow_node: memory.node() };
+    tracing::info!(
+        worker = id,
+        core,
+        node,
+        flows,
+        pages = memory.pages().name(),
+        flow_node = placed.flow_node,
+        "flow table"
+    );
+    if placed.page_bytes < HUGE_PAGE_BYTES && common.hugepages == Hugepages::Auto {
+        tracing::warn!(
+            worker = id,
+            bytes = memory.bytes().len(),
+            "too few huge pages are free: the flow table is in ordinary pages, which is slower"
+        );
+    }
     let table = FlowTable::new(memory.bytes_mut(), flows, common.secret).map_err(table_error)?;
     let mut worker = Worker::new(id, Arc::clone(&common.shared), table, handoff, common.secret);
     let mut memory6;
@@ -159,6 +183,7 @@ fn work(
     if let Some(exception) = exception {
         worker = worker.with_exception(exception);
     }
+    page.placed(placed);
     let _ = ready.send(Ok(()));
     match common.faults {
         None => {

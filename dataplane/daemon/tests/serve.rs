@@ -382,6 +382,11 @@ fn datagrams_pass_with_several_workers_and_no_receive_side_scaling() {
             opened.len() == workers.len() && opened.iter().all(|n| *n > 10),
             "each worker has flows: {opened:?}"
         );
+        for page in pages.iter().filter(|page| page.kind == KIND_WORKER) {
+            let is = |name: &str| page.counters.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
+            assert_eq!(is("flow_page_bytes"), Some(4096), "hugepages = \"never\"");
+            assert_eq!(is("flow_numa_node"), is("numa_node"), "each has its flow table where its core is");
+        }
     });
 }
 

@@ -23,12 +23,14 @@
 enum shim_mbuf_offset {
 	SHIM_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
 	SHIM_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	SHIM_MBUF_REFCNT = offsetof(struct rte_mbuf, refcnt),
 	SHIM_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
 	SHIM_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	SHIM_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	SHIM_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	SHIM_MBUF_RSS_HASH = offsetof(struct rte_mbuf, hash.rss),
 	SHIM_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	SHIM_MBUF_POOL = offsetof(struct rte_mbuf, pool),
 	SHIM_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 	SHIM_MBUF_SIZE = sizeof(struct rte_mbuf)
 };
@@ -36,6 +38,7 @@ enum shim_mbuf_offset {
 /* Widths of the same fields, in bytes, so that a test can refuse a DPDK that changed one. */
 enum shim_mbuf_width {
 	SHIM_MBUF_WIDTH_DATA_OFF = sizeof(((struct rte_mbuf *)0)->data_off),
+	SHIM_MBUF_WIDTH_REFCNT = sizeof(((struct rte_mbuf *)0)->refcnt),
 	SHIM_MBUF_WIDTH_NB_SEGS = sizeof(((struct rte_mbuf *)0)->nb_segs),
 	SHIM_MBUF_WIDTH_OL_FLAGS = sizeof(((struct rte_mbuf *)0)->ol_flags),
 	SHIM_MBUF_WIDTH_PKT_LEN = sizeof(((struct rte_mbuf *)0)->pkt_len),

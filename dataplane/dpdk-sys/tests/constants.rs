@@ -9,6 +9,7 @@ use std::ffi::CStr;
 fn mbuf_fields_have_the_widths_capsule_uses() {
     let rows = [
         ("data_off", sys::SHIM_MBUF_WIDTH_DATA_OFF, 2),
+        ("refcnt", sys::SHIM_MBUF_WIDTH_REFCNT, 2),
         ("nb_segs", sys::SHIM_MBUF_WIDTH_NB_SEGS, 2),
         ("ol_flags", sys::SHIM_MBUF_WIDTH_OL_FLAGS, 8),
         ("pkt_len", sys::SHIM_MBUF_WIDTH_PKT_LEN, 4),
@@ -26,12 +27,14 @@ fn mbuf_offsets_are_aligned_distinct_and_inside() {
     let fields = [
         ("buf_addr", sys::SHIM_MBUF_BUF_ADDR, 8),
         ("data_off", sys::SHIM_MBUF_DATA_OFF, 2),
+        ("refcnt", sys::SHIM_MBUF_REFCNT, 2),
         ("nb_segs", sys::SHIM_MBUF_NB_SEGS, 2),
         ("ol_flags", sys::SHIM_MBUF_OL_FLAGS, 8),
         ("pkt_len", sys::SHIM_MBUF_PKT_LEN, 4),
         ("data_len", sys::SHIM_MBUF_DATA_LEN, 2),
         ("hash.rss", sys::SHIM_MBUF_RSS_HASH, 4),
         ("buf_len", sys::SHIM_MBUF_BUF_LEN, 2),
+        ("pool", sys::SHIM_MBUF_POOL, 8),
         ("next", sys::SHIM_MBUF_NEXT, 8),
     ];
     assert_eq!(sys::SHIM_MBUF_SIZE, 128, "rte_mbuf is two cache lines in every DPDK this crate knows");
@@ -59,6 +62,9 @@ fn constants_have_the_values_of_the_abi() {
         ("RTE_ETH_RX_OFFLOAD_SCATTER", u64::from(sys::RTE_ETH_RX_OFFLOAD_SCATTER), 1 << 13),
         ("RTE_ETH_RX_OFFLOAD_RSS_HASH", u64::from(sys::RTE_ETH_RX_OFFLOAD_RSS_HASH), 1 << 19),
         ("RTE_ETH_TX_OFFLOAD_MULTI_SEGS", u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS), 1 << 15),
+        ("RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE", u64::from(sys::RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE), 1 << 16),
+        ("RTE_MBUF_F_EXTERNAL", sys::RTE_MBUF_F_EXTERNAL, 1 << 61),
+        ("RTE_MBUF_F_INDIRECT", sys::RTE_MBUF_F_INDIRECT, 1 << 62),
         ("RTE_MBUF_F_RX_RSS_HASH", u64::from(sys::RTE_MBUF_F_RX_RSS_HASH), 1 << 1),
         ("RTE_ETH_MQ_RX_NONE", u64::from(sys::RTE_ETH_MQ_RX_NONE), 0),
         ("RTE_ETH_MQ_RX_RSS", u64::from(sys::RTE_ETH_MQ_RX_RSS), 1),

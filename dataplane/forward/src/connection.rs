@@ -14,6 +14,7 @@
 
 use crate::flow_table::Life;
 use crate::track::{Direction, State};
+use std::hint::select_unpredictable;
 use turnpike_packet::tcp::HEADER;
 use turnpike_packet::tcp::flags::{ACK, FIN, RST, SYN};
 use turnpike_packet::tcp_segment::{SCALE_MAX, Segment};
@@ -104,13 +105,14 @@ const fn fits(session: &Life, direction: usize, sequence: u32, acknowledgement: 
 /// The sender expects this next, and offers that much; unless it has said something newer already, which this segment was overtaken by. Of two
 /// offers at one number the larger is the newer: nobody takes an offer back.
 #[inline(always)]
-const fn note(session: &mut Life, direction: usize, acknowledgement: u32, window: u16) {
+fn note(session: &mut Life, direction: usize, acknowledgement: u32, window: u16) {
     let there = direction & 1 ^ 1;
     let (known, offered) = (session.expected[there], session.windows[there]);
-    let advance = acknowledgement.wrapping_sub(known).cast_signed() as i64;
-    let is_news = (advance << 16) + window as i64 > offered as i64;
-    session.expected[there] = if is_news { acknowledgement } else { known };
-    session.windows[there] = if is_news { window } else { offered };
+    let advance = i64::from(acknowledgement.wrapping_sub(known).cast_signed());
+    let is_news = (advance << 16) + i64::from(window) > i64::from(offered);
+    // Half of all segments are news, in no order that a processor could learn.
+    session.expected[there] = select_unpredictable(is_news, acknowledgement, known);
+    session.windows[there] = select_unpredictable(is_news, window, offered);
 }
 
 const fn scales(session: &Life) -> [u8; 2] {

@@ -10,29 +10,26 @@
 //! Every flow begins in [`FlowTable::insert`] and ends in [`FlowTable::remove`], whatever ends it. So what is kept by flows is kept here: how
 //! many each client has ([`crate::quota`]), and which ports rest after one ([`crate::quarantine`]).
 
+mod index;
+
 use crate::address::Address;
 use crate::cpu;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::gateway::FlowRules;
-use crate::hash::{Secret, scale};
+use crate::hash::Secret;
 use crate::limits::{BUCKET_PROBES_MAX, TCP_SILENT_MS};
 use crate::one_way::OneWay;
 use crate::port_pool::Standing;
 use crate::quarantine::Quarantine;
 use crate::quota::{Quota, Subscriber};
 use crate::track::{LEAST_TRACKING, State};
+use index::{Bucket, ENTRIES, NONE, REPLY};
+pub use index::{Candidate, Index, Place};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use turnpike_packet::ipv4;
 use turnpike_wire::update::Tracking;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-/// Entries of a bucket.
-const ENTRIES: usize = 8;
-/// The bit of an index that tells the direction.
-const REPLY: u32 = 1 << 31;
-/// The end of the free list.
-const NONE: u32 = u32::MAX;
 
 /// What is known of one live flow beside its keys, for both directions: 32 bytes.
 ///
@@ -121,9 +118,6 @@ pub trait Entry:
     /// Keys of received packets: from the client, from the backend. A packet of one direction leaves as the other's key reversed. Where answers take
     /// another way, the second is from the backend to the source of outer packets, and of no packet.
     fn keys(&self) -> &[Self::Key; 2];
-
-    /// Asks for its cache lines.
-    fn prefetch(&self);
 }
 
 /// One live flow over IPv4: 64 bytes for both directions.
@@ -157,11 +151,6 @@ impl Entry for Session {
     fn keys(&self) -> &[FlowKey; 2] {
         &self.keys
     }
-
-    #[inline(always)]
-    fn prefetch(&self) {
-        cpu::prefetch(self);
-    }
 }
 
 impl Entry for Session6 {
@@ -175,12 +164,6 @@ impl Entry for Session6 {
     #[inline(always)]
     fn keys(&self) -> &[FlowKey6; 2] {
         &self.keys
-    }
-
-    #[inline(always)]
-    fn prefetch(&self) {
-        cpu::prefetch(&self.keys[0]);
-        cpu::prefetch(&self.life);
     }
 }
 
@@ -224,55 +207,34 @@ fn free<S: Entry>(next: u32) -> S {
     session
 }
 
-/// One cache line of the index.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
-struct Bucket {
-    tags: [u16; ENTRIES],
-    index: [u32; ENTRIES],
-    /// Entries that lie in later buckets because this one was full.
-    passed: u32,
-    spare: [u8; 12],
-}
-
 const _: () = assert!(size_of::<Session>() == 64 && align_of::<Session>() == 64);
 const _: () = assert!(size_of::<Session6>() == 128 && align_of::<Session6>() == 64);
-const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
 
-/// Where a key's entry would be: its home bucket and tag.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Place {
-    bucket: u32,
-    /// 16 bits, in a word of 32 so that a burst of places has no holes.
-    tag: u32,
-}
+/// The sessions of a table.
+#[derive(Debug)]
+pub struct Sessions<'a, K: Key>(&'a mut [K::Session]);
 
-/// An entry whose tag matched: a session and a direction that the full key has to confirm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Candidate(u32);
-
-impl Candidate {
-    /// No entry of the home bucket has the tag.
-    pub const NONE: Self = Self(NONE);
-
-    /// The entry that the client's packets of the session in `slot` have.
-    #[must_use]
-    pub const fn from_client(slot: usize) -> Self {
-        Self(slot as u32)
+impl<K: Key> Sessions<'_, K> {
+    /// Asks for the session of a candidate that is one.
+    #[inline(always)]
+    fn prefetch(&self, candidate: Candidate) {
+        cpu::prefetch(self.0, candidate.slot());
     }
 
-    /// Slot of the session.
+    /// Asks for the session of a candidate that is next but a few.
     #[inline(always)]
-    #[must_use]
-    pub const fn slot(self) -> usize {
-        (self.0 & !REPLY) as usize
+    pub fn approach(&self, candidate: Candidate) {
+        // An address where nothing is would be looked for in the page tables each time.
+        if candidate.slot() < self.0.len() {
+            cpu::approach(self.0, candidate.slot());
+        }
     }
 
-    /// 0 for a packet from the client, 1 for one from the backend.
+    /// Stage three of a lookup: the session of a candidate, if the full key confirms it.
     #[inline(always)]
-    #[must_use]
-    pub const fn direction(self) -> usize {
-        (self.0 >> 31) as usize
+    pub fn confirm(&mut self, candidate: Candidate, key: &K) -> Option<&mut K::Session> {
+        let session = self.0.get_mut(candidate.slot())?;
+        (session.keys()[candidate.direction()] == *key).then_some(session)
     }
 }
 
@@ -312,7 +274,7 @@ pub struct FlowTable<'m, K: Key = FlowKey> {
 }
 
 impl<'m, K: Key> FlowTable<'m, K> {
-    /// A table that holds nothing and must not be asked for a [`FlowTable::place`].
+    /// A table that holds nothing and must not be asked for a place ([`Index::place`]).
     #[must_use]
     pub fn none(secret: Secret) -> Self {
         Self::made(&mut [], &mut [], secret, NONE)
@@ -343,7 +305,7 @@ impl<'m, K: Key> FlowTable<'m, K> {
         let (index, slots) = memory.split_at_mut(Self::bucket_count(flows) * size_of::<Bucket>());
         let buckets = <[Bucket]>::mut_from_bytes(index).map_err(|_| refused)?;
         let sessions = <[K::Session]>::mut_from_bytes(slots).map_err(|_| refused)?;
-        buckets.fill(Bucket { tags: [0; ENTRIES], index: [0; ENTRIES], passed: 0, spare: [0; 12] });
+        buckets.fill(Bucket::EMPTY);
         let last = flows - 1;
         for (slot, session) in (0u32..).zip(sessions.iter_mut()) {
             *session = free(if slot == last { NONE } else { slot + 1 });
@@ -383,13 +345,24 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.quota.admits(Subscriber::of(client))
     }
 
+    /// Asks for what is kept of a client, and for where a flow with this reply key would be and rest.
+    pub fn prefetch_for(&self, client: Address, reply: Option<K>) {
+        self.quota.prefetch(Subscriber::of(client));
+        if let Some(reply) = reply {
+            let _ = self.index().place(reply);
+            self.quarantine.prefetch(self.secret.hash(reply));
+        }
+    }
+
     /// Whether a new flow of a client may have this reply key.
     #[must_use]
     pub fn standing(&self, reply: K, client: Address, now_ms: u32) -> Standing {
+        let tuple = self.secret.hash(reply);
+        self.quarantine.prefetch(tuple);
         if self.find(reply).is_some() {
             return Standing::Taken;
         }
-        let rested_ms = self.quarantine.rested_ms(self.secret.hash(reply), self.client_hash(client), now_ms);
+        let rested_ms = self.quarantine.rested_ms(tuple, self.client_hash(client), now_ms);
         rested_ms.map_or(Standing::Free, Standing::Resting)
     }
 
@@ -428,60 +401,35 @@ impl<'m, K: Key> FlowTable<'m, K> {
         &mut self.sessions[slot]
     }
 
-    /// Stage one of a lookup: where the key would be. Asks for the bucket's cache line.
+    /// What finds entries, to hold in hand for a burst.
     #[inline(always)]
     #[must_use]
-    pub fn place(&self, key: K) -> Place {
-        let place = self.locate(key);
-        cpu::prefetch(&self.buckets[place.bucket as usize]);
-        place
+    pub const fn index(&self) -> Index<'_> {
+        Index { buckets: self.buckets, secret: self.secret }
     }
 
-    #[inline(always)]
-    fn locate(&self, key: K) -> Place {
-        let hash = self.secret.hash(key);
-        let bucket = scale(hash as u32, self.buckets.len() as u32);
-        let tag = (hash >> 48) as u32;
-        Place { bucket, tag: if tag == 0 { 1 } else { tag } }
-    }
-
-    /// Stage two: the first entry of the home bucket with this tag. Asks for the session's cache line.
+    /// The same, and the sessions that they name.
     #[inline(always)]
     #[must_use]
-    pub fn candidate(&self, place: Place) -> Candidate {
-        let bucket = &self.buckets[place.bucket as usize];
-        let matches = bucket.matches(place.tag as u16);
-        if matches == 0 {
-            return Candidate::NONE;
-        }
-        let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize & (ENTRIES - 1)]);
-        if let Some(session) = self.sessions.get(candidate.slot()) {
-            session.prefetch();
-        }
-        candidate
+    pub const fn split(&mut self) -> (Index<'_>, Sessions<'_, K>) {
+        (Index { buckets: self.buckets, secret: self.secret }, Sessions(self.sessions))
     }
 
-    /// The session of a candidate, if the full key confirms it.
-    #[inline(always)]
-    pub fn confirm(&mut self, candidate: Candidate, key: K) -> Option<&mut K::Session> {
-        let session = self.sessions.get_mut(candidate.slot())?;
-        (session.keys()[candidate.direction()] == key).then_some(session)
+    /// Whether a candidate is the entry of this key.
+    #[inline]
+    #[must_use]
+    pub fn is_of(&self, candidate: Candidate, key: K) -> bool {
+        self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
     }
 
     /// The whole lookup at once, for what the stages left over.
     #[must_use]
     pub fn find(&self, key: K) -> Option<Candidate> {
-        let place = self.locate(key);
-        for bucket in self.walk(place) {
+        let place = self.index().locate(key);
+        for bucket in place.walk(self.buckets.len()) {
             let bucket = &self.buckets[bucket];
-            let mut matches = bucket.matches(place.tag as u16);
-            while matches != 0 {
-                let candidate = Candidate(bucket.index[matches.trailing_zeros() as usize]);
-                if self.sessions.get(candidate.slot()).is_some_and(|s| s.keys()[candidate.direction()] == key)
-                {
-                    return Some(candidate);
-                }
-                matches &= matches - 1;
+            if let Some(found) = bucket.all(place).find(|&candidate| self.is_of(candidate, key)) {
+                return Some(found);
             }
             if bucket.passed == 0 {
                 return None;
@@ -505,6 +453,10 @@ impl<'m, K: Key> FlowTable<'m, K> {
         let place = &mut self.sessions[slot as usize];
         self.free = place.expected[0];
         *place = session;
+        if self.free != NONE {
+            // The next flow's, by then.
+            cpu::prefetch(self.sessions, self.free as usize);
+        }
         self.live += 1;
         self.quota.opened(Subscriber::of(session.keys()[0].source_address()));
         Ok(slot as usize)
@@ -570,54 +522,30 @@ impl<'m, K: Key> FlowTable<'m, K> {
         self.sessions.iter().enumerate().filter(|(_, s)| s.state() != State::Free)
     }
 
-    /// The buckets a key may lie in, home first.
-    fn walk(&self, place: Place) -> impl Iterator<Item = usize> + use<K> {
-        let buckets = self.buckets.len();
-        (0..BUCKET_PROBES_MAX).map(move |step| (place.bucket as usize + step) % buckets)
-    }
-
     fn link(&mut self, key: K, index: u32) -> Result<(), Full> {
-        let place = self.locate(key);
-        let Some(steps) = self.walk(place).position(|b| self.buckets[b].tags.contains(&0)) else {
-            return Err(Full);
-        };
-        for bucket in self.walk(place).take(steps) {
-            self.buckets[bucket].passed += 1;
-        }
-        if let Some(bucket) = self.walk(place).nth(steps) {
-            let bucket = &mut self.buckets[bucket];
-            if let Some(entry) = bucket.tags.iter().position(|&t| t == 0) {
-                bucket.tags[entry] = place.tag as u16;
-                bucket.index[entry] = index;
+        let place = self.index().locate(key);
+        let buckets = self.buckets.len();
+        for (passed, bucket) in place.walk(buckets).enumerate() {
+            if self.buckets[bucket].put(place, index) {
+                place.walk(buckets).take(passed).for_each(|bucket| self.buckets[bucket].passed += 1);
+                return Ok(());
             }
         }
-        Ok(())
+        Err(Full)
     }
 
     fn unlink(&mut self, key: K, index: u32) {
-        let place = self.locate(key);
-        let entry_of =
-            |b: &Bucket| (0..ENTRIES).find(|&e| b.tags[e] == place.tag as u16 && b.index[e] == index);
-        let Some(steps) = self.walk(place).position(|b| entry_of(&self.buckets[b]).is_some()) else {
-            return;
-        };
-        for (step, bucket) in self.walk(place).take(steps + 1).enumerate() {
-            let bucket = &mut self.buckets[bucket];
-            if step < steps {
-                bucket.passed = bucket.passed.saturating_sub(1);
-            } else if let Some(entry) = entry_of(bucket) {
-                bucket.tags[entry] = 0;
-                bucket.index[entry] = 0;
+        let place = self.index().locate(key);
+        let buckets = self.buckets.len();
+        for (passed, bucket) in place.walk(buckets).enumerate() {
+            if self.buckets[bucket].take(place, index) {
+                for bucket in place.walk(buckets).take(passed) {
+                    let passed = &mut self.buckets[bucket].passed;
+                    *passed = passed.saturating_sub(1);
+                }
+                return;
             }
         }
-    }
-}
-
-impl Bucket {
-    /// One bit for each entry with this tag.
-    #[inline(always)]
-    fn matches(&self, tag: u16) -> u32 {
-        cpu::equal_words(self.tags, tag)
     }
 }
 

@@ -100,6 +100,13 @@ impl Random {
         Self { state: secret.words(stream, 0x7261_6e64), key: secret.0[3] ^ stream }
     }
 
+    /// A generator of its own that begins here; this one goes on behind it, however much is taken from the other.
+    #[must_use]
+    pub const fn fork(&mut self) -> Self {
+        let state = (self.next() as u64) << 32 | self.next() as u64;
+        Self { state, key: self.key }
+    }
+
     /// The next 32 bits.
     #[inline]
     pub const fn next(&mut self) -> u32 {
@@ -155,6 +162,17 @@ mod tests {
     }
 
     const GOLDEN: u64 = 13_185_819_309_701_429_408;
+
+    #[test]
+    fn a_fork_goes_its_own_way() {
+        let mut random = Random::new(&Secret::new([1, 2, 3, 4]), 0);
+        let mut same = random.clone();
+        let (mut fork, mut other) = (random.fork(), same.fork());
+        let taken: Vec<u32> = (0..8).map(|_| fork.next()).collect();
+        assert_eq!(other.next(), taken[0]);
+        assert_eq!(random.next(), same.next(), "whatever was taken from the forks");
+        assert!(!taken.contains(&random.next()));
+    }
 
     #[test]
     fn random_streams_differ() {

@@ -14,6 +14,8 @@ pub const SUBSCRIBERS_MAX: usize = 1 << 16;
 pub const ANNOUNCEMENTS_MAX: usize = 65_536;
 /// When an announcement is repeated, in milliseconds (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
 pub const ANNOUNCE_AGAIN_MS: u32 = 2_000;
+/// Least time between two answers to queriers who want to know all groups, in milliseconds.
+pub const MEMBERSHIPS_AGAIN_MS: u32 = 1_000;
 /// How long a querier of version 1 is remembered, in milliseconds (RFC 3810 section 9.12: twice its interval and the time for an answer).
 pub const OLD_QUERIER_MS: u32 = 260_000;
 /// Addresses announced in a millisecond, at most: a link has other things to carry.

@@ -6,7 +6,7 @@
 //! room in the queue is reported with the next query.
 
 use crate::address::{Address, Family};
-use crate::limits::{ANNOUNCEMENTS_MAX, OLD_QUERIER_MS};
+use crate::limits::{ANNOUNCEMENTS_MAX, MEMBERSHIPS_AGAIN_MS, OLD_QUERIER_MS};
 use crossbeam_queue::ArrayQueue;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use turnpike_packet::mld::{Query, Record};
@@ -23,6 +23,8 @@ pub struct Memberships {
     queue: ArrayQueue<Membership>,
     /// When a query that was heard is to be answered.
     due: AtomicU64,
+    /// When the last one was.
+    answered: AtomicU64,
     /// One is to be answered now, for which somebody has to say what there is.
     is_wanted: AtomicBool,
     /// When a querier of version 1 was heard last.
@@ -36,6 +38,7 @@ impl Memberships {
         Self {
             queue: ArrayQueue::new(ANNOUNCEMENTS_MAX),
             due: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
             old_heard: AtomicU64::new(0),
         }
@@ -61,7 +64,11 @@ impl Memberships {
             self.old_heard.store(SET | u64::from(now_ms), Relaxed);
         }
         let delay = random % u64::from(query.within_ms.max(1));
-        let due = SET | u64::from(now_ms.wrapping_add(delay as u32));
+        // Whoever asks without end is answered now and then.
+        let answered = self.answered.load(Relaxed);
+        let since_ms = if answered == 0 { u32::MAX } else { now_ms.wrapping_sub(answered as u32) };
+        let delay = (delay as u32).max(MEMBERSHIPS_AGAIN_MS.saturating_sub(since_ms));
+        let due = SET | u64::from(now_ms.wrapping_add(delay));
         let _ = self.due.compare_exchange(0, due, Relaxed, Relaxed);
     }
 
@@ -70,6 +77,7 @@ impl Memberships {
         let due = self.due.load(Relaxed);
         if due != 0 && now_ms.wrapping_sub(due as u32) < 1 << 31 {
             self.due.store(0, Relaxed);
+            self.answered.store(SET | u64::from(now_ms), Relaxed);
             self.is_wanted.store(true, Relaxed);
         }
     }
@@ -119,6 +127,13 @@ mod tests {
         at_once.hear(Query { within_ms: 0, is_old: false }, 77, 5);
         at_once.look(5);
         assert!(at_once.take_wanted());
+        let mut answers = 0;
+        for now in 5..5_005 {
+            at_once.hear(Query { within_ms: 0, is_old: false }, 77, now);
+            at_once.look(now);
+            answers += u32::from(at_once.take_wanted());
+        }
+        assert_eq!(answers, 4, "one a second");
     }
 
     #[test]

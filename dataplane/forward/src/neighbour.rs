@@ -7,6 +7,7 @@
 
 use crate::address::Address;
 use crate::limits::{ARP_REFRESH_MS, ARP_RETRY_MS, ARP_TRIES_MAX, CLIENT_NEXT_HOPS_MAX, NEXT_HOPS_MAX};
+use crate::rewrite::{Addressing, Sources};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A host on a connected network.
@@ -45,6 +46,13 @@ impl Link {
         (self.0 >> 48) as usize & 0xff
     }
 
+    /// The Ethernet addresses of frames that take it; no good ones while it is not resolved.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addressing(self, sources: &Sources) -> Addressing {
+        Addressing::new(sources.of(self.port()), self.0)
+    }
+
     /// The Ethernet address in transmission order in the low six bytes, the rest zero.
     #[inline(always)]
     #[must_use]
@@ -70,16 +78,30 @@ impl std::fmt::Debug for Link {
 struct Slot {
     /// [`key_of`]; a word is 0 until somebody takes the place for good.
     key: [AtomicU64; 3],
-    link: AtomicU64,
     /// When last asked for (milliseconds), and in the top byte how often since the last answer.
     asked: AtomicU64,
     /// When last heard of (milliseconds).
     heard_ms: AtomicU32,
 }
 
+/// The links of all next hops, to hold in hand for a burst.
+#[derive(Clone, Copy, Debug)]
+pub struct Links<'a>(&'a [AtomicU64; NEXT_HOPS_MAX]);
+
+impl Links<'_> {
+    /// That of the next hop with this index.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(self, index: u16) -> Link {
+        Link(self.0[index as usize].load(Relaxed))
+    }
+}
+
 /// The table of next hops.
 pub struct Neighbours {
     slots: Box<[Slot; NEXT_HOPS_MAX]>,
+    /// [`Link`] of each slot, apart from all that packets do not need.
+    links: Box<[AtomicU64; NEXT_HOPS_MAX]>,
     /// Indices in the order they were taken, plus one; 0 where none is written yet.
     taken: Box<[AtomicU32]>,
     count: AtomicUsize,
@@ -103,22 +125,29 @@ impl Neighbours {
     pub fn new() -> Self {
         let slot = || Slot {
             key: [const { AtomicU64::new(0) }; 3],
-            link: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             heard_ms: AtomicU32::new(0),
         };
         Self {
             slots: boxed(slot),
+            links: boxed(|| AtomicU64::new(0)),
             taken: (0..NEXT_HOPS_MAX).map(|_| AtomicU32::new(0)).collect(),
             count: AtomicUsize::new(0),
         }
+    }
+
+    /// Where frames to each next hop go.
+    #[inline(always)]
+    #[must_use]
+    pub const fn links(&self) -> Links<'_> {
+        Links(&self.links)
     }
 
     /// Where frames to the next hop with this index go.
     #[inline(always)]
     #[must_use]
     pub fn link(&self, index: u16) -> Link {
-        Link(self.slots[index as usize].link.load(Relaxed))
+        self.links().of(index)
     }
 
     /// The next hop with this index.
@@ -148,6 +177,9 @@ impl Neighbours {
     /// Index of a next hop, which gets one if it has none; none when the table is full around it, or for an address that no host has.
     #[must_use]
     pub fn index(&self, hop: NextHop) -> Option<u16> {
+        if let Some(known) = self.find(hop) {
+            return Some(known);
+        }
         let key = key_of(hop)?;
         probes(hop).find(|&index| self.take(index, hop, key))
     }
@@ -171,7 +203,7 @@ impl Neighbours {
             }
         }
         if is_last_taken_here {
-            slot.link.fetch_or(u64::from(hop.port) << 48, Relaxed);
+            self.links[index as usize].fetch_or(u64::from(hop.port) << 48, Relaxed);
             // Each slot is taken once, so the positions never run out.
             self.taken[self.count.fetch_add(1, Relaxed)].store(u32::from(index) + 1, Relaxed);
         }
@@ -180,10 +212,10 @@ impl Neighbours {
 
     /// Asks the keeper to resolve a next hop, if it is not resolved.
     pub fn want(&self, index: u16) {
-        let slot = &self.slots[index as usize];
-        if slot.link.load(Relaxed) & (RESOLVED | WANTED) == 0 {
-            slot.asked.store(0, Relaxed);
-            slot.link.fetch_or(WANTED, Relaxed);
+        let link = &self.links[index as usize];
+        if link.load(Relaxed) & (RESOLVED | WANTED) == 0 {
+            self.slots[index as usize].asked.store(0, Relaxed);
+            link.fetch_or(WANTED, Relaxed);
         }
     }
 
@@ -204,20 +236,19 @@ impl Neighbours {
     /// section 2.3.2.1, RFC 4861 section 7.3.3). Who is silent may have moved, so all hear the others.
     #[must_use]
     pub fn may_be_stale(&self, index: u16) -> Option<Link> {
-        let slot = &self.slots[index as usize];
-        let link = Link(slot.link.load(Relaxed));
+        let (slot, link) = (&self.slots[index as usize], self.link(index));
         (link.is_resolved() && slot.asked.load(Relaxed) >> 32 == 1).then_some(link)
     }
 
     /// Learns the Ethernet address of a next hop that somebody asked for; others are not kept. Returns whether it was one.
     pub fn learn(&self, hop: NextHop, mac: [u8; 6], now_ms: u32) -> bool {
         let Some(index) = self.find(hop) else { return false };
-        let slot = &self.slots[index as usize];
+        let (slot, known) = (&self.slots[index as usize], &self.links[index as usize]);
         let [a, b, c, d, e, f] = mac;
         let bits = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
         let link = RESOLVED | u64::from(hop.port) << 48 | bits;
-        if slot.link.load(Relaxed) != link {
-            slot.link.store(link, Relaxed);
+        if known.load(Relaxed) != link {
+            known.store(link, Relaxed);
         }
         slot.heard_ms.store(now_ms, Relaxed);
         slot.asked.store(0, Relaxed);
@@ -234,17 +265,18 @@ impl Neighbours {
         if slot.key[2].load(Relaxed) == 0 {
             return false;
         }
-        let link = slot.link.load(Relaxed);
+        let link = self.links[index as usize].load(Relaxed);
         let tries = (slot.asked.load(Relaxed) >> 32) as u8;
-        let stale =
-            link & RESOLVED != 0 && now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)) >= ARP_REFRESH_MS;
+        // Another worker's clock may be a little ahead of this one's.
+        let age_ms = now_ms.wrapping_sub(slot.heard_ms.load(Relaxed)).cast_signed().max(0).cast_unsigned();
+        let stale = link & RESOLVED != 0 && age_ms >= ARP_REFRESH_MS;
         if link & WANTED == 0 && !stale {
             return false;
         }
         if tries >= ARP_TRIES_MAX {
             let last_ms = slot.asked.load(Relaxed) as u32;
             if now_ms.wrapping_sub(last_ms) >= ARP_RETRY_MS {
-                slot.link.fetch_and(!(RESOLVED | WANTED), Relaxed);
+                self.links[index as usize].fetch_and(!(RESOLVED | WANTED), Relaxed);
                 slot.asked.store(0, Relaxed);
             }
             return false;
@@ -273,8 +305,8 @@ impl Neighbours {
 }
 
 /// Made on the heap: the array is too large for a stack.
-fn boxed(slot: impl Fn() -> Slot) -> Box<[Slot; NEXT_HOPS_MAX]> {
-    let slots: Box<[Slot]> = (0..NEXT_HOPS_MAX).map(|_| slot()).collect();
+fn boxed<T>(slot: impl Fn() -> T) -> Box<[T; NEXT_HOPS_MAX]> {
+    let slots: Box<[T]> = (0..NEXT_HOPS_MAX).map(|_| slot()).collect();
     slots.try_into().ok().expect("as many slots were made as the array has")
 }
 
@@ -329,6 +361,7 @@ mod tests {
         assert!(table.learn(HOP, MAC, 30));
         let link = table.link(index);
         assert_eq!((link.is_resolved(), link.port(), link.mac()), (true, 1, MAC));
+        assert!(!table.keep(index, 29), "learned by the clock of a worker that is ahead");
         assert!(!table.keep(index, 1_000));
         let mut now = 30 + ARP_REFRESH_MS;
         assert_eq!(table.may_be_stale(index), None);

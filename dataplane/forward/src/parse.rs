@@ -2,13 +2,14 @@
 //!
 //! Everything a header says about lengths is checked here against the frame, so that later stages need no doubt.
 
+use crate::cpu::{Any, Level};
 use crate::flow_key::FlowKey;
 use crate::icmp_error;
 use crate::limits::SCTP_CHUNKS_MAX;
 use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::sctp::{self, chunk};
-use turnpike_packet::{checksum, icmpv4, tcp::flags, vlan};
+use turnpike_packet::{checksum, ethernet, icmpv4, tcp::flags, vlan};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -30,8 +31,8 @@ pub enum Kind {
     TunnelError,
     /// ARP, not yet checked.
     Arp,
-    /// IPv6, not yet looked at: to us, or to a group.
-    Ipv6,
+    /// Not of the family that was looked for: an IPv6 packet to us or to a group where IPv4 was, or anything but IPv6. Not yet checked.
+    OtherFamily,
     /// Neighbour discovery over IPv6 (RFC 4861), not yet checked.
     NeighbourDiscovery,
     /// Nothing that goes on.
@@ -49,17 +50,19 @@ const ARP: u32 = 2;
 /// SCTP is a flow too, but never a steady one: its checksum needs more than a sum, and its tags are looked at.
 const ASSOCIATION: u32 = 3;
 const ICMP_ERROR: u32 = 4;
-const IPV6: u32 = 5;
+const OTHER_FAMILY: u32 = 5;
 const NEIGHBOUR_DISCOVERY: u32 = 6;
 const TUNNEL_ERROR: u32 = 7;
 /// Verdicts start here.
 const BAD: u32 = 8;
-/// A flow's packet that is longer than some port takes.
-const LONG: u32 = 1 << 31;
 
 impl Packet {
     pub(crate) const fn bad(verdict: Verdict) -> Self {
         Self(BAD + verdict as u32)
+    }
+
+    pub(crate) const fn other_family() -> Self {
+        Self(OTHER_FAMILY)
     }
 
     pub(crate) const fn echo(l4: usize) -> Self {
@@ -97,24 +100,18 @@ impl Packet {
             ICMP_ERROR => Kind::IcmpError,
             TUNNEL_ERROR => Kind::TunnelError,
             ARP => Kind::Arp,
-            IPV6 => Kind::Ipv6,
+            OTHER_FAMILY => Kind::OtherFamily,
             NEIGHBOUR_DISCOVERY => Kind::NeighbourDiscovery,
             bad => Kind::Bad(Verdict::ALL.get((bad - BAD) as usize).copied().unwrap_or(Verdict::Truncated)),
         }
     }
 
-    /// The same, if it is a [`Kind::Flow`] never a steady one: it may be too long for the port it leaves through.
-    #[must_use]
-    pub const fn long(self) -> Self {
-        if self.0 & 0xff == FLOW { Self(self.0 | LONG) } else { self }
-    }
-
-    /// Whether it is a [`Kind::Flow`] whose transport header starts at `l4`, that opens, closes and resets nothing, and no [`Packet::long`]
-    /// one: a datagram, or a segment with an acknowledgement and none of those flags.
+    /// Whether it is a [`Kind::Flow`] whose transport header starts at `l4`, that opens, closes and resets nothing: a datagram, or a
+    /// segment with an acknowledgement and none of those flags.
     #[inline(always)]
     #[must_use]
     pub const fn is_steady(self, l4: usize) -> bool {
-        const SEEN: u32 = 0xffff | LONG | ((flags::STATEFUL | flags::ACK) as u32) << 16;
+        const SEEN: u32 = 0xffff | ((flags::STATEFUL | flags::ACK) as u32) << 16;
         self.0 & SEEN == Self::flow(l4, flags::ACK).0
     }
 
@@ -162,8 +159,8 @@ impl std::fmt::Debug for Packet {
 /// an answer to the packet it is about, which comes the same way), and the rest.
 pub type Parsed = (FlowKey, Packet);
 
-const fn bad(verdict: Verdict) -> Parsed {
-    (FlowKey::from_header(0), Packet::bad(verdict))
+fn bad(verdict: Verdict) -> Parsed {
+    (FlowKey::default(), Packet::bad(verdict))
 }
 
 const TCP: u8 = 6;
@@ -179,27 +176,71 @@ pub const PLAIN: usize = L4 + 20;
 #[inline(always)]
 #[must_use]
 pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    match glance(head, frame_len, mac) {
+    match glance::<Any>(head, frame_len, &start(mac)) {
         Some(parsed) => parsed,
         None => read(head, frame_len, mac),
     }
 }
 
+/// How frames of the common case begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    wanted: [u8; 32],
+    mask: [u8; 32],
+}
+
+impl Start {
+    /// Those to this Ethernet address with this EtherType, and with these bytes behind it as far as their masks go.
+    #[inline(always)]
+    pub(crate) fn new(mac: u64, ethertype: u16, bytes: [(usize, u8, u8); 3]) -> Self {
+        let mut start = Self { wanted: [0; 32], mask: [0; 32] };
+        start.wanted[..6].copy_from_slice(&mac.to_le_bytes()[..6]);
+        start.mask[..6].fill(0xff);
+        start.wanted[12..ETHERNET].copy_from_slice(&ethertype.to_be_bytes());
+        start.mask[12..ETHERNET].fill(0xff);
+        for (at, wanted, mask) in bytes {
+            start.wanted[at] = wanted & mask;
+            start.mask[at] = mask;
+        }
+        start
+    }
+
+    /// Whether a frame begins so.
+    #[inline(always)]
+    pub(crate) fn is_that_of<L: Level, const N: usize>(&self, frame: &[u8; N]) -> bool {
+        const { assert!(N >= 32) };
+        frame.first_chunk().is_some_and(|first| L::are_equal(first, &self.wanted, &self.mask))
+    }
+}
+
+/// How frames of the common case begin that come in on a port with this Ethernet address: IPv4 without options, no fragment. The don't-fragment
+/// bit does not matter, and the reserved one is ignored (RFC 791 section 3.1).
+#[inline(always)]
+#[must_use]
+pub fn start(mac: u64) -> Start {
+    Start::new(
+        mac,
+        ethernet::IPV4,
+        [(ETHERNET, 0x45, 0xff), (ETHERNET + 6, 0, 0x3f), (ETHERNET + 7, 0, 0xff)],
+    )
+}
+
 /// The common case, with one branch for each group of checks: TCP or UDP over IPv4 without options, all in order. None for anything else,
 /// which [`read`] then looks at with care.
 #[inline(always)]
-fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
+#[must_use]
+pub fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<Parsed> {
     let fixed = head.first_chunk::<PLAIN>()?;
-    let word =
-        |at: usize| u64::from(u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]));
-    let destination = word(0) | (word(4) & 0xffff) << 32;
-    // Ethernet type, IP version and header length; more-fragments and offset. The don't-fragment bit does not matter, and the reserved one
-    // is ignored (RFC 791 section 3.1).
-    let odd = (destination ^ mac) | ((word(12) & 0x00ff_ffff) ^ 0x0045_0008) | (word(20) & 0xff3f);
-    // The one's complement sum is right when the plain one is a multiple of 0xffff (RFC 1071); it is not zero, for the version is part of it.
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&fixed[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    if !start.is_that_of::<L, _>(fixed) {
+        return None;
+    }
     let total_len = usize::from(u16::from_be_bytes([fixed[16], fixed[17]]));
-    if odd != 0 || sum % 0xffff != 0 || ETHERNET + total_len > frame_len {
+    if !is_sum_right(word(14), word(22), word(30) as u32) || ETHERNET + total_len > frame_len {
         return None;
     }
     let (least, l4_len, tcp_flags) = match fixed[23] {
@@ -210,23 +251,37 @@ fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
     if l4_len < least || IPV4 + l4_len > total_len {
         return None;
     }
-    let mut header = [0; 16];
-    header.copy_from_slice(&fixed[22..38]);
-    Some((FlowKey::from_header(u128::from_le_bytes(header)), Packet::flow(L4, tcp_flags)))
+    Some((FlowKey::from_header(word(22), word(30)), Packet::flow(L4, tcp_flags)))
+}
+
+/// Whether the one's complement sum of an IPv4 header of five words is right (RFC 1071). 2⁶⁴ leaves 1 when divided by 0xffff, as 2¹⁶ does, so
+/// the sum may be made of long words; it is not zero, for the version is part of it.
+#[inline(always)]
+fn is_sum_right(a: u64, b: u64, c: u32) -> bool {
+    /// What a multiple of 0xffff is multiplied with to be divided by it, modulo 2⁶⁴. All else becomes more than any quotient.
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) }
+    let (sum, carry) = a.overflowing_add(b);
+    let (sum, carry) = sum.carrying_add(c.into(), carry);
+    let (sum, carry) = sum.overflowing_add(carry.into());
+    // After a carry the sum is small: it cannot carry again.
+    debug_assert!(!carry);
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// Any frame, with every check in its order and the verdict of the first that fails.
 #[cold]
 #[inline(never)]
-fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
+#[must_use]
+pub fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
-    let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return bad(missing) };
-    let broadcast = ethernet[..6] == [0xff; 6];
-    let own = ethernet[..6] == mac.to_le_bytes()[..6];
-    match (u16::from_be_bytes([ethernet[12], ethernet[13]]), own) {
-        (0x0806, own) if own || broadcast => (FlowKey::from_header(0), Packet(ARP)),
+    let Some(link) = head.first_chunk::<ETHERNET>() else { return bad(missing) };
+    let broadcast = link[..6] == [0xff; 6];
+    let own = link[..6] == mac.to_le_bytes()[..6];
+    match (u16::from_be_bytes([link[12], link[13]]), own) {
+        (0x0806, own) if own || broadcast => (FlowKey::default(), Packet(ARP)),
         // RFC 2464 section 7: groups of IPv6 have these addresses.
-        (0x86dd, own) if own || ethernet[..2] == [0x33; 2] => (FlowKey::from_header(0), Packet(IPV6)),
+        (0x86dd, own) if own || link[..2] == [0x33; 2] => (FlowKey::default(), Packet::other_family()),
         (tag, _) if vlan::is_tag(tag) => bad(Verdict::OtherVlan),
         (_, false) => bad(Verdict::OtherMac),
         (0x0800, true) => ipv4(head, frame_len, missing),
@@ -406,7 +461,7 @@ mod tests {
     #[test]
     fn the_common_case_is_read_at_a_glance() {
         for frame in frames() {
-            let seen = glance(&frame, frame.len(), mac_bits(MAC));
+            let seen = glance::<Any>(&frame, frame.len(), &start(mac_bits(MAC)));
             assert_eq!(seen, Some(read(&frame, frame.len(), mac_bits(MAC))), "{frame:02x?}");
         }
     }
@@ -430,7 +485,7 @@ mod tests {
         ];
         for (i, (chunks, want)) in rows.into_iter().enumerate() {
             let frame = sctp::packet(&flight, 1, chunks);
-            assert_eq!(glance(&frame, frame.len(), mac_bits(MAC)), None, "row {i}");
+            assert_eq!(glance::<Any>(&frame, frame.len(), &start(mac_bits(MAC))), None, "row {i}");
             let (key, packet) = parse(&frame, frame.len(), mac_bits(MAC));
             assert_eq!(packet.chunk().map(|(kind, _)| kind), want, "row {i}");
             assert!(!packet.is_steady(L4) && !packet.asks() && packet.tcp_flags() == 0);
@@ -443,6 +498,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn header_sums_are_right_or_wrong_by_any_words(bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 20), mend: bool) {
+            let mut header = bytes;
+            header[0] = 0x45;
+            if mend {
+                header[10..12].fill(0);
+                let sum = checksum::checksum(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            let half = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
+            let is_right = checksum::ones_complement_sum(&header) == 0xffff;
+            prop_assert_eq!(is_sum_right(word(0), word(8), half(16)), is_right);
+        }
+
         /// Bytes of good frames are changed, with the header checksum made right again or not; the frame is cut or lies about its length.
         #[test]
         fn a_glance_sees_what_reading_sees_or_nothing(
@@ -464,7 +534,7 @@ mod tests {
             }
             frame.truncate(len);
             let read = read(&frame, frame.len() + more, mac_bits(MAC));
-            if let Some(seen) = glance(&frame, frame.len() + more, mac_bits(MAC)) {
+            if let Some(seen) = glance::<Any>(&frame, frame.len() + more, &start(mac_bits(MAC))) {
                 prop_assert_eq!(seen, read);
             }
         }

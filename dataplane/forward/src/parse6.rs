@@ -1,14 +1,15 @@
 //! [`crate::parse`] for IPv6: what a received frame is whose EtherType says so.
 
 use crate::address::{Address, Family};
+use crate::cpu::{Any, Level};
 use crate::flow_key::FlowKey6;
 use crate::icmp_error;
-use crate::parse::{self, ETHERNET, Packet};
+use crate::parse::{self, ETHERNET, Packet, Start};
 use crate::tunnel;
 use crate::verdict::Verdict;
 use turnpike_packet::ipv6::{self, Unwalkable};
 use turnpike_packet::tcp::flags;
-use turnpike_packet::{icmpv6, ipv4};
+use turnpike_packet::{ethernet, icmpv6, ipv4};
 
 /// Where the length of what follows the fixed header stands.
 pub const PAYLOAD_LENGTH: usize = ETHERNET + 4;
@@ -33,25 +34,33 @@ fn bad(verdict: Verdict) -> Parsed {
 #[inline(always)]
 #[must_use]
 pub fn parse(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
-    match glance(head, frame_len, mac) {
+    match glance::<Any>(head, frame_len, &start(mac)) {
         Some(parsed) => parsed,
         None => read(head, frame_len, mac),
     }
 }
 
+/// How frames of the common case begin that come in on a port with this Ethernet address.
+#[inline(always)]
+#[must_use]
+pub fn start(mac: u64) -> Start {
+    Start::new(mac, ethernet::IPV6, [(ETHERNET, 0x60, 0xf0), (ETHERNET + 1, 0, 0), (ETHERNET + 2, 0, 0)])
+}
+
 /// The common case: TCP or UDP without extension headers, all in order. None for anything else.
 #[inline(always)]
-fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
+#[must_use]
+pub fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<Parsed> {
     let fixed = head.first_chunk::<{ L4 + 8 }>()?;
-    let word =
-        |at: usize| u64::from(u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]));
-    let destination = word(0) | (word(4) & 0xffff) << 32;
-    // EtherType and version.
-    let odd = (destination ^ mac) | ((word(12) & 0x00f0_ffff) ^ 0x0060_dd86);
+    let word = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
     let payload_len = usize::from(u16::from_be_bytes([fixed[PAYLOAD_LENGTH], fixed[PAYLOAD_LENGTH + 1]]));
     // Addresses that begin with 64 zeros are seldom, and some of them are no addresses of hosts.
     let has_zeros = |at: usize| word(at) | word(at + 4) == 0;
-    if odd != 0 || L4 + payload_len > frame_len || has_zeros(ADDRESSES) || has_zeros(ADDRESSES + 16) {
+    if !start.is_that_of::<L, _>(fixed)
+        || L4 + payload_len > frame_len
+        || has_zeros(ADDRESSES)
+        || has_zeros(ADDRESSES + 16)
+    {
         return None;
     }
     let tcp_flags = match fixed[NEXT_HEADER] {
@@ -79,10 +88,18 @@ fn glance(head: &[u8], frame_len: usize, mac: u64) -> Option<Parsed> {
 /// Any frame of IPv6, with every check in its order and the verdict of the first that fails.
 #[cold]
 #[inline(never)]
-fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
+#[must_use]
+pub fn read(head: &[u8], frame_len: usize, mac: u64) -> Parsed {
     let missing = if head.len() < frame_len { Verdict::HeaderSplit } else { Verdict::Truncated };
+    if head.get(12..ETHERNET).is_some_and(|kind| kind != ethernet::IPV6.to_be_bytes()) {
+        return (FlowKey6::default(), Packet::other_family());
+    }
     let Some(fixed) = head.first_chunk::<L4>() else { return bad(missing) };
     let is_to_us = fixed[..6] == mac.to_le_bytes()[..6];
+    // RFC 2464 section 7: groups have these addresses.
+    if !is_to_us && fixed[..2] != [0x33; 2] {
+        return bad(Verdict::OtherMac);
+    }
     let payload_len = usize::from(u16::from_be_bytes([fixed[PAYLOAD_LENGTH], fixed[PAYLOAD_LENGTH + 1]]));
     let next = fixed[NEXT_HEADER];
     // A length of 0 is that of a jumbogram (RFC 2675), which no Ethernet carries, or of a header that nothing follows.

@@ -1,17 +1,18 @@
 //! [`Path`]: what the packet path does in another way for IPv4 than for IPv6. Everything else is written once, over a [`Path`].
 
 use crate::address::Address;
+use crate::cpu::Level;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
 use crate::flow_table::{Entry, FlowTable};
 use crate::icmp_error::{self, Onward};
-use crate::parse::{self, ETHERNET, PLAIN, Packet};
+use crate::parse::{self, ETHERNET, PLAIN, Packet, Start};
 use crate::parse6;
 use crate::rewrite::{Addressing, Deltas, Sums, Translation};
 use crate::rewrite6::Translation6;
 use crate::tunnel::Tunnel;
 use turnpike_packet::icmpv4::{self, Complaint};
 use turnpike_packet::tcp::HEADER as TCP_HEADER;
-use turnpike_packet::{icmpv6, ipv6};
+use turnpike_packet::{icmpv6, ipv4, ipv6};
 
 /// Room for the frame of an ICMP error of either family.
 pub type ErrorFrame = [u8; icmpv6::ERROR_FRAME_MAX];
@@ -59,8 +60,14 @@ pub trait Path: Sums + Tunnel {
     /// Its flows.
     fn flows_mut<'a, 'm>(flows: &'a mut Flows<'m>) -> &'a mut FlowTable<'m, Self>;
 
-    /// What a frame is; see [`parse::parse`].
-    fn parse(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet);
+    /// How frames of the common case begin; see [`parse::start`].
+    fn start(mac: u64) -> Start;
+
+    /// What a frame is in the common case; see [`parse::glance`].
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)>;
+
+    /// What any frame is; see [`parse::read`].
+    fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet);
 
     /// The head of a frame, if it has one.
     fn head(frame: &mut [u8]) -> Option<&mut Self::Head>;
@@ -72,6 +79,7 @@ pub trait Path: Sums + Tunnel {
     fn translate_steady(
         session: &Self::Session,
         direction: usize,
+        is_tcp: bool,
         head: &mut Self::Head,
         link: Addressing,
     ) -> bool;
@@ -112,18 +120,23 @@ pub trait Path: Sums + Tunnel {
     fn echo_reply(frame: &mut [u8], icmp: usize, mac: [u8; 6]);
 }
 
+/// Whether a flow is one of TCP.
+fn is_tcp<S: Entry>(session: &S) -> bool {
+    session.keys()[0].protocol() == ipv4::TCP
+}
+
 /// A packet of one direction leaves as the other direction's key reversed.
 #[inline(always)]
-fn translation(session: &<FlowKey as Key>::Session, direction: usize) -> Translation {
+fn translation(session: &<FlowKey as Key>::Session, direction: usize, is_tcp: bool) -> Translation {
     let direction = direction & 1;
     let deltas = Deltas { l3: session.l3_delta[direction], l4: session.l4_delta[direction] };
-    Translation::new(session.keys()[direction ^ 1], deltas)
+    Translation::new(session.keys()[direction ^ 1], is_tcp, deltas)
 }
 
 #[inline(always)]
-fn translation6(session: &<FlowKey6 as Key>::Session, direction: usize) -> Translation6 {
+fn translation6(session: &<FlowKey6 as Key>::Session, direction: usize, is_tcp: bool) -> Translation6 {
     let direction = direction & 1;
-    Translation6::new(&session.keys()[direction ^ 1], session.l4_delta[direction])
+    Translation6::new(&session.keys()[direction ^ 1], is_tcp, session.l4_delta[direction])
 }
 
 impl Path for FlowKey {
@@ -142,8 +155,17 @@ impl Path for FlowKey {
     }
 
     #[inline(always)]
-    fn parse(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {
-        parse::parse(head, frame_len, mac)
+    fn start(mac: u64) -> Start {
+        parse::start(mac)
+    }
+
+    #[inline(always)]
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)> {
+        parse::glance::<L>(head, frame_len, start)
+    }
+
+    fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {
+        parse::read(head, frame_len, mac)
     }
 
     #[inline(always)]
@@ -160,10 +182,11 @@ impl Path for FlowKey {
     fn translate_steady(
         session: &Self::Session,
         direction: usize,
+        is_tcp: bool,
         head: &mut Self::Head,
         link: Addressing,
     ) -> bool {
-        translation(session, direction).apply_plain(head, link)
+        translation(session, direction, is_tcp).apply_plain(head, link)
     }
 
     fn translate(
@@ -173,7 +196,7 @@ impl Path for FlowKey {
         frame: &mut [u8],
         link: Addressing,
     ) -> bool {
-        let translation = translation(session, direction);
+        let translation = translation(session, direction, is_tcp(session));
         match packet.chunk() {
             Some(_) => translation.apply_to_sctp(frame, packet.l4(), link),
             None => translation.apply(frame, packet.l4(), link),
@@ -186,7 +209,7 @@ impl Path for FlowKey {
         frame: &mut [u8],
         link: Addressing,
     ) -> bool {
-        translation(session, direction).apply_to_later_fragment(frame, link)
+        translation(session, direction, is_tcp(session)).apply_to_later_fragment(frame, link)
     }
 
     fn translate_error(frame: &mut [u8], icmp: usize, onward: Onward<Self>) -> bool {
@@ -232,8 +255,17 @@ impl Path for FlowKey6 {
     }
 
     #[inline(always)]
-    fn parse(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {
-        parse6::parse(head, frame_len, mac)
+    fn start(mac: u64) -> Start {
+        parse6::start(mac)
+    }
+
+    #[inline(always)]
+    fn glance<L: Level>(head: &[u8], frame_len: usize, start: &Start) -> Option<(Self, Packet)> {
+        parse6::glance::<L>(head, frame_len, start)
+    }
+
+    fn read(head: &[u8], frame_len: usize, mac: u64) -> (Self, Packet) {
+        parse6::read(head, frame_len, mac)
     }
 
     #[inline(always)]
@@ -250,10 +282,11 @@ impl Path for FlowKey6 {
     fn translate_steady(
         session: &Self::Session,
         direction: usize,
+        is_tcp: bool,
         head: &mut Self::Head,
         link: Addressing,
     ) -> bool {
-        translation6(session, direction).apply(head, Self::L4, link)
+        translation6(session, direction, is_tcp).apply(head, Self::L4, link)
     }
 
     fn translate(
@@ -263,7 +296,7 @@ impl Path for FlowKey6 {
         frame: &mut [u8],
         link: Addressing,
     ) -> bool {
-        let translation = translation6(session, direction);
+        let translation = translation6(session, direction, is_tcp(session));
         match packet.chunk() {
             Some(_) => translation.apply_to_sctp(frame, packet.l4(), link),
             None => translation.apply(frame, packet.l4(), link),
@@ -276,7 +309,7 @@ impl Path for FlowKey6 {
         frame: &mut [u8],
         link: Addressing,
     ) -> bool {
-        translation6(session, direction).apply_to_later_fragment(frame, link)
+        translation6(session, direction, is_tcp(session)).apply_to_later_fragment(frame, link)
     }
 
     fn translate_error(frame: &mut [u8], icmp: usize, onward: Onward<Self>) -> bool {

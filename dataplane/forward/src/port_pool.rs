@@ -114,20 +114,20 @@ impl PortPool {
         steering: &Steering,
         standing: impl Fn(K) -> Standing,
     ) -> Option<Chosen<K>> {
-        let first = scale(self.random.next(), snat.len() as u32) as usize;
+        let mut random = self.random.fork();
+        let first = first_of(&mut random, snat);
         let mut longest: Option<(u32, K)> = None;
         let mut resting = 0;
         for turn in 0..snat.len() {
             let address = snat[(first + turn) % snat.len()];
             let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
             let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
-            let is_kernels = self.kernels.contains(&address);
-            let ports = if is_kernels { &self.beside_kernel } else { &self.usual };
+            let ports = self.ports_of(address);
             for _ in 0..PORT_PROBES_MAX {
                 if resting >= RESTING_PROBES_MAX {
                     break;
                 }
-                let Some(port) = ports.candidate(&mut self.random, &steers_here) else { break };
+                let Some(port) = ports.candidate(&mut random, &steers_here) else { break };
                 let Some(reply) = reply(port) else { break };
                 match standing(reply) {
                     Standing::Free => return Some(Chosen { reply, breaks_rest: false }),
@@ -142,6 +142,33 @@ impl PortPool {
             }
         }
         longest.map(|(_, reply)| Chosen { reply, breaks_rest: true })
+    }
+
+    /// What stands for the pool's choices that are still to come, for [`PortPool::foresee`].
+    #[must_use]
+    pub fn foresight(&self) -> Random {
+        self.random.clone()
+    }
+
+    /// The reply key that [`PortPool::choose`] will try first, if it is asked for the same in the same order as this is.
+    pub fn foresee<K: Key>(
+        &self,
+        foresight: &mut Random,
+        snat: &[Address],
+        backend: (Address, u16),
+        protocol: u8,
+        steering: &Steering,
+    ) -> Option<K> {
+        let mut random = foresight.fork();
+        let address = *snat.get(first_of(&mut random, snat))?;
+        let reply = |port| K::of(protocol, backend.0, address, backend.1, port);
+        let steers_here = steering.port_test(reply(0)?, self.worker, self.workers);
+        reply(self.ports_of(address).candidate(&mut random, &steers_here)?)
+    }
+
+    /// The ports of an address that may be chosen.
+    fn ports_of(&self, address: Address) -> &Ports {
+        if self.kernels.contains(&address) { &self.beside_kernel } else { &self.usual }
     }
 
     /// The reply key of a new flow towards `backend` whose client keeps its address: on the client's own port where that is free and its
@@ -168,6 +195,11 @@ impl PortPool {
         }
         None
     }
+}
+
+/// Where among the SNAT addresses to begin.
+fn first_of(random: &mut Random, snat: &[Address]) -> usize {
+    scale(random.next(), snat.len() as u32) as usize
 }
 
 /// The ports that may be chosen.

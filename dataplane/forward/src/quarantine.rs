@@ -88,7 +88,7 @@ impl Quarantine {
     /// Asks for the cache line of a tuple.
     pub fn prefetch(&self, tuple: u64) {
         if let Some(home) = self.home(tuple) {
-            cpu::prefetch(&self.buckets[home]);
+            cpu::prefetch(&self.buckets, home);
         }
     }
 

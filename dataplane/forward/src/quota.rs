@@ -118,7 +118,7 @@ impl Quota {
     /// Asks for the cache lines of a client.
     pub fn prefetch(&self, subscriber: Subscriber) {
         for home in self.homes(subscriber).into_iter().flatten() {
-            cpu::prefetch(&self.buckets[home]);
+            cpu::prefetch(&self.buckets, home);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The last stage of the packet's walk: new addresses, ports, TTL and checksums. Next: the transmit queue (`capsule/tx`).
 //!
-//! Checksums are updated, not computed (RFC 1624 equation 3: HC' = ~(~HC + ~m + m')). What a translation adds is the same for every packet
+//! Checksums are updated, not computed (RFC 1624). What a translation adds is the same for every packet
 //! of a flow's direction, so it is computed once, when the flow is made. A wrong checksum stays wrong by as much, and the receiver sees it.
 
 use crate::flow_key::{FlowKey, FlowKey6, Key};
@@ -78,20 +78,35 @@ const fn fold(sum: u32) -> u16 {
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
-/// RFC 1624 equation 3. Two words make at most one carry.
+/// RFC 1624 equation 4: one's complement subtraction, which borrows from its own end. Unlike addition it makes no second zero.
 #[inline(always)]
 pub(crate) const fn update(checksum: u16, delta: u16) -> u16 {
-    let sum = !checksum as u32 + delta as u32;
-    !((sum + (sum >> 16)) as u16)
+    let (less, borrow) = checksum.overflowing_sub(delta);
+    less.wrapping_sub(borrow as u16)
 }
 
 /// Where a frame goes on the link.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Addressing {
-    /// Destination Ethernet address in transmission order in the low six bytes, the rest zero.
-    pub destination: u64,
-    /// Source Ethernet address likewise.
-    pub source: u64,
+    /// Destination in the low six bytes; the others may be anything.
+    destination: u64,
+    source: u64,
+}
+
+impl Addressing {
+    /// From one of [`Sources`] to the low six bytes of `destination`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(source: u64, destination: u64) -> Self {
+        Self { destination, source }
+    }
+
+    /// Writes both addresses and the EtherType to the start of a frame.
+    #[inline(always)]
+    pub(crate) fn write<const N: usize>(self, head: &mut [u8; N]) {
+        head[..8].copy_from_slice(&self.destination.to_le_bytes());
+        head[6..14].copy_from_slice(&self.source.to_le_bytes());
+    }
 }
 
 /// What happens to the packets of one direction of a flow.
@@ -100,7 +115,7 @@ pub struct Translation {
     /// Addresses and ports of the packets that leave, as they stand in the frame.
     addresses: u64,
     ports: u32,
-    tcp: bool,
+    is_tcp: bool,
     deltas: Deltas,
 }
 
@@ -108,8 +123,8 @@ impl Translation {
     /// A packet leaves with the addresses and ports of one that came with key `back` and went the other way.
     #[inline(always)]
     #[must_use]
-    pub const fn new(back: FlowKey, deltas: Deltas) -> Self {
-        Self { addresses: back.addresses_back(), ports: back.ports_back(), tcp: back.protocol() == 6, deltas }
+    pub const fn new(back: FlowKey, is_tcp: bool, deltas: Deltas) -> Self {
+        Self { addresses: back.addresses_back(), ports: back.ports_back(), is_tcp, deltas }
     }
 
     /// Translates a frame whose IPv4 header has no options, decrements its TTL and updates its checksums. `false`, and nothing is written, when
@@ -120,7 +135,7 @@ impl Translation {
             return false;
         }
         head[34..38].copy_from_slice(&self.ports.to_le_bytes());
-        if self.tcp {
+        if self.is_tcp {
             let checksum = update(u16::from_le_bytes([head[50], head[51]]), self.deltas.l4);
             head[50..52].copy_from_slice(&checksum.to_le_bytes());
         } else {
@@ -186,13 +201,13 @@ impl Translation {
     #[inline(never)]
     fn apply_to_transport(&self, frame: &mut [u8], l4: usize) {
         let Some(header) = frame.get_mut(l4..) else { return };
-        let at = if self.tcp { 16 } else { 6 };
+        let at = if self.is_tcp { 16 } else { 6 };
         if header.len() < at + 2 {
             return;
         }
         header[..4].copy_from_slice(&self.ports.to_le_bytes());
         let old = u16::from_le_bytes([header[at], header[at + 1]]);
-        let new = if self.tcp { update(old, self.deltas.l4) } else { update_udp(old, self.deltas.l4) };
+        let new = if self.is_tcp { update(old, self.deltas.l4) } else { update_udp(old, self.deltas.l4) };
         header[at..at + 2].copy_from_slice(&new.to_le_bytes());
     }
 }
@@ -207,27 +222,78 @@ const fn update_udp(checksum: u16, delta: u16) -> u16 {
     }
 }
 
-impl Addressing {
-    /// Writes both addresses to the start of a frame.
+/// What stands between destination and payload of the frames that leave a port: its Ethernet address and the EtherType. One for each number
+/// that there can be, so that no number is out of bounds.
+#[derive(Clone, Debug)]
+pub struct Sources([u64; 256]);
+
+impl Sources {
+    /// Of ports with these Ethernet addresses.
+    #[must_use]
+    pub fn new(macs: impl Iterator<Item = [u8; 6]>, ethertype: u16) -> Self {
+        let mut all = [0; 256];
+        for (source, mac) in all.iter_mut().zip(macs) {
+            *source = mac_bits(mac) | u64::from(ethertype.swap_bytes()) << 48;
+        }
+        Self(all)
+    }
+
+    /// That of the port with this number, modulo 256.
     #[inline(always)]
-    pub(crate) fn write<const N: usize>(self, head: &mut [u8; N]) {
-        let first = self.destination | self.source << 48;
-        let rest = (self.source >> 16) as u32;
-        head[..8].copy_from_slice(&first.to_le_bytes());
-        head[8..12].copy_from_slice(&rest.to_le_bytes());
+    #[must_use]
+    pub const fn of(&self, port: usize) -> u64 {
+        self.0[port & 0xff]
     }
 }
 
-/// Gives the frame its Ethernet addresses.
+/// Gives the frame its Ethernet addresses, and leaves it its EtherType.
 pub fn set_link(frame: &mut [u8], link: Addressing) {
-    if let Some(head) = frame.first_chunk_mut::<12>() {
+    if let Some(head) = frame.first_chunk_mut::<ETHERNET>() {
+        let ethertype = [head[12], head[13]];
         link.write(head);
+        head[12..].copy_from_slice(&ethertype);
     }
 }
 
-/// An Ethernet address as [`Addressing`] wants it.
+/// An Ethernet address in transmission order in the low six bytes, the rest zero.
 #[must_use]
 pub const fn mac_bits(mac: [u8; 6]) -> u64 {
     let [a, b, c, d, e, f] = mac;
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 1624 equation 3: HC' = ~(~HC + ~m + m').
+    fn by_addition(checksum: u16, delta: u16) -> u16 {
+        let sum = u32::from(!checksum) + u32::from(delta);
+        !((sum >> 16) as u16 + (sum & 0xffff) as u16)
+    }
+
+    #[test]
+    fn rfc1624_subtraction_agrees_with_addition() {
+        // All checksums against deltas that are near a zero, and those between in steps that meet every low byte.
+        let deltas = (0..=u16::MAX).filter(|d| *d < 4 || *d > 0xfffb || d.is_multiple_of(257));
+        for delta in deltas {
+            for checksum in 0..=u16::MAX {
+                assert_eq!(update(checksum, delta), by_addition(checksum, delta), "{checksum:#x} {delta:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_beyond_all_is_none_of_ours() {
+        let mac = [2, 0, 0, 0, 0, 7];
+        let sources = Sources::new(std::iter::once(mac), 0x86dd);
+        let mut frame = [0xff; 14];
+        set_link(
+            &mut frame,
+            Addressing::new(sources.of(0), 0xffff_0000_0000_0000 | mac_bits([0x52, 1, 2, 3, 4, 5])),
+        );
+        assert_eq!(frame, [0x52, 1, 2, 3, 4, 5, 2, 0, 0, 0, 0, 7, 0xff, 0xff]);
+        set_link(&mut frame, Addressing::new(sources.of(255), 0));
+        assert_eq!(frame, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    }
 }

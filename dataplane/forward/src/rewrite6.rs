@@ -1,9 +1,9 @@
 //! [`crate::rewrite`] for IPv6: addresses, ports, hop limit, and the transport checksum, which is the only one there is.
 
-use crate::flow_key::{FlowKey6, Key};
+use crate::flow_key::FlowKey6;
 use crate::parse6::{ADDRESSES, HOP_LIMIT, L4, PAYLOAD_LENGTH};
 use crate::rewrite::{Addressing, update};
-use turnpike_packet::{ipv4, sctp};
+use turnpike_packet::sctp;
 
 /// Bytes that every frame of a flow has.
 const LEAST: usize = L4 + 8;
@@ -23,13 +23,8 @@ impl Translation6 {
     /// A packet leaves with the addresses and ports of one that came with key `back` and went the other way.
     #[inline(always)]
     #[must_use]
-    pub fn new(back: &FlowKey6, delta: u16) -> Self {
-        Self {
-            addresses: back.addresses_back(),
-            ports: back.ports_back(),
-            is_tcp: back.protocol() == ipv4::TCP,
-            delta,
-        }
+    pub fn new(back: &FlowKey6, is_tcp: bool, delta: u16) -> Self {
+        Self { addresses: back.addresses_back(), ports: back.ports_back(), is_tcp, delta }
     }
 
     /// Translates a frame of TCP or UDP whose transport header starts at `l4`, and decrements its hop limit. `false`, and nothing is written,

@@ -8,7 +8,7 @@ use crate::affinity::{Client, Kept};
 use crate::connection::can_be_adopted;
 use crate::flow_key::Key;
 use crate::flow_table::{Entry, FlowTable};
-use crate::hash::Secret;
+use crate::hash::{Random, Secret};
 use crate::local::is_ours;
 use crate::mailbox::Shared;
 use crate::one_way::OneWay;
@@ -147,6 +147,22 @@ impl Chooser<'_> {
         }
         session.last_seen = self.now_ms;
         Ok(session)
+    }
+
+    /// The reply key that a new flow for a packet with this key will probably have, without choosing it.
+    pub fn foresee<K: Sums>(&self, key: K, pool: &PortPool, foresight: &mut Random) -> Option<K> {
+        let frontend = self.tables.frontend(key)?;
+        let service = self.tables.service(frontend.service)?;
+        let Treatment { action, set, mode } = self.treatment(frontend, key);
+        if action != Action::Forward || mode != Mode::Nat {
+            return None;
+        }
+        let backend = service.choose(set, key, &self.tables.maglev_key)?;
+        let Shared { gateway, .. } = self.shared;
+        let out = usize::from(self.shared.route(backend.address)?.port);
+        let steering = &gateway.ports().get(out)?.steering;
+        let at = (backend.address, backend.port);
+        pool.foresee(foresight, gateway.snat(K::FAMILY), at, key.protocol(), steering)
     }
 
     /// Whether a reply key is also what clients may send to a frontend: a NodePort on an own address that SNAT uses too, outside of the range of

@@ -3,7 +3,8 @@
 //! The worker that gets the client's packets makes the flow. The backend's replies come to a SNAT address and port of our choosing, so that
 //! choice decides who gets them:
 //! - A NIC with known RSS hashes the reply with Toeplitz; the port is chosen so that the hash leads to the flow's worker. Toeplitz is linear,
-//!   hence the hash is the exclusive-or of one part per field, and trying a port costs two table reads.
+//!   hence the hash is the exclusive-or of one part per field, and trying a port costs two table reads. What a NIC may hash otherwise, or not
+//!   at all, as it does with SCTP, is handed over to the worker that this hash names.
 //! - Otherwise the port itself names the worker (port modulo workers), the client's side is spread by a keyed hash, and a worker that gets
 //!   another's packet hands it over.
 
@@ -76,15 +77,6 @@ impl Steering {
             Self::Rss(rss) if rss.spreads(K::FAMILY) => rss.queue(key),
             _ if gateway.is_snat(key.destination_address()) => usize::from(key.destination_port()) % workers,
             _ => scale((secret.hash(key) >> 16) as u32 & 0xffff_0000, workers as u32) as usize,
-        }
-    }
-
-    /// The same for packets that a NIC spreads by their addresses alone, as it does with all but TCP and UDP.
-    #[must_use]
-    pub fn owner_by_addresses<K: Key>(&self, key: K, gateway: &Gateway, secret: &Secret) -> usize {
-        match self {
-            Self::Rss(rss) if rss.spreads(K::FAMILY) => rss.worker_of(rss.addresses(key)),
-            _ => self.owner(key, gateway, secret),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Each turn takes a burst and walks it in stages, so that the cache misses of its packets overlap: parse all, look up all, then choose for
 //! the misses, rewrite and send. The common case — a packet of a live flow that changes nothing but its idle time — stays in
-//! `burst` and `steady`; everything else goes through `slow`.
+//! `steady`; everything else goes through `slow`.
 
 mod answers;
 mod cutting;
@@ -11,6 +11,7 @@ mod exceptional;
 mod fragment;
 mod icmp;
 mod preface;
+mod steady;
 mod trunking;
 mod tunnel;
 mod upkeep;
@@ -18,10 +19,10 @@ mod upkeep;
 use crate::address::Family;
 use crate::association;
 use crate::connection;
-use crate::cpu;
+use crate::cpu::Cpu;
 use crate::exception::Exception;
 use crate::flow_key::{FlowKey, FlowKey6, Key};
-use crate::flow_table::{Candidate, Entry, FlowTable, Place};
+use crate::flow_table::{Candidate, Entry, FlowTable};
 use crate::fragments::{Fragments, Onward};
 use crate::handoff::Handoff;
 use crate::hash::{Random, Secret};
@@ -32,7 +33,7 @@ use crate::parse::{Kind, Packet};
 use crate::path::{Flows, Path};
 use crate::port_pool::PortPool;
 use crate::proxy_protocol::{self, Progress};
-use crate::rewrite::{Addressing, mac_bits};
+use crate::rewrite::{Sources, mac_bits};
 use crate::select::Chooser;
 use crate::service_table::Tables;
 use crate::track::{Direction, State};
@@ -42,6 +43,7 @@ use answers::Allowance;
 use arc_swap::{ArcSwap, Cache};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use steady::{Findings, SLOW, Seen, Steady, Summary};
 pub use trunking::Traffic;
 use turnpike_packet::io::{BURST, Burst, Frame, PacketIo};
 use turnpike_packet::tcp_segment::Segment;
@@ -52,6 +54,7 @@ use upkeep::Upkeep;
 /// One worker. `'m` is the life of its flow tables' memory.
 pub struct Worker<'m, F: Frame> {
     id: usize,
+    cpu: Cpu,
     shared: Arc<Shared>,
     latest: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     tables: Arc<Tables>,
@@ -62,12 +65,14 @@ pub struct Worker<'m, F: Frame> {
     /// The way to the host's kernel, if a port has a tap.
     exception: Option<Exception<F>>,
     ports: Vec<Port<F>>,
+    /// By family.
+    sources: [Sources; 2],
     /// What the frames of each queue pair are.
     lines: Vec<Line>,
     held: VecDeque<Held<F>>,
     fragments: Fragments<F>,
-    /// Frames of IPv6 of the burst in hand.
-    ipv6: Burst<F>,
+    /// Frames of the burst in hand that are not of the family that was looked for.
+    aside: Burst<F>,
     answers: Allowance,
     /// For ICMP errors to those who find no room.
     shortages: Allowance,
@@ -116,9 +121,6 @@ enum Origin {
     Worker,
 }
 
-/// Stands for a packet that no port is known for yet: it has to be looked at with care.
-const SLOW: u8 = u8::MAX;
-
 const _: () = assert!(PORTS_MAX <= SLOW as usize);
 
 impl<'m, F: Frame> Worker<'m, F> {
@@ -149,6 +151,7 @@ impl<'m, F: Frame> Worker<'m, F> {
         });
         Self {
             id,
+            cpu: Cpu::detect(),
             latest: Cache::new(shared.swap().clone()),
             tables: shared.tables(),
             flows: Flows { v4: table.under(rules), v6: FlowTable::none(secret) },
@@ -157,10 +160,12 @@ impl<'m, F: Frame> Worker<'m, F> {
             handoff,
             exception: None,
             ports: ports.collect(),
+            sources: [ethernet::IPV4, ethernet::IPV6]
+                .map(|ethertype| Sources::new(gateway.ports().iter().map(|port| port.mac), ethertype)),
             lines: gateway.lines().to_vec(),
             held: VecDeque::with_capacity(HELD_FRAMES_MAX),
             fragments: Fragments::new(secret, id, workers),
-            ipv6: Burst::new(),
+            aside: Burst::new(),
             answers: Allowance::new(ANSWERS_PER_SECOND),
             shortages: Allowance::new(SHORTAGES_PER_SECOND),
             counters: Counters::default(),
@@ -191,6 +196,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         self
     }
 
+    /// The same worker on another processor, or as if it were.
+    #[must_use]
+    pub const fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
     /// Its flows.
     #[must_use]
     pub const fn flows(&self) -> &Flows<'m> {
@@ -215,7 +227,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             if received > 0 {
                 handled += received;
                 match self.lines[device] {
-                    Line::Plain(port) => self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Nic),
+                    Line::Plain(port) => self.burst(port, &mut burst, ios, Origin::Nic),
                     Line::Trunk(_) => self.sort(device, &mut burst, ios),
                 }
             }
@@ -243,113 +255,91 @@ impl<'m, F: Frame> Worker<'m, F> {
         }
     }
 
-    /// The stages over one burst from one port. Frames that turn out to be of IPv6 go through them once more, as such.
-    fn burst<K: Path, I: PacketIo<Frame = F>>(
+    /// A burst from one port. It takes the way of its first frame's family; frames of the other family take theirs behind it.
+    fn burst<I: PacketIo<Frame = F>>(
         &mut self,
         port: usize,
         burst: &mut Burst<F>,
         ios: &mut [I],
         origin: Origin,
     ) {
+        let is_ipv6 = |frame: &F| frame.data().get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
+        let mut family = match burst.first() {
+            Some(first) if self.flows.v6.capacity() > 0 && is_ipv6(first) => Family::V6,
+            _ => Family::V4,
+        };
+        let mut is_first_look = origin == Origin::Nic;
+        loop {
+            let received = burst.len() as u64;
+            let bytes;
+            (family, bytes) = match family {
+                Family::V4 => (Family::V6, self.pass::<FlowKey, I>(port, burst, ios, origin)),
+                Family::V6 => (Family::V4, self.pass::<FlowKey6, I>(port, burst, ios, origin)),
+            };
+            if is_first_look {
+                self.counters.add(Tally::RxPackets, received);
+                self.counters.add(Tally::RxBytes, bytes);
+            }
+            if self.aside.is_empty() {
+                return;
+            }
+            is_first_look = false;
+            *burst = std::mem::take(&mut self.aside);
+        }
+    }
+
+    /// The stages over one burst of one family. Returns how many bytes came.
+    fn pass<K: Path, I: PacketIo<Frame = F>>(
+        &mut self,
+        port: usize,
+        burst: &mut Burst<F>,
+        ios: &mut [I],
+        origin: Origin,
+    ) -> u64 {
         let Port { mac_bits, owned, .. } = self.ports[port];
         let check_owner = owned[K::FAMILY as usize] && origin == Origin::Nic;
-        let is_first_look = K::FAMILY == Family::V4 && origin == Origin::Nic;
-        let received = burst.len();
-        let mut keys = [K::default(); BURST];
-        let mut packets = [Packet::default(); BURST];
-        let mut places = [Place::default(); BURST];
-        let mut candidates = [Candidate::default(); BURST];
-        let mut outs = [SLOW; BURST];
-        let mut bytes = 0;
-        let mut longest = 0;
-
-        for frame in burst.iter() {
-            // Here and not where frames are parsed: that loop is short of registers.
-            longest = longest.max(frame.frame_len());
-            if let Some(first) = frame.data().first() {
-                cpu::prefetch(first);
-            }
-        }
-        for (((frame, key), packet), place) in burst.iter().zip(&mut keys).zip(&mut packets).zip(&mut places)
-        {
-            let len = frame.frame_len();
-            bytes += len as u64;
-            (*key, *packet) = K::parse(frame.data(), len, mac_bits);
-            *place = K::flows(&self.flows).place(*key);
-        }
-        for (place, candidate) in places[..received].iter().zip(&mut candidates) {
-            *candidate = K::flows(&self.flows).candidate(*place);
-        }
-        if is_first_look {
-            self.counters.add(Tally::RxPackets, received as u64);
-            self.counters.add(Tally::RxBytes, bytes);
-        }
-        if longest > self.longest {
-            self.mark_long(burst, &mut packets);
-        }
-        if !check_owner {
-            self.steady::<K>(burst, &keys, &packets, &candidates, &mut outs);
-        }
-        let out = usize::from(outs[0]);
-        let mixed = outs.iter().take(received).fold(0, |mixed, &o| mixed | (o ^ outs[0]));
-        if mixed == 0
-            && let Some(Port { tx, device, is_trunked: false, .. }) = self.ports.get_mut(out)
+        let received = burst.len() as u64;
+        let mut findings = Findings::new();
+        let Summary { out, bytes } = self.cpu.run(Steady {
+            burst,
+            table: K::flows_mut(&mut self.flows),
+            neighbours: &self.shared.neighbours,
+            sources: &self.sources[K::FAMILY as usize],
+            mac_bits,
+            // None is steady whose owner is to be worked out, and none that some port may be too small for.
+            longest: if check_owner { 0 } else { self.longest },
+            now_ms: self.now_ms,
+            findings: &mut findings,
+        });
+        if let Some(out) = out
+            && let Some(Port { tx, device, is_trunked: false, .. }) = self.ports.get_mut(usize::from(out))
             && let Some(io) = ios.get_mut(*device)
             && tx.is_empty()
         {
             // The whole burst leaves as it is; what the NIC does not take stays for the next time.
-            self.counters.count_many(Verdict::Forwarded, received as u64);
+            self.counters.count_many(Verdict::Forwarded, received);
             self.counters.add(Tally::TxBytes, bytes);
             self.counters.add(Tally::TxPackets, io.tx(burst) as u64);
             tx.extend(burst.drain(..));
-            return;
+            return bytes;
         }
-        for (((frame, &key), &packet), &out) in burst.drain(..).zip(&keys).zip(&packets).zip(&outs) {
-            if out == SLOW {
-                self.slow(port, frame, key, packet, ios, origin);
-            } else {
-                self.send(usize::from(out), frame, ios);
+        self.foresee(&findings);
+        for (at, (frame, out)) in burst.drain(..).zip(findings.outs).enumerate() {
+            match findings.seen.get(at) {
+                Some(&seen) if out == SLOW => self.slow(port, frame, seen, ios, origin),
+                _ => self.send(usize::from(out), frame, ios),
             }
         }
-        if K::FAMILY == Family::V4 && !self.ipv6.is_empty() {
-            let mut burst = std::mem::take(&mut self.ipv6);
-            self.burst::<FlowKey6, I>(port, &mut burst, ios, origin);
-        }
+        bytes
     }
 
-    /// Translates the steady packets of live flows where they lie, and says for each through which port it leaves. All others, and those
-    /// that cannot leave at once, stay as they are.
-    #[inline(always)]
-    fn steady<K: Path>(
-        &mut self,
-        burst: &mut Burst<F>,
-        keys: &[K; BURST],
-        packets: &[Packet; BURST],
-        candidates: &[Candidate; BURST],
-        outs: &mut [u8; BURST],
-    ) {
-        let Self { flows, shared, ports, now_ms, .. } = self;
-        let table = K::flows_mut(flows);
-        for ((((frame, key), packet), candidate), out) in
-            burst.iter_mut().zip(keys).zip(packets).zip(candidates).zip(outs)
-        {
-            if !packet.is_steady(K::L4) {
-                continue;
-            }
-            let Some(session) = table.confirm(*candidate, *key) else { continue };
-            let Some(head) = K::head(frame.data_mut()) else { continue };
-            let direction = candidate.direction();
-            if session.state != State::Udp as u8
-                && !K::tcp(head).is_some_and(|header| connection::passes(session, direction, header))
-            {
-                continue;
-            }
-            let link = shared.neighbours.link(session.next_hop[direction]);
-            let Some(port) = ports.get(link.port()).filter(|_| link.is_resolved()) else { continue };
-            let addressing = Addressing { destination: link.mac_bits(), source: port.mac_bits };
-            if K::translate_steady(session, direction, head, addressing) {
-                session.last_seen = *now_ms;
-                *out = link.port() as u8;
+    /// Asks for the memory that the new flows of a burst will need, so that it is not waited for one by one.
+    fn foresee<K: Path>(&self, findings: &Findings<K>) {
+        let (chooser, table, mut foresight) = (self.chooser(), K::flows(&self.flows), self.pool.foresight());
+        for (&Seen { key, packet, .. }, &out) in findings.seen.iter().zip(&findings.outs) {
+            if out == SLOW && packet.kind() == Kind::Flow && (packet.asks() || key.protocol() == ipv4::UDP) {
+                let reply = chooser.foresee(key, &self.pool, &mut foresight);
+                table.prefetch_for(key.source_address(), reply);
             }
         }
     }
@@ -361,31 +351,31 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) {
+        let Seen { key, packet, .. } = seen;
         match packet.kind() {
             Kind::Bad(Verdict::OtherVlan) => self.tagged(port, frame, ios, origin),
             Kind::Bad(Verdict::Fragment) => self.fragment::<K, I>(port, frame, ios, origin),
             Kind::Bad(verdict) => self.except(port, frame, verdict),
             Kind::Arp => self.arp(port, frame, ios),
-            Kind::Ipv6 => self.set_aside(port, frame),
+            Kind::OtherFamily => self.set_aside(port, frame),
             Kind::NeighbourDiscovery => self.neighbour_discovery(port, frame, ios),
             Kind::Echo => self.echo(port, frame, key, packet, ios),
             Kind::IcmpError => self.icmp_error(port, frame, key, packet, ios, origin),
             Kind::TunnelError => self.tunnel_error(port, frame, key, packet, ios, origin),
-            Kind::Flow => self.flow(port, frame, key, packet, ios, origin),
+            Kind::Flow => self.flow(port, frame, seen, ios, origin),
         }
     }
 
-    /// A frame of IPv6, for later in this burst if the gateway speaks it.
+    /// A frame for the other family's way, if the gateway speaks it.
     fn set_aside(&mut self, port: usize, frame: F) {
         let is_to_us = frame.data().starts_with(&self.ports[port].mac);
         if self.flows.v6.capacity() == 0 {
             self.except(port, frame, if is_to_us { Verdict::OtherEthertype } else { Verdict::OtherMac });
-        } else if self.ipv6.try_push(frame).is_err() {
+        } else if self.aside.try_push(frame).is_err() {
             self.counters.count(Verdict::NoMemory);
         }
     }
@@ -395,20 +385,20 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) {
-        // NICs hash packets with options or extension headers each in its own way.
-        let is_plain = packet.l4() == K::L4;
-        if origin == Origin::Nic && (!is_plain || self.ports[port].owned[K::FAMILY as usize]) {
+        let Seen { key, packet, .. } = seen;
+        // NICs hash packets with options or extension headers, and all of SCTP, each in its own way.
+        let is_hashed = packet.l4() == K::L4 && packet.chunk().is_none();
+        if origin == Origin::Nic && (!is_hashed || self.ports[port].owned[K::FAMILY as usize]) {
             let owner = self.owner(port, key);
             if owner != self.id {
                 return self.hand_over(owner, port, frame, None);
             }
         }
-        if let Some((frame, flow)) = self.admit(port, frame, key, packet, ios, origin) {
+        if let Some((frame, flow)) = self.admit(port, frame, seen, ios, origin) {
             self.forward(port, frame, key, packet, flow, ios);
         }
     }
@@ -418,12 +408,13 @@ impl<'m, F: Frame> Worker<'m, F> {
         &mut self,
         port: usize,
         frame: F,
-        key: K,
-        packet: Packet,
+        seen: Seen<K>,
         ios: &mut [I],
         origin: Origin,
     ) -> Option<(F, Candidate)> {
-        let found = K::flows(&self.flows).find(key);
+        let Seen { key, packet, candidate } = seen;
+        let table = K::flows(&self.flows);
+        let found = if table.is_of(candidate, key) { Some(candidate) } else { table.find(key) };
         let found = found.filter(|&found| !(packet.asks() && self.reopens::<K>(found)));
         let flow = match found {
             Some(found) => found,
@@ -576,8 +567,7 @@ impl<'m, F: Frame> Worker<'m, F> {
             return self.too_big::<K, I>(port, &frame, mtu, ios);
         }
         self.clamp(&mut frame, key, packet, [port, out]);
-        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !K::translate(&session, flow.direction(), packet, frame.data_mut(), addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }
@@ -636,13 +626,13 @@ impl<'m, F: Frame> Worker<'m, F> {
                 continue;
             }
             if from != port && !burst.is_empty() {
-                self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
+                self.burst(port, &mut burst, ios, Origin::Worker);
             }
             port = from;
             burst.push(handed.frame);
         }
         if !burst.is_empty() {
-            self.burst::<FlowKey, I>(port, &mut burst, ios, Origin::Worker);
+            self.burst(port, &mut burst, ios, Origin::Worker);
         }
         taken
     }

@@ -112,6 +112,20 @@ fn the_backend_learns_its_client_before_the_first_byte() {
 }
 
 #[test]
+fn rfc7413_no_byte_comes_in_front_of_the_header() {
+    for of in families() {
+        let (mut bed, there) = (bed(), from(of.client, of.vip));
+        for bytes in [&b"GET"[..], b"even", b""] {
+            let syn = bed.pass_through(&tcp::segment(&there, 1_000, 0, SYN, bytes));
+            assert_eq!((segment(&syn, of.l4), syn.len()), ((1_000, 0, SYN, vec![]), of.l4 + 20));
+        }
+        opened(&mut bed, &of);
+        let out = bed.pass_through(&tcp::segment(&there, 1_001, 9_001, ACK, b"GET"));
+        assert_eq!(segment(&out, of.l4).3, [&of.header[..], b"GET"].concat());
+    }
+}
+
+#[test]
 fn segments_leave_room_for_the_header() {
     for of in families() {
         let (mut bed, there) = (bed(), from(of.client, of.vip));

@@ -366,7 +366,7 @@ proptest! {
                     bed.settle();
                     // After the clean-up no UDP flow of a live frontend is with somebody who does not serve while another does.
                     for (tuple, (backend, _)) in flows(&bed) {
-                        let forward = FlowKey::from_header(tuple);
+                        let forward = FlowKey::from_header(tuple as u64, (tuple >> 64) as u64);
                         let to = FrontendKey {
                             address: Ipv4Addr::from(forward.destination()).into(),
                             port: forward.destination_port(),

@@ -438,6 +438,39 @@ fn associations_find_their_worker_whether_or_not_the_nic_knows_sctp() {
     everybody_gets_their_answers(2, &rss);
 }
 
+/// The same frame with options of IPv4 that mean nothing. NICs hash such packets in another way, if at all.
+fn with_options(frame: &[u8]) -> Vec<u8> {
+    let mut frame = [&frame[..34], &[1; 4], &frame[34..]].concat();
+    frame[14] += 1;
+    let total = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    harness::fragmented::seal(frame)
+}
+
+#[test]
+fn packets_with_options_find_the_worker_of_their_association() {
+    let reta: Vec<u16> = (0..128).map(|i| i % 3).collect();
+    for spread in [Spread::Unknown, Spread::Rss(Rss { ipv6: true, key: MICROSOFT_KEY.to_vec(), reta })] {
+        let mut bed = Bed::bare(3, &spread, 4_096);
+        bed.put(&[port(&[A, B, C])]);
+        for n in 0..100u32 {
+            let client = format!("198.51.100.7:{}", 1_024 + n);
+            let out = bed.pass_through(&init(&client, 1 + n));
+            let answer =
+                sctp::packet(&answer_to(&out), 1 + n, &[(chunk::INIT_ACK, 0, &sctp::init(!n, 1)[..])]);
+            let back = bed.pass_through(&with_options(&answer));
+            let echo = bed.pass_through(&with_options(&one(&from(&client, VIP), !n, chunk::COOKIE_ECHO)));
+            assert_eq!(back[34..38], [1; 4]);
+            assert_eq!(
+                (back[30..34].to_vec(), echo[30..34].to_vec()),
+                (vec![198, 51, 100, 7], out[30..34].to_vec())
+            );
+        }
+        assert_eq!(bed.count("sctp_no_flow"), 0);
+        assert!(bed.workers.iter().all(|w| w.flows().v4.live() > 10), "every worker has its share");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

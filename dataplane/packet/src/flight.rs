@@ -126,7 +126,7 @@ pub fn check(frame: &[u8]) -> Result<(), Wrong> {
         Pair::V4 { .. } => {
             let packet = &frame[ethernet::HEADER..];
             let header_len = usize::from(packet[0] & 0x0f) * 4;
-            let header = packet.get(..header_len.max(ipv4::HEADER)).ok_or(Wrong::Length)?;
+            let header = packet.get(..header_len).filter(|h| h.len() >= ipv4::HEADER).ok_or(Wrong::Length)?;
             if packet[0] >> 4 != 4 || checksum::ones_complement_sum(header) != 0xffff {
                 return Err(Wrong::Ipv4Checksum);
             }

@@ -124,7 +124,11 @@ impl Quoted {
                 ipv4::UDP => Some(6),
                 _ => None,
             };
-            if let Some(sum) = at.and_then(|at| l4.get_mut(at..)?.first_chunk_mut::<2>()) {
+            // Some tunnels have none (RFC 6936), and that stays.
+            let has_sum = |sum: &[u8; 2]| self.protocol == ipv4::TCP || *sum != [0; 2];
+            if let Some(sum) =
+                at.and_then(|at| l4.get_mut(at..)?.first_chunk_mut::<2>().filter(|sum| has_sum(sum)))
+            {
                 let updated = checksum::updated(u16::from_be_bytes(*sum), old, new);
                 *sum = if updated == 0 { [0xff; 2] } else { updated.to_be_bytes() };
             }

@@ -23,6 +23,10 @@ pub trait Frame: Send {
     /// The bytes of the first segment, for writing.
     fn data_mut(&mut self) -> &mut [u8];
 
+    /// Asks the cache for its first bytes.
+    #[inline(always)]
+    fn prefetch(&self) {}
+
     /// Length over all segments, in bytes.
     fn frame_len(&self) -> usize;
 

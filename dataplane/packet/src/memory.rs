@@ -4,7 +4,7 @@ use crate::io::{BURST, Burst, Frame, HEADROOM, PacketIo, PortInfo, Spread};
 use crate::vlan::{TAG, TAG_BYTES};
 use crate::{ethernet, toeplitz};
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A frame in ordinary memory, possibly in segments.
@@ -177,12 +177,13 @@ impl MemoryNic {
         let ip = ethernet::HEADER + if is_tagged { TAG_BYTES } else { 0 };
         if rss.ipv6 && frame.get(ip - 2..ip) == Some(&[0x86, 0xdd]) {
             let header = frame.get(ip..ip + 44)?;
-            let address =
-                |at: usize| header[at..at + 16].iter().fold(0, |n, &byte| n << 8 | u128::from(byte));
+            let address = |at: usize| {
+                let bits = header[at..at + 16].iter().fold(0, |n, &byte| n << 8 | u128::from(byte));
+                Ipv6Addr::from_bits(bits)
+            };
             let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-            let toeplitz = toeplitz::ToeplitzTable6::new(&rss.key);
             let is_hashed = matches!(header[6], 6 | 17);
-            return is_hashed.then(|| toeplitz.hash(address(8), address(24), port(40), port(42)));
+            return is_hashed.then(|| toeplitz::hash6(&rss.key, address(8), address(24), port(40), port(42)));
         }
         let tuple = frame.get(ip + 12..ip + 24)?;
         if frame[ip - 2..=ip] != [8, 0, 0x45]

@@ -42,6 +42,8 @@ mod error;
 #[cfg(not(loom))]
 mod memory;
 #[cfg(not(loom))]
+mod node;
+#[cfg(not(loom))]
 mod region;
 
 #[cfg(all(test, loom))]
@@ -61,6 +63,6 @@ pub use counters::{
 #[cfg(not(loom))]
 pub use error::ShmError;
 #[cfg(not(loom))]
-pub use memory::{HUGE_PAGE_BYTES, HugeMemory, PageKind, Pages};
+pub use memory::{GIANT_PAGE_BYTES, HUGE_PAGE_BYTES, HugeMemory, PageKind, Pages};
 #[cfg(not(loom))]
 pub use region::RegionWords;

@@ -514,6 +514,15 @@ pub struct WorkerStatus {
     /// Flows over IPv6 it can hold.
     #[serde(default)]
     pub ipv6_flows_max: u64,
+    /// NUMA node of its core; none where the host does not say.
+    #[serde(default)]
+    pub numa_node: Option<u32>,
+    /// Bytes of a page of its flow table: 1 GiB, 2 MiB, or 4 KiB, which the kernel may have joined.
+    #[serde(default)]
+    pub flow_page_bytes: u64,
+    /// NUMA node of its flow table.
+    #[serde(default)]
+    pub flow_numa_node: Option<u32>,
     /// Every verdict and other counter by name.
     pub counters: std::collections::BTreeMap<String, u64>,
 }
@@ -536,6 +545,12 @@ pub struct PortStatus {
     /// Its VLAN; none: frames without a tag.
     #[serde(default)]
     pub vlan: Option<u16>,
+    /// NUMA node of its device; none: virtual, or the host has one node.
+    #[serde(default)]
+    pub numa_node: Option<u32>,
+    /// What its driver does beside receiving and sending: `none`, or words with commas between.
+    #[serde(default)]
+    pub offloads: String,
     /// Every counter by name.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

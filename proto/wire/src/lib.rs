@@ -6,9 +6,10 @@
 //! - [`config`]: the one TOML file, parsed and validated.
 //! - [`admin`]: requests and answers of the control plane's Unix socket.
 //! - [`pages`]: what the dataplane's counter pages are called.
+//! - [`topology`]: which NUMA node cores and devices of this host are on.
 //! - [`limits`]: every limit that more than one program must agree on.
 //!
-//! This crate knows words and bytes; it opens no file but the configuration and maps no memory.
+//! This crate knows words and bytes; it opens no file but the configuration and those by which the kernel describes the host, and maps no memory.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -24,4 +25,5 @@ mod config_spelling;
 pub mod event;
 pub mod limits;
 pub mod pages;
+pub mod topology;
 pub mod update;

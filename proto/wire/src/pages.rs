@@ -44,14 +44,33 @@ pub fn is_verdict(name: &str) -> bool {
     !WORKER_TALLIES.contains(&name) && !WORKER_COUNTERS.contains(&name)
 }
 
-/// Counters of a worker's page behind those of the packet path.
-pub const WORKER_COUNTERS: [&str; 5] =
-    ["core", "generation", "flows_max", "ipv6_flows_live", "ipv6_flows_max"];
+/// Counters of a worker's page behind those of the packet path. The last three say where it is: the NUMA node of its core, the page size of its flow table in
+/// bytes, and the NUMA node of that; [`NO_NODE`] where it is not known.
+pub const WORKER_COUNTERS: [&str; 8] = [
+    "core",
+    "generation",
+    "flows_max",
+    "ipv6_flows_live",
+    "ipv6_flows_max",
+    "numa_node",
+    "flow_page_bytes",
+    "flow_numa_node",
+];
+
+/// What a counter that names a NUMA node says of none.
+pub const NO_NODE: u64 = u64::MAX;
+
+/// The node that a counter names.
+#[must_use]
+pub fn node_of(counter: u64) -> Option<u32> {
+    u32::try_from(counter).ok()
+}
 
 /// Counters of a port's page. `link_up` is 0 or 1. Of a port that shares its device by VLAN, frames and bytes are those of its own that workers
-/// took and gave, and all else up to `nic_rx_no_memory` is the device's. Frames lost before a worker saw them are in the four from `nic_rx_missed` on; the last three
-/// are of the port's tap: frames that the kernel took, that it sent, and that were lost between it and the workers.
-pub const PORT_COUNTERS: [&str; 12] = [
+/// took and gave, and all else up to `nic_rx_no_memory` is the device's. Frames lost before a worker saw them are in the four from `nic_rx_missed` on; three
+/// are of the port's tap: frames that the kernel took, that it sent, and that were lost between it and the workers. The last two are of frames whose hash was held against
+/// the queue they came to, where the NIC leaves hashes with frames: how many, and how many belong to another queue.
+pub const PORT_COUNTERS: [&str; 14] = [
     "link_up",
     "nic_rx_frames",
     "nic_rx_bytes",
@@ -64,6 +83,8 @@ pub const PORT_COUNTERS: [&str; 12] = [
     "tap_to_kernel",
     "tap_from_kernel",
     "tap_lost",
+    "nic_hash_checked",
+    "nic_hash_astray",
 ];
 
 /// Counters of the gateway's page. `control_alive` is 0 or 1.
@@ -81,7 +102,7 @@ pub const GATEWAY_COUNTERS: [&str; 11] = [
     "uptime_ms",
 ];
 
-/// The label of a port's page: six words with a tab between, since a device string holds commas and equals signs.
+/// The label of a port's page: eight words with a tab between, since a device string holds commas and equals signs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortLabel {
     /// Name in the configuration.
@@ -96,19 +117,26 @@ pub struct PortLabel {
     pub steering: String,
     /// Its VLAN; none: frames without a tag.
     pub vlan: Option<u16>,
+    /// The NUMA node of its device; none: virtual, or the host has one node.
+    pub node: Option<u32>,
+    /// What its driver does beside receiving and sending: `none`, or words with commas between.
+    pub offloads: String,
 }
 
-/// What a label says of a port without a VLAN.
-const UNTAGGED: &str = "-";
+/// What a label says of a port without a VLAN, or of no node.
+const NONE: &str = "-";
 
 impl PortLabel {
     /// Reads a label; none if it is no port's.
     #[must_use]
     pub fn parse(label: &str) -> Option<Self> {
         let words: Vec<&str> = label.split('\t').collect();
-        let [name, device, driver, mac, steering, vlan] = words.as_slice() else { return None };
+        let [name, device, driver, mac, steering, vlan, node, offloads] = words.as_slice() else {
+            return None;
+        };
         let own = |word: &&str| (*word).to_owned();
-        let vlan = if *vlan == UNTAGGED { None } else { Some(vlan.parse().ok()?) };
+        let vlan = if *vlan == NONE { None } else { Some(vlan.parse().ok()?) };
+        let node = if *node == NONE { None } else { Some(node.parse().ok()?) };
         Some(Self {
             name: own(name),
             device: own(device),
@@ -116,18 +144,18 @@ impl PortLabel {
             mac: own(mac),
             steering: own(steering),
             vlan,
+            node,
+            offloads: own(offloads),
         })
     }
 }
 
 impl fmt::Display for PortLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, device, driver, mac, steering, vlan } = self;
-        write!(f, "{name}\t{device}\t{driver}\t{mac}\t{steering}\t")?;
-        match vlan {
-            Some(vlan) => write!(f, "{vlan}"),
-            None => f.write_str(UNTAGGED),
-        }
+        let Self { name, device, driver, mac, steering, vlan, node, offloads } = self;
+        let vlan = vlan.map_or_else(|| NONE.into(), |vlan| vlan.to_string());
+        let node = node.map_or_else(|| NONE.into(), |node| node.to_string());
+        write!(f, "{name}\t{device}\t{driver}\t{mac}\t{steering}\t{vlan}\t{node}\t{offloads}")
     }
 }
 
@@ -137,7 +165,7 @@ mod tests {
 
     #[test]
     fn labels_come_back_as_they_went() {
-        for vlan in [None, Some(1), Some(4094)] {
+        for (vlan, node) in [(None, None), (Some(1), Some(0)), (Some(4094), None), (None, Some(1))] {
             let label = PortLabel {
                 name: "wan".into(),
                 device: "net_af_packet0,iface=gw0,qpairs=2".into(),
@@ -145,11 +173,20 @@ mod tests {
                 mac: "02:00:00:00:00:01".into(),
                 steering: "handoff".into(),
                 vlan,
+                node,
+                offloads: "rss-hash,fast-free".into(),
             };
             assert_eq!(PortLabel::parse(&label.to_string()), Some(label));
         }
-        for other in ["", "wan", "a\tb\tc\td\te", "a\tb\tc\td\te\tf", "a\tb\tc\td\te\t7\tg"] {
+        let six = "a\tb\tc\td\te\t7";
+        let wrong = ["\tx\tnone", "\t-\tnone\tmore", "\t-", ""].map(|end| format!("{six}{end}"));
+        for other in wrong.iter().map(String::as_str).chain(["", "wan", "a\tb\tc\td\te\tf\t-\tnone"]) {
             assert_eq!(PortLabel::parse(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_counter_of_a_node_may_say_none() {
+        assert_eq!([0, 1, NO_NODE].map(node_of), [Some(0), Some(1), None]);
     }
 }

@@ -1,5 +1,6 @@
 //! Fragments of a worker: those of datagrams that it knows, and those of flows that it has.
 
+use super::steady::Seen;
 use super::{Origin, Worker};
 use crate::address::{Address, Family};
 use crate::flow_key::{FlowKey, FlowKey6};
@@ -110,7 +111,7 @@ impl<F: Frame> Worker<'_, F> {
         };
         let packet = read.start.map(|start| Packet::flow(start.l4, start.tcp_flags));
         let admitted = match packet {
-            Some(packet) => self.admit(port, frame, key, packet, ios, Origin::Worker),
+            Some(packet) => self.admit(port, frame, Seen::new(key, packet), ios, Origin::Worker),
             None => match K::flows(&self.flows).find(key) {
                 Some(flow) => Some((frame, flow)),
                 None => return self.except(port, frame, self.unanswered_fragment(key)),
@@ -137,8 +138,7 @@ impl<F: Frame> Worker<'_, F> {
         if let Some(packet) = packet {
             self.clamp(&mut frame, key, packet, [port, out]);
         }
-        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
-        let addressing = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let addressing = link.addressing(&self.sources[K::FAMILY as usize]);
         if !self.translated::<K>(&mut frame, packet, flow, addressing) {
             return self.expired::<K, I>(port, &frame, ios);
         }

@@ -7,11 +7,10 @@ use crate::flow_table::Entry;
 use crate::icmp_error::Onward;
 use crate::parse::Packet;
 use crate::path::Path;
-use crate::rewrite::Addressing;
 use crate::select::is_bad_source;
 use crate::verdict::{Tally, Verdict};
 use turnpike_packet::icmpv4::Complaint;
-use turnpike_packet::io::{BURST, Frame, PacketIo};
+use turnpike_packet::io::{Frame, PacketIo};
 use turnpike_packet::tcp::flags;
 use turnpike_packet::{icmpv6, ipv4, mss};
 
@@ -42,10 +41,12 @@ impl<F: Frame> Worker<'_, F> {
             self.counters.add(Tally::IcmpTranslated, 1);
             return self.encapsulate::<K, I>(port, frame, Packet::default(), &session, ios);
         }
-        let link = self.shared.neighbours.link(session.next_hop[direction]);
-        let mac_bits = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let sent = session.keys()[direction ^ 1];
-        let link = Addressing { destination: link.mac_bits(), source: mac_bits };
+        let link = self
+            .shared
+            .neighbours
+            .link(session.next_hop[direction])
+            .addressing(&self.sources[K::FAMILY as usize]);
         let prefaced = (session.is_prefaced() && direction == 1).then_some(*session);
         let onward = Onward { sent, link, prefaced };
         if !K::translate_error(frame.data_mut(), packet.l4(), onward) {
@@ -64,13 +65,7 @@ impl<F: Frame> Worker<'_, F> {
         let hop = self.shared.route(key.source_address())?;
         let steering = &gateway.ports().get(usize::from(hop.port))?.steering;
         // The flow was made where the client's packets arrive, and its replies were led there by a port.
-        let by_addresses =
-            key.protocol() == ipv4::SCTP && self.tables.address(key.destination_address()).is_some();
-        let owner = if by_addresses {
-            steering.owner_by_addresses(key, gateway, &self.secret)
-        } else {
-            steering.owner(key, gateway, &self.secret)
-        };
+        let owner = steering.owner(key, gateway, &self.secret);
         Some(owner).filter(|&owner| owner != self.id)
     }
 
@@ -79,17 +74,6 @@ impl<F: Frame> Worker<'_, F> {
         match self.chooser().unanswered(key) {
             verdict @ (Verdict::OwnAddress | Verdict::NotOurs) => verdict,
             _ => Verdict::IcmpNoFlow,
-        }
-    }
-
-    /// Marks the frames of a burst that some port is too small for.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn mark_long(&self, burst: &[F], packets: &mut [Packet; BURST]) {
-        for (frame, packet) in burst.iter().zip(packets) {
-            if frame.frame_len() > self.longest {
-                *packet = packet.long();
-            }
         }
     }
 

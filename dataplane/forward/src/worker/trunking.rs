@@ -1,7 +1,7 @@
 //! Frames with VLAN tags: sorted by port as they come in, tagged again as they leave. Workers see none in between.
 
+use super::steady::Seen;
 use super::{Origin, Port, Worker};
-use crate::flow_key::FlowKey;
 use crate::parse::parse;
 use crate::trunk::Line;
 use crate::verdict::{Tally, Verdict};
@@ -56,7 +56,7 @@ impl<F: Frame> Worker<'_, F> {
         for port in trunk.ports().into_iter().map(usize::from) {
             let mut arrived = std::mem::take(&mut self.ports[port].arrived);
             if !arrived.is_empty() {
-                self.burst::<FlowKey, I>(port, &mut arrived, ios, Origin::Nic);
+                self.burst(port, &mut arrived, ios, Origin::Nic);
             }
         }
     }
@@ -72,7 +72,7 @@ impl<F: Frame> Worker<'_, F> {
     ) {
         if vlan::read(frame.data()) == Tagged::Once(0) && vlan::take_off(&mut frame) {
             let (key, packet) = parse(frame.data(), frame.frame_len(), self.ports[port].mac_bits);
-            return self.slow(port, frame, key, packet, ios, origin);
+            return self.slow(port, frame, Seen::new(key, packet), ios, origin);
         }
         self.except(port, frame, Verdict::OtherVlan);
     }

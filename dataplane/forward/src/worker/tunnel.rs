@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::flow_table::{Candidate, Entry};
 use crate::parse::{ETHERNET, Packet};
 use crate::path::Path;
-use crate::rewrite::{Addressing, set_link};
+use crate::rewrite::set_link;
 use crate::tunnel::{self, backend_hash};
 use crate::verdict::{Tally, Verdict};
 use turnpike_packet::icmpv4::Complaint;
@@ -85,9 +85,8 @@ impl<F: Frame> Worker<'_, F> {
             return self.counters.count(Verdict::NoMemory);
         }
         let link = self.shared.neighbours.link(next_hop);
-        let mac = if link.is_resolved() { self.ports[link.port()].mac_bits } else { 0 };
         let bytes = frame.data_mut();
-        set_link(bytes, Addressing { destination: link.mac_bits(), source: mac });
+        set_link(bytes, link.addressing(&self.sources[K::FAMILY as usize]));
         if let Some((head, header)) = bytes.split_at_mut_checked(ETHERNET)
             && let Some(header) = header.get_mut(..outer.len())
         {
@@ -182,8 +181,7 @@ impl<F: Frame> Worker<'_, F> {
             && self.answers.take(self.now_ms)
             && let Some(len) = K::error(about, source, complaint, &mut error)
         {
-            let mac = self.ports[link.port()].mac_bits;
-            set_link(&mut error, Addressing { destination: link.mac_bits(), source: mac });
+            set_link(&mut error, link.addressing(&self.sources[K::FAMILY as usize]));
             if self.answer(link.port(), &error[..len], ios) {
                 self.counters.add(Tally::IcmpSent, 1);
             }

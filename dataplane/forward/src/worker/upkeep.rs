@@ -16,7 +16,7 @@ use crate::local::is_ours;
 use crate::memberships::Membership;
 use crate::neighbour::Link;
 use crate::path::{Flows, Path};
-use crate::rewrite::{Addressing, set_link};
+use crate::rewrite::set_link;
 use crate::track::State;
 use crate::verdict::{Tally, Verdict};
 use arrayvec::ArrayVec;
@@ -338,9 +338,7 @@ impl<F: Frame> Worker<'_, F> {
             let Some(Held { mut frame, next_hop, since_ms }) = self.held.pop_front() else { break };
             let link = self.shared.neighbours.link(next_hop);
             if link.is_resolved() {
-                let out = &self.ports[link.port()];
-                let addressing = Addressing { destination: link.mac_bits(), source: out.mac_bits };
-                set_link(frame.data_mut(), addressing);
+                set_link(frame.data_mut(), link.addressing(&self.sources[0]));
                 self.send(link.port(), frame, ios);
             } else if self.now_ms.wrapping_sub(since_ms) >= HELD_MS {
                 self.counters.count(Verdict::NextHopUnresolved);

@@ -57,7 +57,7 @@ enum Ipv6 {
 }
 
 /// A flow table in memory that was full of rubbish.
-fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
+pub fn table<K: Key>(flows: u32, secret: Secret) -> FlowTable<'static, K> {
     let bytes = FlowTable::<K>::memory_bytes(flows);
     let memory: &'static mut [u8] = Box::leak(vec![0xa5; bytes + 64].into_boxed_slice());
     let start = memory.as_ptr().align_offset(64);
@@ -90,7 +90,12 @@ impl Bed {
 
     /// One worker that speaks both families, under these rules for new flows.
     pub fn under(rules: FlowRules, flows: u32) -> Self {
-        Self::made(1, &Spread::Unknown, flows, 1500, Ipv6::Named, |gateway| gateway.with_flow_rules(rules))
+        Self::dual_under(1, &Spread::Unknown, rules, flows)
+    }
+
+    /// Workers that speak both families, each under these rules and with room for so many flows.
+    pub fn dual_under(workers: usize, spread: &Spread, rules: FlowRules, flows: u32) -> Self {
+        Self::made(workers, spread, flows, 1500, Ipv6::Named, |gateway| gateway.with_flow_rules(rules))
     }
 
     /// A worker that speaks both families and listens to routers.

@@ -126,11 +126,11 @@ pub fn frontend_key(address: &str, protocol: Protocol) -> FrontendKey {
     FrontendKey { address: address.ip(), port: address.port(), protocol }
 }
 
-/// Services in 10.96.0.0/16, pods in 10.244.0.0/16.
+/// Services in 10.96.0.0/16 and fd96::/112, pods in 10.244.0.0/16 and fd00::/16.
 pub fn cluster() -> Update {
     Update::PutCluster(Cluster {
-        service_networks: vec!["10.96.0.0/16".parse().unwrap()],
-        pod_networks: vec!["10.244.0.0/16".parse().unwrap()],
+        service_networks: vec!["10.96.0.0/16".parse().unwrap(), "fd96::/112".parse().unwrap()],
+        pod_networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
         ..Default::default()
     })
 }

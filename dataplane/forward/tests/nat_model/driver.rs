@@ -1,133 +1,42 @@
 //! What clients, backends and routers send, drawn from a seed: mostly what such hosts say, and often enough what they should not.
 
 use crate::association::Association;
-use crate::frames::{Tuple, dressed};
-use crate::harness::services::Port;
+use crate::dice::Dice;
+use crate::frames::{Dress, Layout, Tuple, error_about, is_v6, set_number};
 use crate::harness::talk::{Side, segment};
 use crate::harness::tcp_model::{Model, Wants};
 use crate::harness::{MAC, ROUTER_MAC};
-use crate::nat::{Arrival, Life, Nat, Rule, Session, error_about};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use crate::nat::{Arrival, Life, Nat, Session, own, snat};
+use crate::rules::{TALKS, talk};
+use std::net::{IpAddr, SocketAddr};
 use turnpike_packet::flight::Flight;
 use turnpike_packet::ipv4::{SCTP, TCP, UDP};
 use turnpike_packet::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use turnpike_packet::tcp_segment::Segment;
 use turnpike_packet::{sctp, sctp::chunk, tcp, udp};
-use turnpike_wire::update::FrontendKind::{ClusterIp, LoadBalancer};
-use turnpike_wire::update::{Action, BackendSet, Midstream, Mode, Protocol, Tracking, Treatment};
-
-/// Clients with one port and one frontend each.
-const TALKS: usize = 4_096;
-
-/// SplitMix64, which one seed makes into one story.
-#[derive(Clone, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// Whether something happens that happens once in so many times.
-    pub fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
-
-/// Where Services are: name, protocol, address, whether that is a ClusterIP.
-const FRONTENDS: [(&str, Protocol, &str, bool); 10] = [
-    ("web", Protocol::Tcp, "203.0.113.80:80", false),
-    ("tls", Protocol::Tcp, "203.0.113.80:443", false),
-    ("api", Protocol::Tcp, "10.96.0.10:443", true),
-    ("old", Protocol::Tcp, "203.0.113.81:8080", false),
-    ("dns", Protocol::Udp, "203.0.113.80:53", false),
-    ("log", Protocol::Udp, "10.96.0.10:514", true),
-    ("ntp", Protocol::Udp, "203.0.113.82:123", false),
-    ("sig", Protocol::Sctp, "203.0.113.83:36412", false),
-    ("dia", Protocol::Sctp, "10.96.0.11:3868", true),
-    ("bye", Protocol::Tcp, "203.0.113.84:80", false),
-];
-
-const fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-        Protocol::Sctp => SCTP,
-    }
-}
-
-/// Rules drawn anew, for the model and for the worker.
-pub fn rules(dice: &mut Dice, nat: &mut Nat) -> Vec<Port> {
-    let mut ports = Vec::new();
-    nat.rules.clear();
-    for (name, protocol, at, is_cluster_ip) in FRONTENDS {
-        let tracking = Tracking {
-            tcp_established_s: dice.one_of(&[7_440, 10_000]),
-            tcp_transitory_s: dice.one_of(&[240, 300]),
-            udp_s: dice.one_of(&[120, 300]),
-            midstream: dice.one_of(&[Midstream::Reset, Midstream::Drop, Midstream::Forward]),
-        };
-        let action =
-            dice.one_of(&[[Action::Forward; 6].as_slice(), &[Action::Reject, Action::Drop]].concat());
-        let mode = dice.one_of(&[Mode::Nat, Mode::Dnat]);
-        let treatment = Treatment { action, set: BackendSet::Cluster, mode };
-        let rows: Vec<(String, &str)> = (1..=5u8)
-            .filter(|_| !dice.clone().once_in(50) && dice.below(3) > 0)
-            .map(|host| (format!("10.244.0.{host}:8080"), if host == 5 { "s" } else { "cls" }))
-            .collect();
-        let sources = (name == "old").then(|| (Ipv4Addr::new(198, 51, 100, 0), 25));
-        let kind = if is_cluster_ip { ClusterIp } else { LoadBalancer };
-        let borrowed: Vec<(&str, &str)> = rows.iter().map(|(at, how)| (&at[..], *how)).collect();
-        let mut port =
-            Port::new(name, protocol, &[]).backends(&borrowed).with(at, kind, treatment, treatment);
-        if sources.is_some() {
-            port = port.guarded(&["198.51.100.0/25"]);
-        }
-        ports.push(port.tracked(tracking));
-        let backends =
-            rows.iter().map(|(at, how)| (at.parse().unwrap(), (how.contains('c'), how.contains('s'))));
-        let backends = backends.collect();
-        let rule = Rule { is_cluster_ip, action, mode, sources, tracking, backends };
-        nat.rules.insert((number(protocol), at.parse().unwrap()), rule);
-    }
-    ports
-}
-
-/// The `n`th client and whom it talks to: many outside, some that are pods and backends themselves.
-fn talk(n: usize) -> Tuple {
-    let (_, protocol, at, _) = FRONTENDS[n % FRONTENDS.len()];
-    let address = match n / 10 % 8 {
-        0 => Ipv4Addr::new(10, 244, 0, 1 + (n / 80 % 4) as u8),
-        1 => Ipv4Addr::new(10, 244, 3, (n % 200) as u8),
-        _ => Ipv4Addr::new(198, 51, 100, (n / 80) as u8),
-    };
-    let source = SocketAddrV4::new(address, 1 + (n as u16).wrapping_mul(13));
-    Tuple { protocol: number(protocol), source, destination: at.parse().unwrap() }
-}
 
 fn flight(ends: Tuple) -> Flight {
     Flight {
         source_mac: ROUTER_MAC,
         destination_mac: MAC,
-        source: ends.source.into(),
-        destination: ends.destination.into(),
+        source: ends.source,
+        destination: ends.destination,
     }
 }
 
-/// The next frame. In calm times nobody does what is uncommon.
-pub fn arrival(dice: &mut Dice, nat: &Nat, calm: bool) -> Arrival {
-    let client = talk(dice.below(TALKS));
+/// How the hosts behave while one burst comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Mood {
+    /// Nobody does what is uncommon.
+    pub is_calm: bool,
+    /// Only those of one family speak.
+    pub family: Option<usize>,
+}
+
+/// The next frame, with a number that no other of its burst has.
+pub fn arrival(dice: &mut Dice, nat: &Nat, mood: Mood, number: u16) -> Arrival {
+    let (calm, n) = (mood.is_calm, dice.below(TALKS));
+    let client = talk(mood.family.map_or(n, |family| n / 2 * 2 + family));
     let session = nat.sessions.get(&client);
     if !calm && dice.once_in(40) {
         return Arrival { frame: odd(dice, client), about: None };
@@ -140,39 +49,50 @@ pub fn arrival(dice: &mut Dice, nat: &Nat, calm: bool) -> Arrival {
         (Side::Backend, Some(session)) => session.reply,
         _ => client,
     };
-    let (frame, asks) = match (client.protocol, session.map(|s| &s.life)) {
-        (TCP, Some(Life::Tcp(model))) => tcp_frame(dice, ends, side, Some(*model), calm),
-        (TCP, _) => tcp_frame(dice, ends, side, None, calm),
+    // What opens a flow must leave, or its choice would not be seen.
+    let is_young = session.is_some_and(|s| nat.now_ms - s.seen_ms < 60_000);
+    let payload = payload(dice, is_young);
+    let (mut frame, asks) = match (client.protocol, session.map(|s| &s.life)) {
+        (TCP, Some(Life::Tcp(model))) => tcp_frame(dice, ends, side, Some(*model), calm, &payload),
+        (TCP, _) => tcp_frame(dice, ends, side, None, calm, &payload),
         (SCTP, Some(Life::Sctp(association))) => sctp_frame(dice, ends, side, Some(*association)),
         (SCTP, _) => sctp_frame(dice, ends, side, None),
-        _ => (udp_frame(dice, ends), false),
+        _ => (udp_frame(dice, ends, &payload), false),
     };
     if calm {
+        set_number(&mut frame, number);
         return Arrival { frame, about: None };
     }
-    // What opens a flow must leave, or its choice would not be seen.
-    let is_young = session.is_some_and(|s| nat.now_ms - s.seen_ms < 60_000) && !asks;
-    Arrival { frame: undressed(dice, &frame, is_young), about: None }
+    Arrival { frame: undressed(dice, &frame, number, is_young && !asks), about: None }
 }
 
 /// The same packet with another header, perhaps with wrong checksums, and if it may stay here also at the end of its life or too long.
-fn undressed(dice: &mut Dice, frame: &[u8], may_stay: bool) -> Vec<u8> {
+fn undressed(dice: &mut Dice, frame: &[u8], number: u16, may_stay: bool) -> Vec<u8> {
     let ttl = if may_stay && dice.once_in(30) { dice.one_of(&[0, 1]) } else { 2 + dice.below(250) as u8 };
-    let options: &[u8] = if dice.once_in(16) { &[1; 8] } else { &[] };
-    let (tos, id, may_fragment) = (dice.next() as u8, dice.next() as u16, dice.once_in(2));
+    let protocol = frame[if is_v6(frame) { 20 } else { 23 }];
+    let options: &[u8] = match is_v6(frame) {
+        _ if !dice.once_in(16) => &[],
+        // Hop-by-hop or destination options of nothing but padding.
+        true => &[dice.one_of(&[0, 60]), protocol, 0, 1, 4, 0, 0, 0, 0],
+        false => &[1; 8],
+    };
+    let class = dice.next() as u8;
+    let may_fragment = dice.once_in(2);
     let padding = if dice.once_in(8) { dice.below(20) } else { 0 };
-    let mut frame = dressed(frame, ttl, tos, id, may_fragment, options, padding);
+    let mut frame = Dress { ttl, class, number, may_fragment, options, padding }.on(frame);
+    let layout = Layout::at(&frame, 14);
     // A byte of a checksum, or of a datagram's data.
-    let at = 34 + options.len() + if frame[23] == TCP { 16 } else { 8 };
-    if dice.once_in(50) && at < frame.len() - padding {
+    let at = layout.l4 + if layout.protocol == TCP { 16 } else { 8 };
+    if dice.once_in(50) && at < layout.end {
         frame[at] ^= 1 << dice.below(8);
     }
     frame
 }
 
-fn payload(dice: &mut Dice) -> Vec<u8> {
+/// Some bytes, and if it may be sometimes more than a link takes.
+fn payload(dice: &mut Dice, may_be_long: bool) -> Vec<u8> {
     let length = match dice.below(40) {
-        0 => 1_400 + dice.below(60),
+        0 if may_be_long => 1_400 + dice.below(120),
         1..=5 => dice.below(300),
         _ => dice.below(20),
     };
@@ -180,16 +100,26 @@ fn payload(dice: &mut Dice) -> Vec<u8> {
     (0..length).map(|n| fill.wrapping_add(n as u8)).collect()
 }
 
-fn udp_frame(dice: &mut Dice, ends: Tuple) -> Vec<u8> {
-    let mut frame = udp::datagram(&flight(ends), &payload(dice));
-    if dice.once_in(10) {
-        frame[40..42].fill(0);
+fn udp_frame(dice: &mut Dice, ends: Tuple, payload: &[u8]) -> Vec<u8> {
+    let mut frame = udp::datagram(&flight(ends), payload);
+    // Over IPv4 a datagram may be without a checksum.
+    let is_bare = if is_v6(&frame) { dice.once_in(200) } else { dice.once_in(10) };
+    if is_bare {
+        let at = Layout::at(&frame, 14).l4 + 6;
+        frame[at..at + 2].fill(0);
     }
     frame
 }
 
 /// A segment, and whether it is a SYN.
-fn tcp_frame(dice: &mut Dice, ends: Tuple, side: Side, model: Option<Model>, calm: bool) -> (Vec<u8>, bool) {
+fn tcp_frame(
+    dice: &mut Dice,
+    ends: Tuple,
+    side: Side,
+    model: Option<Model>,
+    calm: bool,
+    payload: &[u8],
+) -> (Vec<u8>, bool) {
     let state = model.map_or("none", |m| m.state);
     let usual = match (state, side) {
         ("none" | "closed" | "reset", Side::Client) => SYN,
@@ -229,8 +159,8 @@ fn tcp_frame(dice: &mut Dice, ends: Tuple, side: Side, model: Option<Model>, cal
         return (tcp::with_options(&flight(ends), sequence, acknowledgement, flags, &options), true);
     }
     let segment = Segment { window, scale, ..segment(flags, sequence, acknowledgement) };
-    let data = if flags & (SYN | RST) != 0 { Vec::new() } else { payload(dice) };
-    (segment.frame(&flight(ends), &data), flags & SYN != 0)
+    let data = if flags & (SYN | RST) != 0 { b"" } else { payload };
+    (segment.frame(&flight(ends), data), flags & SYN != 0)
 }
 
 /// A packet of one chunk, and whether it is an INIT.
@@ -274,70 +204,99 @@ fn error(dice: &mut Dice, session: &Session) -> Arrival {
     let Some((came, left)) = &session.last[side] else {
         return Arrival { frame: odd(dice, session.client), about: None };
     };
-    let from = dice.one_of(&[
-        Ipv4Addr::new(198, 51, 100, 1),
-        Ipv4Addr::new(10, 244, 0, 254),
-        Ipv4Addr::new(192, 0, 2, 1),
-    ]);
-    let kind = dice.one_of(&[(3, 4), (3, 1), (3, 3), (11, 0), (12, 0)]);
-    let quoted = dice.one_of(&[28, 48, 548]);
-    let mut frame = error_about(left, from, kind, quoted, dice.below(64) as u8);
+    let (makers, kinds, quotes) = match is_v6(left) {
+        false => (
+            ["198.51.100.1", "10.244.0.254", "192.0.2.1"],
+            [(3, 4), (3, 1), (3, 3), (11, 0), (12, 0)],
+            [28, 48, 548],
+        ),
+        true => (
+            ["2001:db8:c::1", "fd00::fe", "2001:db8::1"],
+            [(2, 0), (1, 0), (1, 4), (3, 0), (4, 1)],
+            [48, 68, 1_232],
+        ),
+    };
+    let (from, kind, quoted) = (dice.one_of(&makers), dice.one_of(&kinds), dice.one_of(&quotes));
+    let mut frame = error_about(left, from.parse().unwrap(), kind, quoted, dice.below(64) as u8);
+    let layout = Layout::at(&frame, 14);
     match dice.below(16) {
-        0 => frame[36] ^= 0x10,
-        1 => frame = dressed(&frame, 1, 0, 0, false, &[], 0),
+        0 => frame[layout.l4 + 2] ^= 0x10,
+        1 => frame = Dress { ttl: 1, ..Dress::PLAIN }.on(&frame),
         _ => {}
     }
     Arrival { frame, about: Some(came.clone()) }
 }
 
+/// Addresses of which something is known, by family: a VIP, the gateway's own, that of SNAT, two that are nobody's, a ClusterIP, one of no Service.
+fn places(is_v6: bool) -> [IpAddr; 7] {
+    let at = |v4: &str, v6: &str| if is_v6 { v6 } else { v4 }.parse().unwrap();
+    [
+        at("203.0.113.80", "2001:db8:80::80"),
+        own(is_v6),
+        snat(is_v6),
+        at("203.0.113.1", "2001:db8:80::1"),
+        at("203.0.113.200", "2001:db8:80::200"),
+        at("10.96.0.10", "fd96::10"),
+        at("10.96.99.1", "fd96::99"),
+    ]
+}
+
 /// What is of no flow.
 fn odd(dice: &mut Dice, client: Tuple) -> Vec<u8> {
-    let ask = |destination: Ipv4Addr, dice: &mut Dice| {
-        let ends = Tuple { destination: SocketAddrV4::new(destination, 7), ..client };
-        flight(ends).echo_request(dice.next() as u16, 1, &payload(dice))
+    let of_v6 = client.source.is_ipv6();
+    let [vip, own, snat, nobody, neither, cluster_ip, unallocated] = places(of_v6);
+    let ask = |destination: IpAddr, dice: &mut Dice| {
+        let ends = Tuple { destination: SocketAddr::new(destination, 7), ..client };
+        flight(ends).echo_request(dice.next() as u16, 1, &payload(dice, false))
     };
-    let [vip, own, snat] = [[203, 0, 113, 80], [192, 0, 2, 1], [10, 1, 0, 1]].map(Ipv4Addr::from);
-    let mut whole = udp_frame(dice, client);
-    let to = |dice: &mut Dice, address: Ipv4Addr, port: u16| {
-        let destination = SocketAddrV4::new(address, port);
-        let ends = Tuple { destination, ..client };
+    let to = |dice: &mut Dice, address: IpAddr, port: u16| {
+        let ends = Tuple { destination: SocketAddr::new(address, port), ..client };
         let syn = segment(SYN, 7, 0).frame(&flight(Tuple { protocol: TCP, ..ends }), b"");
-        if dice.once_in(2) { syn } else { udp_frame(dice, Tuple { protocol: UDP, ..ends }) }
+        if dice.once_in(2) { syn } else { udp_frame(dice, Tuple { protocol: UDP, ..ends }, b"query") }
     };
-    let sum = |frame: &mut Vec<u8>| *frame = dressed(frame, 64, 0, 0, false, &[], 0);
+    let mut whole = udp::datagram(&flight(client), &payload(dice, false));
+    let l4 = Layout::at(&whole, 14).l4;
     match dice.below(19) {
         0 => return ask(vip, dice),
         1 => return ask(own, dice),
-        2 => return ask(Ipv4Addr::new(203, 0, 113, 1), dice),
+        2 => return ask(nobody, dice),
         3 => return to(dice, vip, 9),
-        4 => return to(dice, Ipv4Addr::new(10, 96, 0, 10), 9),
-        5 => return to(dice, Ipv4Addr::new(10, 96, 99, 1), 9),
+        4 => return to(dice, cluster_ip, 9),
+        5 => return to(dice, unallocated, 9),
         6 => return to(dice, snat, 40_000),
         7 => return to(dice, own, 22),
-        8 => return to(dice, Ipv4Addr::new(203, 0, 113, 200), 80),
-        9 => whole.truncate(dice.below(34)),
+        8 => return to(dice, neither, 80),
+        9 => whole.truncate(dice.below(if of_v6 { 54 } else { 34 })),
         10 => whole[5] ^= 1,
         11 => whole[12..14].copy_from_slice(&[0x88, 0xcc]),
-        12 => whole[24] ^= 0x40,
+        // The checksum of an IPv4 header; a packet of IPv6 becomes longer than its frame.
+        12 => whole[if of_v6 { 18 } else { 24 }] ^= 0x40,
         13 => whole[14] = dice.one_of(&[0x55, 0x44, 0x4f]),
         14 => {
-            whole[38..40].copy_from_slice(&dice.one_of(&[7u16, 3_000]).to_be_bytes());
-            sum(&mut whole);
+            whole[l4 + 4..l4 + 6].copy_from_slice(&dice.one_of(&[7u16, 3_000]).to_be_bytes());
         }
-        15 => whole = dressed(&whole, 64, 0, 0, false, &[dice.one_of(&[131, 137]), 4, 4, 0], 0),
+        15 => {
+            let route: &[u8] = match of_v6 {
+                true => &[43, UDP, 0, dice.one_of(&[0, 3, 4]), 1, 0, 0, 0, 0],
+                false => &[dice.one_of(&[131, 137]), 4, 4, 0],
+            };
+            whole = Dress { options: route, ..Dress::PLAIN }.on(&whole);
+        }
         16 => {
-            whole[23] = dice.one_of(&[2, 47, 89]);
-            sum(&mut whole);
+            whole[if of_v6 { 20 } else { 23 }] = dice.one_of(&[2, 47, 89]);
+            set_number(&mut whole, 0);
         }
         17 => {
             // About what was never sent.
-            let (source, destination) = (SocketAddrV4::new(snat, 50_000), SocketAddrV4::new(own, 9));
-            let sent = udp_frame(dice, Tuple { protocol: UDP, source, destination });
-            return error_about(&sent, Ipv4Addr::new(10, 244, 0, 254), (3, 1), 28, 60);
+            let (source, destination) = (SocketAddr::new(snat, 50_000), SocketAddr::new(own, 9));
+            let sent = udp::datagram(&flight(Tuple { protocol: UDP, source, destination }), b"");
+            let (maker, kind) = if of_v6 { ("fd00::fe", (1, 4)) } else { ("10.244.0.254", (3, 1)) };
+            return error_about(&sent, maker.parse().unwrap(), kind, 28, 60);
         }
         _ => {
-            let source =
-                SocketAddrV4::new(dice.one_of(&[Ipv4Addr::LOCALHOST, vip, Ipv4Addr::new(224, 0, 0, 1)]), 9);
+            let nobody = if of_v6 { ["::1", "ff02::1"] } else { ["127.0.0.1", "224.0.0.1"] };
+            let [loopback, group] = nobody.map(|address| address.parse().unwrap());
+            let source = SocketAddr::new(dice.one_of(&[loopback, vip, group]), 9);
             return segment(SYN, 7, 0).frame(&flight(Tuple { source, protocol: TCP, ..client }), b"");
         }
     }

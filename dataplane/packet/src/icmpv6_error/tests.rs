@@ -176,3 +176,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rfc6936_a_quoted_datagram_without_checksum_stays_without() {
+    let said = message(&packet(FROM, ipv4::UDP), ROUTER, Complaint::TimeExceeded);
+    let quoted = Quoted::read(&said, ROUTER, FROM.source).unwrap();
+    let sum = quoted.l4() + 6..quoted.l4() + 8;
+    for (stated, is_left) in [([0, 0], true), ([0x12, 0x34], false)] {
+        let mut said = changed(&said, &[(sum.start, &stated)]);
+        quoted.translate(&mut said, TO, ROUTER, TO.source);
+        assert_eq!(said[sum.clone()] == stated, is_left);
+    }
+}
