@@ -39,7 +39,9 @@ pub use offloads::Offloads;
 pub use port::{Link, Port, PortConfig, PortError, Stats};
 pub use queue::Queue;
 pub use ring::{RingConsumer, RingError, RingProducer, ring};
-pub use thread::{Registered, ThreadError, available_cores, leave_cores, pin_to_core, register_thread};
+pub use thread::{
+    Registered, ThreadError, available_cores, isolated_cores, leave_cores, pin_to_core, register_thread,
+};
 
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

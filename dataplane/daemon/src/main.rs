@@ -9,6 +9,7 @@
 //! - [`workers`] with [`idle`] and [`bell`]: the worker threads, around `forward`'s worker
 //! - [`control`] with [`conversation`] and [`outbox`]: the control thread, around `forward`'s staging and the shared memory
 //! - [`pages`]: the counter pages
+//! - [`service_manager`]: what systemd hears of it
 //!
 //! SIGTERM and SIGINT stop it in order: workers first, then ports, then the shared memory says that nobody is here; a second one ends it at
 //! once. The files of the shared memory stay, so that counters can be read afterwards; the next start makes them anew. Nothing else
@@ -24,6 +25,7 @@ mod numa;
 mod open_io;
 mod outbox;
 mod pages;
+mod service_manager;
 mod tap;
 mod workers;
 
