@@ -8,6 +8,7 @@ mod beside;
 mod describe;
 mod doctor;
 mod manifest;
+mod manual;
 mod plan;
 mod print;
 mod socket;
@@ -136,6 +137,11 @@ enum Verb {
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each verb, into a folder.
+    Manual {
+        /// The folder, e.g. `/usr/local/share/man/man1`; made if it is not there.
+        folder: PathBuf,
     },
 }
 
@@ -324,6 +330,7 @@ fn run(arguments: Arguments) -> Result<()> {
             writeln!(std::io::stdout(), "{}: in order", path.display())?;
             Ok(())
         }
+        Verb::Manual { folder } => manual::write(Arguments::command(), &folder),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "turnpike", &mut script);
