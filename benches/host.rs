@@ -59,6 +59,19 @@ pub fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
+/// MiB of memory that are free, on huge pages of 2 MiB or on ordinary ones. None where the kernel does not say.
+#[must_use]
+pub fn free_mb(huge: bool) -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let kb = |name| field(&meminfo, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok();
+    let pages = |name| field(&meminfo, name)?.parse::<u64>().ok();
+    if huge {
+        Some(pages("HugePages_Free")?.saturating_sub(pages("HugePages_Rsvd")?) * 2)
+    } else {
+        Some(kb("MemAvailable")? >> 10)
+    }
+}
+
 fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     let of_name = |line: &'a str| line.split_once(':').filter(|(key, _)| key.trim() == name);
     cpuinfo.lines().find_map(of_name).map(|(_, value)| value.trim())
@@ -91,6 +104,12 @@ mod tests {
 
     const CPUINFO: &str = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n\
         flags\t\t: fpu tsc constant_tsc\nbogomips\t: 5192.27\n\nprocessor\t: 1\nbogomips\t: 1.0\n";
+
+    #[test]
+    fn free_memory_is_told() {
+        assert!(free_mb(false).is_some_and(|mb| mb > 10));
+        assert!(free_mb(true).is_some());
+    }
 
     #[test]
     fn the_processor_is_named_and_its_counter_timed() {

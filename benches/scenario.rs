@@ -15,6 +15,8 @@ pub enum Load {
     Established,
     /// The same while endpoints change.
     Changing,
+    /// The same while somebody asks how many flows there are, by frontend and backend, all the time.
+    Asked,
     /// First packets of new flows.
     New(First),
     /// Whole TCP connections.
@@ -27,7 +29,7 @@ impl Load {
     pub const fn packets_a_unit(self) -> u32 {
         match self {
             Self::Connections => CONNECTION_PACKETS,
-            Self::Established | Self::Changing | Self::New(_) => 1,
+            Self::Established | Self::Changing | Self::Asked | Self::New(_) => 1,
         }
     }
 }
@@ -124,6 +126,13 @@ pub const ALL: &[Scenario] = &[
     established("established/1M/chosen-keys", CHOSEN, other("established/1M/random-keys", 1.05)),
     established("established/1k/ipv6", BedPlan { flows: 1_000, ..WITH_IPV6 }, None),
     established("established/1M/ipv6", WITH_IPV6, floor(3.5)),
+    established("established/2M", flows(2 * MILLION), None),
+    Scenario {
+        name: "established/2M/asked",
+        bed: flows(2 * MILLION),
+        load: Load::Asked,
+        limit: other("established/2M", 1.05),
+    },
     established("established/10M", flows(10 * MILLION), floor(3.4)),
     Scenario { name: "new/1M/syn", bed: WITH_ROOM, load: Load::New(First::Syn), limit: floor(8.0) },
     Scenario { name: "new/1M/udp", bed: WITH_ROOM, load: Load::New(First::Datagram), limit: floor(8.0) },
@@ -191,6 +200,6 @@ mod tests {
     #[test]
     fn equal_beds_are_shared() {
         let beds: BTreeSet<String> = ALL.iter().map(|s| format!("{:?}", s.bed)).collect();
-        assert_eq!(beds.len(), ALL.len() - 3);
+        assert_eq!(beds.len(), ALL.len() - 4);
     }
 }

@@ -4,6 +4,7 @@
 //! the receive ring; then, timed, the worker turns until the ring is drained; then it takes the frames off the transmit ring, counts them,
 //! and uses them again.
 
+use crate::asking::ask;
 use crate::bed::{Bed, BedPlan, Clock, Effort, Post, Prepared, SubjectRun, resident_bytes};
 use crate::changes::change;
 use crate::churn::{Connections, first_packets, run_connections, run_new};
@@ -143,6 +144,8 @@ enum Source {
     Established,
     /// The same while endpoints change.
     Changing,
+    /// The same while somebody asks.
+    Asked,
     New(Deck<12>),
     Connections(Connections),
 }
@@ -153,6 +156,7 @@ impl Source {
         Ok(match scenario.load {
             Load::Established => Self::Established,
             Load::Changing => Self::Changing,
+            Load::Asked => Self::Asked,
             Load::New(first) => Self::New(first_packets(&world, flows, first)?),
             Load::Connections => Self::Connections(Connections::new(&world, flows)?),
         })
@@ -170,6 +174,16 @@ impl Source {
         let elapsed = match self {
             Self::Established => bed.run_established(line, effort)?,
             Self::New(deck) => run_new(bed, line, effort, deck)?,
+            Self::Asked => {
+                let (shared, stop) = (bed.shared.clone(), AtomicBool::new(false));
+                std::thread::scope(|scope| {
+                    let asker = scope.spawn(|| ask(&shared, place.other_core, &stop));
+                    let elapsed = bed.run_established(line, effort);
+                    stop.store(true, Ordering::Relaxed);
+                    asker.join().map_err(|_| anyhow!("the questions ended in a panic"))??;
+                    elapsed
+                })?
+            }
             Self::Connections(connections) => run_connections(bed, line, effort, connections)?,
             Self::Changing => {
                 let (world, shared, stop) = (bed.plan.world, bed.shared.clone(), AtomicBool::new(false));
@@ -238,6 +252,7 @@ mod tests {
             scenario(ipv6, Load::Established),
             scenario(many, Load::Established),
             scenario(many, Load::Changing),
+            scenario(many, Load::Asked),
             scenario(chosen, Load::Established),
             scenario(room, Load::New(First::Syn)),
             scenario(room, Load::Connections),

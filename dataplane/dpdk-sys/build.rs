@@ -13,7 +13,8 @@ const OLDEST: &str = "22.11";
 
 /// The libraries of `ALLOWED_FUNCTIONS`. EAL itself opens the drivers' plug-ins; `rte_net_ring` is one of them and is linked
 /// because ring ports are made by a call.
-const LIBRARIES: &[&str] = &["rte_net_ring", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_eal"];
+const LIBRARIES: &[&str] =
+    &["rte_net_ring", "rte_ethdev", "rte_hash", "rte_mbuf", "rte_mempool", "rte_ring", "rte_eal"];
 
 const ALLOWED_FUNCTIONS: &[&str] = &[
     "shim_.*",
@@ -29,6 +30,9 @@ const ALLOWED_FUNCTIONS: &[&str] = &[
     "rte_mempool_avail_count",
     "rte_ring_create",
     "rte_ring_free",
+    // hash tables, for the benchmark of flow tables alone: programs that do not use them are not linked to their library
+    "rte_hash_(create|free|add_key_data|lookup_data|lookup_bulk_data)",
+    "rte_malloc_get_socket_stats",
     // ports
     "rte_dev_remove",
     "rte_eth_from_rings",
@@ -54,6 +58,8 @@ const ALLOWED_TYPES: &[&str] = &["shim_mbuf_offset", "shim_mbuf_width", "rte_eth
 
 const ALLOWED_CONSTANTS: &[&str] = &[
     "RTE_ETH_MQ_RX_NONE",
+    "RTE_HASH_(ENTRIES_MAX|LOOKUP_BULK_MAX)",
+    "RTE_MAX_NUMA_NODES",
     "RTE_ETH_MQ_RX_RSS",
     "RTE_ETH_NAME_MAX_LEN",
     "RTE_ETH_RETA_GROUP_SIZE",
@@ -137,6 +143,7 @@ fn bind(flags: &[String]) {
         .derive_debug(false)
         .generate_comments(false)
         .layout_tests(true)
+        .opaque_type("rte_hash")
         .opaque_type("rte_mbuf")
         .opaque_type("rte_mempool")
         .opaque_type("rte_ring")

@@ -12,6 +12,7 @@ mod doctor;
 mod explain;
 mod flows;
 mod manifest;
+mod manual;
 mod pcapng;
 mod plan;
 mod print;
@@ -151,6 +152,11 @@ enum Verb {
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each verb, into a folder.
+    Manual {
+        /// The folder, e.g. `/usr/local/share/man/man1`; made if it is not there.
+        folder: PathBuf,
     },
 }
 
@@ -343,6 +349,7 @@ fn run(arguments: Arguments) -> Result<()> {
             writeln!(std::io::stdout(), "{}: in order", path.display())?;
             Ok(())
         }
+        Verb::Manual { folder } => manual::write(Arguments::command(), &folder),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "turnpike", &mut script);

@@ -17,6 +17,7 @@ pub mod listen;
 pub mod metrics;
 pub mod publish;
 pub mod run;
+pub mod service_manager;
 pub mod standalone;
 pub mod state;
 pub mod view;

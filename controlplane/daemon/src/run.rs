@@ -5,8 +5,8 @@ use crate::etcd::private::PrivateEtcd;
 use crate::etcd::source;
 use crate::standalone::{slices, waiting};
 use crate::state::State;
-use crate::{admin, fleet, publish};
-use anyhow::{Context, Result};
+use crate::{admin, fleet, publish, service_manager};
+use anyhow::{Context, Result, ensure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,10 +70,13 @@ pub async fn run(config: Config) -> Result<()> {
             .context("cannot start a thread")?
     };
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    service_manager::ready();
+    let wanted = tokio::select! {
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => true,
+        () = service_manager::keep_alive(|| !publisher.is_finished()) => false,
+    };
+    service_manager::stopping();
     info!("ending; the dataplane goes on with what it knows");
     end.store(true, Ordering::Relaxed);
     let _ = std::fs::remove_file(&socket);
@@ -84,6 +87,10 @@ pub async fn run(config: Config) -> Result<()> {
     if let Some(keeper) = keeper {
         let _ = keeper.await;
     }
+    ensure!(
+        wanted,
+        "the thread that speaks with the dataplane ended unexpectedly; what is above says why. Start this program again"
+    );
     Ok(())
 }
 

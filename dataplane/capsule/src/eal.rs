@@ -2,7 +2,9 @@
 
 use crate::thread::available_cores;
 use crate::{control, errno, error_text};
-use std::ffi::{CString, c_char, c_int};
+use rustix::fs::Access;
+use std::ffi::{CString, OsString, c_char, c_int};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// Proof that the environment runs. It runs until the process ends.
@@ -51,10 +53,13 @@ pub enum EalError {
         /// What `nr_hugepages` would have to be.
         pages: u64,
     },
-    /// Real NICs need root.
-    #[error("taking the PCI device {address} needs root; run as root, or give a virtual device")]
+    /// Real NICs need root, or the right to open their VFIO group.
+    #[error(
+        "taking the PCI device {address} needs root, or the right to open its group in /dev/vfio: run as root, or \
+         bind it with scripts/host-setup, which gives the group to turnpike"
+    )]
     NoRoot {
-        /// The first device asked for.
+        /// The first device that cannot be taken.
         address: String,
     },
     /// DPDK refused; it has written why to standard error.
@@ -109,11 +114,25 @@ fn check(config: &EalConfig) -> Result<(), EalError> {
             return Err(EalError::TooFewHugePages { wanted_mb: mb, free_mb, pages });
         }
     }
-    match config.pci.first() {
-        Some(address) if !rustix::process::geteuid().is_root() => {
-            Err(EalError::NoRoot { address: address.clone() })
-        }
-        _ => Ok(()),
+    let is_root = rustix::process::geteuid().is_root();
+    match config.pci.iter().find(|address| !is_root && !may_take(address, Path::new("/"))) {
+        Some(address) => Err(EalError::NoRoot { address: address.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a process that is not root can have a PCI device, under this root of all files: through VFIO if its group can be opened; with a
+/// driver that shares it DPDK finds out by itself; through UIO never.
+fn may_take(address: &str, root: &Path) -> bool {
+    let device = root.join("sys/bus/pci/devices").join(address);
+    let name = |link: &str| std::fs::read_link(device.join(link)).ok()?.file_name().map(OsString::from);
+    match name("driver").as_ref().and_then(|driver| driver.to_str()) {
+        Some("vfio-pci") => name("iommu_group").is_some_and(|group| {
+            let file = root.join("dev/vfio").join(group);
+            rustix::fs::access(&file, Access::READ_OK | Access::WRITE_OK).is_ok()
+        }),
+        Some(driver) => !driver.contains("uio"),
+        None => false,
     }
 }
 
@@ -205,6 +224,37 @@ mod tests {
         let two = arguments(&EalConfig { memory: Memory::Huge { mb: 64 }, pci, nodes: vec![] }).join(" ");
         assert!(two.contains("-a 0000:01:00.0 -a 0000:01:00.1") && !two.contains("--no-pci"), "{two}");
         assert!(two.contains("--in-memory") && !two.contains("--no-huge"), "{two}");
+    }
+
+    #[test]
+    fn a_nic_is_taken_without_root_through_a_group_that_can_be_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |address: &str, links: &[(&str, &str)]| {
+            let device = root.path().join("sys/bus/pci/devices").join(address);
+            std::fs::create_dir_all(&device).unwrap();
+            for (link, target) in links {
+                std::os::unix::fs::symlink(target, device.join(link)).unwrap();
+            }
+        };
+        std::fs::create_dir_all(root.path().join("dev/vfio")).unwrap();
+        std::fs::write(root.path().join("dev/vfio/11"), "").unwrap();
+        make("open", &[("driver", "/d/vfio-pci"), ("iommu_group", "/g/11")]);
+        make("closed", &[("driver", "/d/vfio-pci"), ("iommu_group", "/g/12")]);
+        make("without-iommu", &[("driver", "/d/vfio-pci")]);
+        make("shared", &[("driver", "/d/mlx5_core")]);
+        make("uio", &[("driver", "/d/igb_uio")]);
+        make("unbound", &[]);
+        let rows = [
+            ("open", true),
+            ("closed", false),
+            ("without-iommu", false),
+            ("shared", true),
+            ("uio", false),
+            ("unbound", false),
+        ];
+        for (device, may) in rows {
+            assert_eq!(may_take(device, root.path()), may, "{device}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! DPDK, made safe: what Turnpike's packet path needs of it and nothing more.
+//! DPDK, made safe: what Turnpike's packet path needs of it, and [`Hash`] for a benchmark.
 //!
 //! A program starts the environment once ([`Eal::start`]), makes packet memory ([`Mempool`]) and opens ports ([`Port::open`]). Each port
 //! gives as many [`Queue`]s as were asked for; a queue goes to one worker thread and is a [`turnpike_packet::io::PacketIo`] whose frames are
@@ -16,6 +16,7 @@
 mod astray;
 mod device;
 mod eal;
+mod hash;
 mod mbuf;
 mod mempool;
 mod offloads;
@@ -31,13 +32,16 @@ mod wake;
 pub use astray::HashCheck;
 pub use device::{Device, DeviceError};
 pub use eal::{Eal, EalConfig, EalError, Memory, free_hugepages_mb};
+pub use hash::{HASH_BULK, Hash, HashError};
 pub use mbuf::{Mbuf, NoRoom};
 pub use mempool::{Mempool, MempoolError};
 pub use offloads::Offloads;
 pub use port::{Link, Port, PortConfig, PortError, Stats};
 pub use queue::Queue;
 pub use ring::{RingConsumer, RingError, RingProducer, ring};
-pub use thread::{Registered, ThreadError, available_cores, leave_cores, pin_to_core, register_thread};
+pub use thread::{
+    Registered, ThreadError, available_cores, isolated_cores, leave_cores, pin_to_core, register_thread,
+};
 
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -38,6 +38,28 @@ pub fn available_cores() -> Vec<u16> {
         .collect()
 }
 
+/// The cores that this host keeps free of other tasks (`isolcpus`) and that a thread of this process may be pinned to. They are not among
+/// [`available_cores`]: no thread is there that has not asked for it.
+#[must_use]
+pub fn isolated_cores() -> Vec<u16> {
+    let listed = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    // A thread of its own, because a pin cannot be taken back to what it was.
+    let pinned = |core: &u16| {
+        let core = *core;
+        std::thread::spawn(move || pin_to_core(core)).join().is_ok_and(|pinned| pinned.is_ok())
+    };
+    cores_of(listed.trim()).filter(pinned).collect()
+}
+
+/// The cores of a list such as `2-5,8`, as the kernel writes it; what is no core is left out.
+fn cores_of(list: &str) -> impl Iterator<Item = u16> {
+    list.split(',').flat_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range: Option<(u16, u16)> = first.parse().ok().zip(last.parse().ok());
+        range.into_iter().flat_map(|(first, last)| first..=last)
+    })
+}
+
 /// Pins the calling thread to one core.
 pub fn pin_to_core(core: u16) -> Result<(), ThreadError> {
     if usize::from(core) >= CpuSet::MAX_CPU {
@@ -92,6 +114,16 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_the_kernel_are_read() {
+        let rows: &[(&str, &[u16])] =
+            &[("", &[]), ("3", &[3]), ("2-5,8", &[2, 3, 4, 5, 8]), ("5-2", &[]), ("x,1", &[1]), ("1-", &[])];
+        for (list, wanted) in rows {
+            assert_eq!(cores_of(list).collect::<Vec<_>>(), *wanted, "{list:?}");
+        }
+        assert!(isolated_cores().iter().all(|core| !available_cores().contains(core)));
+    }
 
     #[test]
     fn a_thread_is_pinned_to_the_core_it_names_and_no_other() {

@@ -7,6 +7,7 @@ use crate::conversation::{Conversation, Heard};
 use crate::lasting::{NextHops, Start};
 use crate::outbox::Outbox;
 use crate::pages::{GatewayCounters, GatewayPage, PortPage};
+use crate::service_manager::ServiceManager;
 use crate::workers::Workers;
 use capsule::Port;
 use std::collections::VecDeque;
@@ -111,6 +112,7 @@ impl Control {
     /// Works until `stop` is set, or a worker ends.
     pub(crate) fn run(&mut self, workers: &Workers, stop: &AtomicBool) -> Result<(), WorkerEnded> {
         self.shared.announce_all();
+        let mut manager = ServiceManager::ready();
         let mut beaten: Option<Instant> = None;
         let mut surveyed: Option<Instant> = None;
         while !stop.load(Ordering::Relaxed) {
@@ -121,6 +123,7 @@ impl Control {
             self.shared.report_memberships();
             if due(&mut beaten, now, Duration::from_millis(HEARTBEAT_PERIOD_MS)) {
                 self.beat();
+                manager.turned(now);
                 if let Some(worker) = workers.ended() {
                     return Err(WorkerEnded { worker });
                 }

@@ -11,6 +11,7 @@
 //! - [`lasting`]: flow tables that outlive this process
 //! - [`pages`]: the counter pages
 //! - [`query`]: the dataplane's own socket, for `turnpike explain` and its like
+//! - [`service_manager`]: what systemd hears of it
 //!
 //! SIGTERM and SIGINT stop it in order: workers first, then ports, then the shared memory says that nobody is here; a second one ends it at
 //! once. The files of the shared memory stay: counters can be read afterwards, and flow tables and next hops are the next start's. Nothing else
@@ -28,6 +29,7 @@ mod open_io;
 mod outbox;
 mod pages;
 mod query;
+mod service_manager;
 mod tap;
 mod workers;
 

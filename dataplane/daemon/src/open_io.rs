@@ -4,6 +4,7 @@
 use crate::numa::{self, Layout};
 use capsule::{
     Device, Eal, EalConfig, Memory, Mempool, Port, PortConfig, Queue, available_cores, free_hugepages_mb,
+    isolated_cores,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -82,7 +83,7 @@ impl Io {
 
 /// What must be true of this host, found without changing anything. The devices come back as they will be opened, ports that share one once.
 pub(crate) fn check(dataplane: &Dataplane) -> Result<Vec<Device>, OpenError> {
-    check_cores(&dataplane.workers, &available_cores())?;
+    check_cores(&dataplane.workers, &[available_cores(), isolated_cores()].concat())?;
     match dataplane.ports.len() {
         0 => return Err(OpenError::NoPorts),
         got if got > PORTS_MAX => return Err(OpenError::TooManyPorts { got }),

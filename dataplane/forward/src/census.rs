@@ -32,6 +32,9 @@ struct Sheet {
     done: AtomicBool,
 }
 
+// The sheet of another worker is on other lines.
+const _: () = assert!(align_of::<Sheet>() == 128 && size_of::<Sheet>().is_multiple_of(128));
+
 /// A frontend and a backend. Empty while the ports are 0.
 #[derive(Debug, Default)]
 struct Pair {

@@ -74,9 +74,11 @@ pub const AFFINITIES_MAX: usize = 1 << 19;
 pub const AFFINITY_TRIES_MAX: u32 = 16;
 /// Buckets of affinities looked at for expiry per millisecond, by worker 0.
 pub const AFFINITY_SWEEP_BUDGET: usize = 2;
-/// Flow slots looked at per turn that found packets, for flows that must leave their backends and for a census.
+/// Flow slots looked at for a census per turn that found packets: so few that who asks costs the packets of a full burst less than a twentieth.
+pub const CENSUS_BUDGET: usize = 2;
+/// Flow slots looked at per turn that found packets, for flows that must leave their backends.
 pub const WALK_BUDGET: usize = 64;
-/// The same per turn that found none.
+/// The same for either per turn that found none.
 pub const WALK_BUDGET_IDLE: usize = 1_024;
 /// Pairs of frontend and backend that one worker counts apart in a census.
 pub const CENSUS_PAIRS_MAX: usize = 1 << 14;

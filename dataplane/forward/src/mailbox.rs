@@ -49,6 +49,9 @@ pub struct Shared {
 #[repr(align(128))]
 struct Adopted(AtomicU64);
 
+// Two lines, since processors fetch them in pairs: no two workers write one.
+const _: () = assert!(align_of::<Adopted>() == 128 && size_of::<Adopted>() == 128);
+
 impl Shared {
     /// Shared state with empty tables.
     #[must_use]

@@ -301,6 +301,9 @@ const COUNTERS: usize = VERDICTS + Tally::ALL.len();
 #[repr(align(64))]
 pub struct Counters([u64; COUNTERS]);
 
+// What stands beside them in a worker is on other lines.
+const _: () = assert!(align_of::<Counters>() == 64 && size_of::<Counters>().is_multiple_of(64));
+
 impl Default for Counters {
     fn default() -> Self {
         Self([0; COUNTERS])

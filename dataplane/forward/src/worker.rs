@@ -93,6 +93,11 @@ pub struct Worker<'m, F: Frame> {
 }
 
 const _: () = assert!(WORKERS_MAX <= u64::BITS as usize);
+// All that a worker writes on the path is in it or its own: whole lines, none of them another worker's.
+const _: () = {
+    type Any = Worker<'static, turnpike_packet::memory::MemoryFrame>;
+    assert!(align_of::<Any>() >= 64 && size_of::<Any>().is_multiple_of(64));
+};
 
 /// What a worker keeps for one port.
 struct Port<F: Frame> {

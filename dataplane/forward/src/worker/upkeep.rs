@@ -9,8 +9,8 @@ use crate::flow_key::{FlowKey, FlowKey6};
 use crate::flow_table::Entry;
 use crate::gateway::link_local;
 use crate::limits::{
-    AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, FRAGMENT_SWEEP_BUDGET, HELD_MS, SWEEP_BUDGET,
-    SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
+    AFFINITY_SWEEP_BUDGET, ANNOUNCE_BUDGET, ARP_KEEPER_BUDGET, CENSUS_BUDGET, FRAGMENT_SWEEP_BUDGET, HELD_MS,
+    SWEEP_BUDGET, SWEEP_PERIOD_MS, WALK_BUDGET, WALK_BUDGET_IDLE,
 };
 use crate::local::is_ours;
 use crate::memberships::Membership;
@@ -117,12 +117,12 @@ impl<F: Frame> Worker<'_, F> {
             self.release(ios);
         }
         if self.upkeep.is_walk_due() {
-            let budget = if handled > 0 { WALK_BUDGET } else { WALK_BUDGET_IDLE };
-            self.clean::<FlowKey>(budget);
-            self.clean::<FlowKey6>(budget);
+            let budget = |busy: usize| if handled > 0 { busy } else { WALK_BUDGET_IDLE };
+            self.clean::<FlowKey>(budget(WALK_BUDGET));
+            self.clean::<FlowKey6>(budget(WALK_BUDGET));
             self.counters.set(Tally::FlowsLive, self.flows.live());
-            self.count::<FlowKey>(budget);
-            self.count::<FlowKey6>(budget);
+            self.count::<FlowKey>(budget(CENSUS_BUDGET));
+            self.count::<FlowKey6>(budget(CENSUS_BUDGET));
         }
         let elapsed_ms = self.now_ms.wrapping_sub(self.upkeep.swept_ms);
         if elapsed_ms > 0 {
