@@ -77,7 +77,7 @@ fn what_is_explained_happens(lab: &Lab) {
         let packet = format!("tcp {CLIENT}:{port} {VIP}:80");
         let told = explain(lab, &packet);
         assert_eq!((&told["verdict"], &told["course"]["is_new"]), (&"forwarded".into(), &true.into()), "{told}");
-        assert_eq!(told["frontend"]["service"], "default/web:http/TCP");
+        assert_eq!(told["frontend"]["service"], "default/web:http/TCP/IPv4");
         assert_eq!(told["flow"], Value::Null);
         assert_eq!(explain(lab, &packet)["course"], told["course"], "asking changes nothing");
         let pod = curl(lab, port);

@@ -32,6 +32,7 @@ pub enum Task {
 
 /// What was found or done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a worker puts nothing into boxes")]
 pub enum Answer {
     /// What would become of the packet.
     Explained(Explanation),

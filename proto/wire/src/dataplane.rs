@@ -233,7 +233,7 @@ pub struct Explained {
 /// A frontend and what its Service has for the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontend {
-    /// The Service port: NAMESPACE/NAME:PORT-NAME/PROTOCOL.
+    /// The Service port: NAMESPACE/NAME:PORT-NAME/PROTOCOL/FAMILY.
     pub service: String,
     /// Which face.
     pub kind: FrontendKind,

@@ -102,7 +102,7 @@ impl<F: Frame> Worker<'_, F> {
             return None;
         }
         observer.seen += 1;
-        if observer.seen % u64::from(observer.watch.sample()) != 0 {
+        if !observer.seen.is_multiple_of(observer.watch.sample().into()) {
             return None;
         }
         observer.watch.take_note(self.id)
