@@ -29,6 +29,81 @@ fn explain(lab: &Lab, packet: &str) -> Value {
     json(lab, &["explain", packet, "-o", "json"])
 }
 
+/// An open connection of the client to the web Service.
+struct Connection(Child);
+
+impl Connection {
+    fn open(lab: &Lab, port: u16) -> Self {
+        let to = format!("TCP:{VIP}:80,sourceport={port},reuseaddr");
+        let mut command = lab.command("client", "socat");
+        command
+            .args(["-t", "10", "-", &to])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    /// The pod that answers; nothing when the connection was reset.
+    fn ask(&mut self) -> String {
+        let request = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+        let _ = self.0.stdin.as_mut().unwrap().write_all(request);
+        let mut answer = Vec::new();
+        let mut bytes = [0; 1_024];
+        while !answer.windows(5).any(|word| word.starts_with(b"web-") && word[4].is_ascii_digit()) {
+            match self.0.stdout.as_mut().unwrap().read(&mut bytes) {
+                Ok(0) | Err(_) => return String::new(),
+                Ok(n) => answer.extend(&bytes[..n]),
+            }
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A flow that is live is told, and ended alone.
+fn flows_are_listed_and_ended(
+    lab: &Lab,
+    port: u16,
+    backend: &str,
+    seen_as: &str,
+    connection: &mut Connection,
+) {
+    let found =
+        json(lab, &["flows", "--service", "web", "--client", CLIENT, "--backend", backend, "-o", "json"]);
+    let flows = found["flows"].as_array().unwrap();
+    assert_eq!((found["found"].as_u64(), &found["complete"]), (Some(flows.len() as u64), &true.into()));
+    let client = format!("{CLIENT}:{port}");
+    let ours: Vec<&Value> = flows.iter().filter(|flow| flow["client"] == client.as_str()).collect();
+    let [flow] = ours[..] else { panic!("{client} in {found}") };
+    assert_eq!((&flow["state"], &flow["seen_as"]), (&"established".into(), &seen_as.into()));
+    let count = |words: &[&str]| -> u64 {
+        lab.turnpike_ok(&[&["flows", "--count"][..], words].concat()).unwrap().trim().parse().unwrap()
+    };
+    assert_eq!(count(&["--state", "established", "--client", CLIENT]), 1);
+    assert_eq!(
+        count(&["--client", "198.51.100.0/25", "--service", "default/web:http", "--state", "established"]),
+        1
+    );
+    assert_eq!(count(&["--service", "echo"]) + count(&["--backend", "10.244.9.9"]), 0);
+    assert!(lab.turnpike_ok(&["flows", "--client", CLIENT]).unwrap().contains(&client));
+    if port % 5 == 4 {
+        let refused = lab.turnpike(&["flows", "--kill"]).unwrap();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("--all"));
+        let ended =
+            json(lab, &["flows", "--kill", "--client", CLIENT, "--state", "established", "-o", "json"]);
+        assert_eq!((&ended["found"], &ended["ended"]), (&1.into(), &1.into()), "{ended}");
+        assert_eq!(count(&["--state", "established"]), 0);
+        assert_eq!(connection.ask(), "", "the next segment is answered with a reset");
+    }
+}
+
 /// The admin CLI in the background.
 fn spawn(lab: &Lab, words: &[&str]) -> Child {
     let mut command = Command::new(program("turnpike").unwrap());
@@ -76,24 +151,33 @@ fn what_is_explained_happens(lab: &Lab) {
     for port in first..first + 5 {
         let packet = format!("tcp {CLIENT}:{port} {VIP}:80");
         let told = explain(lab, &packet);
-        assert_eq!((&told["verdict"], &told["course"]["is_new"]), (&"forwarded".into(), &true.into()), "{told}");
+        assert_eq!(
+            (&told["verdict"], &told["course"]["is_new"]),
+            (&"forwarded".into(), &true.into()),
+            "{told}"
+        );
         assert_eq!(told["frontend"]["service"], "default/web:http/TCP/IPv4");
         assert_eq!(told["flow"], Value::Null);
         assert_eq!(explain(lab, &packet)["course"], told["course"], "asking changes nothing");
-        let pod = curl(lab, port);
+        let mut connection = Connection::open(lab, port);
+        let pod = connection.ask();
         let backend = told["course"]["backend"].as_str().unwrap();
         assert!(pod.contains(&format!("web-{}", &backend["10.244.0.1".len()..][..1])), "{pod} and {backend}");
         let then = explain(lab, &packet);
         assert_eq!(then["worker"], told["worker"]);
+        assert_eq!(
+            (&then["flow"]["state"], &then["course"]["is_new"]),
+            (&"established".into(), &false.into())
+        );
         for what in ["backend", "seen_as", "leaves_as", "mac", "out"] {
             assert_eq!(then["course"][what], told["course"][what], "{what} of {packet}");
         }
-        assert!(then["course"]["reopens"] == true || then["flow"].is_object(), "{then}");
         // What the backend sends comes back to the client.
         let seen_as = told["course"]["seen_as"].as_str().unwrap();
         let answer = explain(lab, &format!("tcp {backend} {seen_as}"));
         assert_eq!(answer["flow"]["direction"], "to_client", "{answer}");
         assert_eq!(answer["course"]["leaves_as"]["destination"], format!("{CLIENT}:{port}"));
+        flows_are_listed_and_ended(lab, port, backend, seen_as, &mut connection);
     }
     let rows = [
         (format!("tcp {CLIENT}:1 {VIP}:81"), "no_frontend"),
@@ -109,7 +193,14 @@ fn what_is_explained_happens(lab: &Lab) {
         assert!(told["mend"].is_string() || verdict == "echo_replied", "{told}");
     }
     let text = lab.turnpike_ok(&["explain", &format!("tcp {CLIENT}:1 {VIP}:80")]).unwrap();
-    for line in ["packet ", "worker ", "frontend  default/web:http/TCP", "maglev    slot ", "backend   10.244.0.1", "verdict   forwarded"] {
+    for line in [
+        "packet ",
+        "worker ",
+        "frontend  default/web:http/TCP",
+        "maglev    slot ",
+        "backend   10.244.0.1",
+        "verdict   forwarded",
+    ] {
         assert!(text.contains(line), "{line} in {text}");
     }
     let refused = lab.turnpike(&["explain", "tcp 1.2.3.4 5.6.7.8:80"]).unwrap();
@@ -117,7 +208,8 @@ fn what_is_explained_happens(lab: &Lab) {
 }
 
 fn packets_are_traced(lab: &Lab) {
-    let trace = spawn(lab, &["trace", "-o", "json", "--filter", "service web and port 41000", "--for", "20s"]);
+    let trace =
+        spawn(lab, &["trace", "-o", "json", "--filter", "service web and port 41000", "--for", "20s"]);
     std::thread::sleep(Duration::from_millis(700));
     curl(lab, 41_000);
     std::thread::sleep(Duration::from_millis(300));
@@ -130,7 +222,10 @@ fn packets_are_traced(lab: &Lab) {
     assert_eq!((&syn["flow_before"], &syn["flow_after"]), (&Value::Null, &"opening".into()));
     assert_eq!(syn["came"]["ends"]["source"], format!("{CLIENT}:41000"));
     assert_eq!(syn["left"][0]["ends"]["destination"], syn["backend"]);
-    assert!(seen.iter().any(|s| s["packet"] == "tcp SYN ACK" && s["left"][0]["ends"]["source"] == format!("{VIP}:80")));
+    assert!(
+        seen.iter()
+            .any(|s| s["packet"] == "tcp SYN ACK" && s["left"][0]["ends"]["source"] == format!("{VIP}:80"))
+    );
     let counted = lab.turnpike_ok(&["trace", "--filter", "host 203.0.113.99", "--for", "300ms"]).unwrap();
     assert_eq!(counted, "", "nobody talks to that address");
 }
@@ -138,7 +233,8 @@ fn packets_are_traced(lab: &Lab) {
 fn packets_are_captured(lab: &Lab) {
     let file = lab.dir().join("seen.pcapng");
     let name = file.to_string_lossy().into_owned();
-    let capture = spawn(lab, &["capture", "-w", &name, "--filter", "host 198.51.100.7 and (port 41001 or port 81)"]);
+    let capture =
+        spawn(lab, &["capture", "-w", &name, "--filter", "host 198.51.100.7 and (port 41001 or port 81)"]);
     wait("the capture's first block", Duration::from_secs(10), || Ok(file.metadata()?.len() > 0)).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     curl(lab, 41_001);
@@ -147,7 +243,8 @@ fn packets_are_captured(lab: &Lab) {
     std::thread::sleep(Duration::from_millis(300));
     let (status, _, err) = interrupt(capture);
     assert_eq!(status, Some(0), "{err}");
-    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "ip.src", "-e", "ip.dst", "-e", "frame.comment"];
+    let fields =
+        ["-T", "fields", "-e", "frame.interface_name", "-e", "ip.src", "-e", "ip.dst", "-e", "frame.comment"];
     let rows = tshark(&file, &fields);
     let has = |interface: &str, source: &str, comment: &str| {
         rows.lines().any(|row| {
@@ -160,7 +257,10 @@ fn packets_are_captured(lab: &Lab) {
     assert!(has("wan before", "10.244.0.1", "service default/web:http/TCP"), "{rows}");
     assert!(has("wan before", CLIENT, "verdict no_frontend"), "{rows}");
     // Frames are whole: every checksum is right before and behind.
-    let bad = tshark(&file, &["-o", "ip.check_checksum:TRUE", "-Y", "ip.checksum.status == \"Bad\" || _ws.malformed"]);
+    let bad = tshark(
+        &file,
+        &["-o", "ip.check_checksum:TRUE", "-Y", "ip.checksum.status == \"Bad\" || _ws.malformed"],
+    );
     assert_eq!(bad, "", "{bad}");
     let mode = Command::new("stat").args(["-c", "%a", &name]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&mode.stdout).trim(), "600");
@@ -168,7 +268,10 @@ fn packets_are_captured(lab: &Lab) {
     let full = spawn(lab, &["capture", "-w", "/dev/full", "--for", "5s"]);
     let output = full.wait_with_output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(1) && err.contains("/dev/full") && err.contains("No space"), "{err}");
+    assert!(
+        output.status.code() == Some(1) && err.contains("/dev/full") && err.contains("No space"),
+        "{err}"
+    );
     let mut piped = spawn(lab, &["capture", "-w", "-", "--for", "20s"]);
     let mut head = [0; 4];
     let mut pipe = piped.stdout.take().unwrap();
