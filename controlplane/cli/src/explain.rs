@@ -13,7 +13,7 @@ use turnpike_wire::dataplane::{Asked, Course, Explained, Frontend, Reply, Reques
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The packet: 'tcp 198.51.100.7:40000 203.0.113.10:80', or udp, sctp, or 'icmp 198.51.100.7 203.0.113.10'; IPv6 as [2001:db8::7]:40000.
+    /// The packet: 'tcp 198.51.100.7:40000 203.0.113.10:80', or udp, sctp, or 'icmp 198.51.100.7 203.0.113.10' (addresses of IPv6 in brackets where a port follows).
     #[arg(value_name = "PACKET")]
     packet: Asked,
     /// The port that it comes in on; without it, the one that leads to its source.
