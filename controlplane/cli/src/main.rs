@@ -7,6 +7,7 @@ mod bench;
 mod beside;
 mod describe;
 mod doctor;
+mod drops;
 mod manifest;
 mod manual;
 mod plan;
@@ -112,6 +113,8 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Which packets got nowhere: by verdict, with rates, what each means and what to do about it.
+    Drops(drops::Wanted),
     /// Take the view of etcd that is held back because too much is gone from it; status shows what.
     Accept,
     /// Whether this host is fit for the configuration: cores, NUMA, huge pages, devices, MTU, clock, ports, etcd. Exit status 0 if it is, 1 if not.
@@ -309,6 +312,10 @@ fn run(arguments: Arguments) -> Result<()> {
             };
             print::status(&status, output)
         }
+        Verb::Drops(wanted) => drops::run(wanted, || match ask(&path, &Request::Status)? {
+            Reply::Status(status) => Ok(status.dataplane),
+            _ => bail!("the control plane gave another answer than asked for"),
+        }),
         Verb::Accept => {
             let Reply::Accepted(held) = ask(&path, &Request::AcceptView)? else {
                 bail!("the control plane gave another answer than asked for")
