@@ -45,6 +45,22 @@ fn items(lab: &Lab, arguments: &[&str]) -> Vec<Value> {
     serde_json::from_str(&lab.turnpike_ok(&words).unwrap()).unwrap()
 }
 
+/// What was dropped is listed with its mend, in every format, and what was not is left out.
+fn drops_are_told(lab: &Lab, verdict: &str) {
+    let json = lab.turnpike_ok(&["drops", "--interval", "0.2", "-o", "json"]).unwrap();
+    let drops: Vec<Value> = serde_json::from_str(&json).unwrap();
+    let drop = drops.iter().find(|drop| drop["verdict"] == verdict).unwrap_or_else(|| panic!("{drops:?}"));
+    assert!(drop["packets"].as_u64() > Some(0) && drop["packets_per_second"].is_f64(), "{drop}");
+    assert!(!drop["meaning"].as_str().unwrap().is_empty() && !drop["mend"].as_str().unwrap().is_empty());
+    assert!(drops.iter().all(|drop| drop["packets"] != 0 && drop["verdict"] != "forwarded"), "{drops:?}");
+    let all = lab.turnpike_ok(&["drops", "--all", "--interval", "0.2"]).unwrap();
+    assert!(
+        all.starts_with("VERDICT") && all.contains("bad_ipv4_checksum") && all.contains(verdict),
+        "{all}"
+    );
+    assert_eq!(lab.turnpike(&["drops", "--interval", "0"]).unwrap().status.code(), Some(2), "a usage error");
+}
+
 /// A client keeps its pod over every address of a Service; other clients have theirs (rules F1, F2).
 fn clients_stay_with_their_pod(lab: &Lab) {
     apply(
@@ -140,6 +156,7 @@ spec:
     let before = verdict(lab, "unallocated_cluster_ip");
     assert_eq!(curl(lab, "client", "http://10.96.77.77/"), Err(SILENCE));
     wait_verdict(lab, "unallocated_cluster_ip", before + 1);
+    drops_are_told(lab, "unallocated_cluster_ip");
     lab.turnpike_ok(&["delete", "service", "nobody"]).unwrap();
 }
 

@@ -9,6 +9,7 @@ mod capture;
 mod dataplane;
 mod describe;
 mod doctor;
+mod drops;
 mod explain;
 mod flows;
 mod manifest;
@@ -119,6 +120,8 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Which packets got nowhere: by verdict, with rates, what each means and what to do about it.
+    Drops(drops::Wanted),
     /// What would become of a packet: rule, flow, backend, address and port, next hop, or why it ends. Asks the dataplane; nothing is sent.
     Explain(explain::Arguments),
     /// Follow real packets through the stages of the path, with verdicts and rewrites, until Ctrl-C.
@@ -324,6 +327,10 @@ fn run(arguments: Arguments) -> Result<()> {
             };
             print::status(&status, output)
         }
+        Verb::Drops(wanted) => drops::run(wanted, || match ask(&path, &Request::Status)? {
+            Reply::Status(status) => Ok(status.dataplane),
+            _ => bail!("the control plane gave another answer than asked for"),
+        }),
         Verb::Accept => {
             let Reply::Accepted(held) = ask(&path, &Request::AcceptView)? else {
                 bail!("the control plane gave another answer than asked for")

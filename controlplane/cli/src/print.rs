@@ -343,7 +343,7 @@ pub fn list(value: &Value, pointer: &str, cell: fn(&Value) -> String) -> String 
     items.map(|items| items.iter().map(cell).collect::<Vec<_>>().join(",")).unwrap_or_default()
 }
 
-fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header);
     table

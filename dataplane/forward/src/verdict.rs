@@ -365,6 +365,16 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use turnpike_wire::verdicts::VERDICTS;
+
+    #[test]
+    fn every_verdict_has_words_and_no_other() {
+        let names: BTreeSet<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
+        let told: BTreeSet<_> = VERDICTS.iter().map(|text| text.name).collect();
+        assert_eq!(names, told, "turnpike_wire::verdicts");
+        assert_eq!(names.len(), VERDICTS.len());
+    }
 
     #[test]
     fn names_are_distinct_and_in_order() {

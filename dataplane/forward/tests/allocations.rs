@@ -1,4 +1,4 @@
-//! A worker allocates nothing while it works: neither for packets of live flows nor for new flows and such that end.
+//! A worker allocates nothing while it works: neither for packets of live flows nor for new flows and such that end, nor while somebody watches.
 #![allow(clippy::unwrap_used)]
 
 mod harness;
@@ -7,13 +7,16 @@ use harness::services::Port;
 use harness::{Bed, MAC, answer_to, from};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 use std::alloc::System;
+use turnpike_forward::explain::{Errand, Question, Task};
 use turnpike_forward::handoff::Handoff;
 use turnpike_forward::hash::Secret;
 use turnpike_forward::verdict::Verdict;
+use turnpike_forward::watch::Watch;
 use turnpike_forward::worker::Worker;
 use turnpike_packet::io::{Burst, Frame, PacketIo, PortInfo, Spread};
 use turnpike_packet::tcp::flags::{ACK, FIN, PSH, SYN};
 use turnpike_packet::{tcp, udp};
+use turnpike_wire::filter::Filter;
 use turnpike_wire::update::{FrontendKind, Protocol};
 
 #[global_allocator]
@@ -187,6 +190,15 @@ fn no_turn_allocates() {
         .chain(there.iter().map(|flight| tcp::segment(flight, 5_000, 0, SYN, b"")))
         .collect();
     clean(turns(&mut worker, &mut io, &mut now_ms, &ends).0, "connections that end, and begin anew");
+    let watch = Watch::new(Filter::default(), 1, 128, 1);
+    bed.shared.open_watch(Some(watch.clone()));
+    let asked = Errand::new(0, Task::Explain(Question { port: 0, frame: syns[0].clone() }));
+    bed.shared.leave(Some(asked.clone()));
+    clean(turns(&mut worker, &mut io, &mut now_ms, &datagrams).0, "packets that are watched, and a question");
+    assert!(asked.answer().is_some() && watch.next(0, |_| ()), "somebody looked");
+    bed.shared.leave(None);
+    bed.shared.open_watch(None);
+    clean(turns(&mut worker, &mut io, &mut now_ms, &[]).0, "the end of a watch");
     // Ten minutes in which everything ends by its age.
     let region = Region::new(GLOBAL);
     for _ in 0..20_000 {
@@ -194,7 +206,7 @@ fn no_turn_allocates() {
         worker.turn(&mut io, now_ms);
     }
     clean(region.change(), "flows that end by age");
-    let all = 2 * u64::from(FLOWS) * (1 + 1 + 2 + 1 + 3);
+    let all = 2 * u64::from(FLOWS) * (1 + 1 + 2 + 1 + 3 + 1);
     assert!(worker.counters().verdict(Verdict::Forwarded) == all, "{:?}", worker.counters());
 }
 

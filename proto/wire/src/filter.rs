@@ -13,6 +13,7 @@
 //! A packet that is translated has two sides, as it came and as it left; a test holds if it holds on one of them, so that `host CLIENT` finds the
 //! answers of backends too.
 
+use crate::verdicts::text_of;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
@@ -81,19 +82,6 @@ pub struct Facts<'a> {
     /// Names of its verdicts; none while it has none.
     pub verdicts: Option<&'a [&'a str]>,
 }
-
-/// Names of verdicts that are no loss: the packet went on, or was for the gateway itself.
-pub const NO_LOSS: &[&str] = &[
-    "forwarded",
-    "handed_off",
-    "arp_handled",
-    "ndp_handled",
-    "echo_replied",
-    "to_kernel",
-    "tunnel_error",
-    "arp_ignored",
-    "ndp_ignored",
-];
 
 impl Filter {
     /// Whether it can be told without knowing Services.
@@ -174,7 +162,9 @@ impl Test {
             }
             Self::Service(beginning) => facts.service.map(|key| key.starts_with(beginning.as_str())),
             Self::Verdict(name) => facts.verdicts.map(|names| names.contains(&name.as_str())),
-            Self::Dropped => facts.verdicts.map(|names| names.iter().any(|name| !NO_LOSS.contains(name))),
+            Self::Dropped => facts
+                .verdicts
+                .map(|names| names.iter().any(|name| text_of(name).is_some_and(|text| text.is_drop))),
         }
     }
 }

@@ -31,3 +31,4 @@ pub mod limits;
 pub mod pages;
 pub mod topology;
 pub mod update;
+pub mod verdicts;

@@ -1,6 +1,5 @@
 //! `turnpike explain`: from a question to a worker's answer, and that in words.
 
-use super::mends::mend;
 use super::{Errands, Sources};
 use std::net::SocketAddr;
 use turnpike_forward::address::Address;
@@ -17,6 +16,7 @@ use turnpike_wire::dataplane::{
     Affinity, Asked, AskedProtocol, Course, Ends, Explained, Frontend, LiveFlow, MaglevChoice, Tunnel,
 };
 use turnpike_wire::update::FrontendKind;
+use turnpike_wire::verdicts::text_of;
 
 /// Of nobody; a packet's Ethernet source decides nothing.
 const SOME_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
@@ -149,7 +149,7 @@ fn told(
         frontend,
         flow,
         verdict: verdict.name().into(),
-        meaning: verdict.meaning().trim().into(),
+        meaning: text_of(verdict.name()).map_or_else(|| verdict.meaning().trim(), |text| text.meaning).into(),
         mend: match waits {
             true => mend(Verdict::NextHopUnresolved),
             false => mend(verdict),
@@ -171,6 +171,11 @@ fn told(
             mac: course.mac.map(crate::open_io::mac_text),
         }),
     }
+}
+
+/// What to do about a packet that got nowhere; none where nothing is wrong.
+fn mend(verdict: Verdict) -> Option<&'static str> {
+    text_of(verdict.name()).filter(|text| text.is_drop).map(|text| text.mend)
 }
 
 /// What a client meets at the frontend that its packets are addressed to.

@@ -6,7 +6,6 @@
 
 mod explain;
 mod flows;
-mod mends;
 mod watch;
 
 use capsule::leave_cores;
