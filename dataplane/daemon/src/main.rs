@@ -44,11 +44,11 @@ use lasting::{Found, Lasting, NextHops, Wanted};
 use open_io::Io;
 use query::{QueryThread, Sources};
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tap::TapPlan;
 use turnpike_forward::exception::Exception;
 use turnpike_forward::gateway::{FlowRules, Gateway, GatewayPort, StaticRoute};
@@ -56,10 +56,15 @@ use turnpike_forward::hash::Secret;
 use turnpike_forward::mailbox::Shared;
 use turnpike_forward::steering::Steering;
 use turnpike_forward::trunk::Attachment;
-use turnpike_shm::{DataplaneSide, Pages};
+use turnpike_shm::{DataplaneSide, Pages, ShmError};
 use turnpike_wire::config::{self, Config, Hugepages};
 use turnpike_wire::limits::{EVENT_RING_BYTES, UPDATE_RING_BYTES};
 use workers::{Common, Own, Workers};
+
+/// How long a dataplane that was killed may take to end: the kernel gives its memory back first.
+const PREDECESSOR_ENDS: Duration = Duration::from_secs(1);
+/// Between two looks whether it has.
+const LOCK_RETRY: Duration = Duration::from_millis(2);
 
 /// Turnpike's packet path.
 #[derive(Parser)]
@@ -102,7 +107,7 @@ fn run(arguments: &Arguments, started: Instant) -> Result<()> {
     let stop = stop_on_signals().map_err(|why| anyhow!("cannot watch for signals: {why}"))?;
     let folder = config.shm_folder();
     // First, because it also finds another dataplane of this gateway; what the control plane writes from now on waits in the ring.
-    let side = DataplaneSide::create(&folder, UPDATE_RING_BYTES, EVENT_RING_BYTES)?;
+    let side = attach(&folder)?;
     let mut io = open_io::open(&config.dataplane)?;
     let gateway = gateway(&config, &io)?;
     let pages = pages::create(&folder, &config.dataplane, &io, &gateway)?;
@@ -181,6 +186,19 @@ fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)
+}
+
+/// Becomes the gateway's dataplane. One that was killed just now may still be about to end.
+fn attach(folder: &Path) -> Result<DataplaneSide, ShmError> {
+    let tried = Instant::now();
+    loop {
+        match DataplaneSide::create(folder, UPDATE_RING_BYTES, EVENT_RING_BYTES) {
+            Err(ShmError::Locked { .. }) if tried.elapsed() < PREDECESSOR_ENDS => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// The gateway of the configuration with what its NICs turned out to be.

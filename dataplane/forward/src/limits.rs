@@ -75,7 +75,7 @@ pub const AFFINITY_TRIES_MAX: u32 = 16;
 /// Buckets of affinities looked at for expiry per millisecond, by worker 0.
 pub const AFFINITY_SWEEP_BUDGET: usize = 2;
 /// Flow slots looked at for a census per turn that found packets: so few that who asks costs the packets of a full burst less than a twentieth.
-pub const CENSUS_BUDGET: usize = 2;
+pub const CENSUS_BUDGET: usize = 1;
 /// Flow slots looked at per turn that found packets, for flows that must leave their backends.
 pub const WALK_BUDGET: usize = 64;
 /// The same for either per turn that found none.
