@@ -103,7 +103,8 @@ fn mixed(before: &Session, after: &Session, written: u32) -> Session {
 
 #[test]
 fn what_this_build_would_not_write_is_left_out() {
-    let rows: [(&str, fn(&mut Session)); 9] = [
+    type Damage = fn(&mut Session);
+    let rows: [(&str, Damage); 9] = [
         ("another checksum difference of addresses", |s| s.l3_delta[0] ^= 1),
         ("another checksum difference of ports", |s| s.l4_delta[1] ^= 1),
         ("a state of another protocol", |s| s.set_state(State::Udp)),
