@@ -66,7 +66,7 @@ pub const VERDICTS: &[VerdictText] = &[
     drops(
         "tcp_no_flow",
         "a TCP segment of no known flow that opens none; answered with a reset within the limit",
-        "expected after a restart of the dataplane and for connections idle over 2 h 4 min (`turnpike.dev/tcp-established-timeout`); else a scan",
+        "expected after a restart of the dataplane that began empty and for connections idle over 2 h 4 min (`turnpike.dev/tcp-established-timeout`); else a scan",
     ),
     drops(
         "tcp_no_flow_drop",
@@ -101,7 +101,7 @@ pub const VERDICTS: &[VerdictText] = &[
     drops(
         "snat_no_flow",
         "for a SNAT address, from no backend of a live flow",
-        "late replies of closed flows; much of it after a restart of the dataplane",
+        "late replies of closed flows; much of it after a restart of the dataplane that began empty",
     ),
     drops(
         "own_address",
