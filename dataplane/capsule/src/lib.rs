@@ -1,4 +1,4 @@
-//! DPDK, made safe: what Turnpike's packet path needs of it, and [`Hash`] for a benchmark.
+//! DPDK, made safe: what Turnpike's packet path needs of it, and [`struct@Hash`] for a benchmark.
 //!
 //! A program starts the environment once ([`Eal::start`]), makes packet memory ([`Mempool`]) and opens ports ([`Port::open`]). Each port
 //! gives as many [`Queue`]s as were asked for; a queue goes to one worker thread and is a [`turnpike_packet::io::PacketIo`] whose frames are
