@@ -210,9 +210,9 @@ fn what_is_explained_happens(lab: &Lab) {
 fn packets_are_traced(lab: &Lab) {
     let trace =
         spawn(lab, &["trace", "-o", "json", "--filter", "service web and port 41000", "--for", "20s"]);
-    std::thread::sleep(Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(1_500));
     curl(lab, 41_000);
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1_000));
     let (status, out, err) = interrupt(trace);
     assert_eq!(status, Some(0), "{err}");
     let seen: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -236,11 +236,11 @@ fn packets_are_captured(lab: &Lab) {
     let capture =
         spawn(lab, &["capture", "-w", &name, "--filter", "host 198.51.100.7 and (port 41001 or port 81)"]);
     wait("the capture's first block", Duration::from_secs(10), || Ok(file.metadata()?.len() > 0)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1_000));
     curl(lab, 41_001);
     let refused = lab.run_in("client", "curl", &["-sS", "--max-time", "1", &format!("http://{VIP}:81/")]);
     assert!(refused.is_err());
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1_000));
     let (status, _, err) = interrupt(capture);
     assert_eq!(status, Some(0), "{err}");
     let fields =
